@@ -1,0 +1,64 @@
+"""What a training run can be told; importing this imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dynpartition.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Budget, sampling and optimizer of a training run. Training stops at the first limit."""
+
+    seconds: float | None = 60.0
+    """Time budget, validation included; None: no limit."""
+    episodes: int | None = None
+    """Episode budget; None: no limit."""
+    seed: int = 0
+    """Everything random comes from it."""
+    groups: int = 4
+    """Workloads per update."""
+    rollouts: int = 8
+    """Episodes per workload and update; their mean is the workload's baseline."""
+    lockstep: int = 32
+    """Episodes that are open at once; 1 where the backend runs one session at a time."""
+    learning_rate: float = 2e-3
+    entropy: float = 0.01
+    """Weight of the entropy bonus; falls linearly to 0 over the budget."""
+    grad_norm_max: float = 1.0
+    validate_every: int = 20
+    """Updates between two validations; the best policy by validation is kept."""
+    keep: Literal["best", "last"] = "best"
+    """Which policy is the result: the best in validation, or the last one, where validation is too
+    noisy to choose by (a few runs on hardware)."""
+    baseline_repeats: int = 1
+    """Runs per single device, whose median the reward compares with."""
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and self.episodes is None:
+            raise TrainingError("training has no limit; give seconds or episodes")
+        for name, smallest in _SMALLEST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= smallest:
+                raise TrainingError(f"{name} is {value}; it must be at least {smallest}")
+        if self.keep not in ("best", "last"):
+            raise TrainingError(f"keep is {self.keep!r}; it must be 'best' or 'last'")
+        if self.rollouts < 2:
+            raise TrainingError("rollouts is 1; a workload's baseline needs at least 2")
+
+
+_SMALLEST: dict[str, float] = {
+    "seconds": 0,
+    "episodes": 0,
+    "seed": 0,
+    "groups": 1,
+    "rollouts": 1,
+    "lockstep": 1,
+    "learning_rate": 0,
+    "entropy": 0,
+    "grad_norm_max": 1e-6,
+    "validate_every": 1,
+    "baseline_repeats": 1,
+}

@@ -1,0 +1,301 @@
+"""The schedulers' own estimate of a growing plan.
+
+An incremental, contention-aware list-scheduling estimate: devices run launches in plan order,
+transfers take the first gap on their link from the end of their producer, and copies that block a
+device push back what follows on it. Once committed, a launch is moved only by such pushes on its
+own device, so a long plan may drift from what the simulator says; it never sees a backend's clock
+or a task that has not been revealed. Weights and memory are not estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynpartition.agent.host_walk import HostWalk
+from dynpartition.agent.occupancy import Occupancy, common_fit
+from dynpartition.agent.prices import ABSENT, Prices
+from dynpartition.plan import Plan
+from dynpartition.profile import PricedGraph
+
+Option = tuple[int, int]
+"""(start_ns, end_ns) of a task on one device."""
+
+
+class Estimate:
+    """When the launches committed so far start and end, and when another one would."""
+
+    def __init__(self, priced: PricedGraph, prices: Prices | None = None) -> None:
+        self.prices = prices or Prices(priced)
+        self.device_free_ns = [0] * self.prices.n_devices
+        """Device → when its last launch, or a copy that blocks it, ends."""
+        self.launch_of = [ABSENT] * self.prices.n_tasks
+        """Task → its launch, ABSENT while it has none."""
+        self.release_ns = list(self.prices.arrival_ns)
+        """Task → no earlier than this can it be dispatched."""
+        self.traffic = [0] * self.prices.n_devices
+        """Device → grows with every transfer that changes when its outputs could be elsewhere."""
+        self._start: list[int] = []
+        self._end: list[int] = []
+        self._device: list[int] = []
+        self._order: list[list[int]] = [[] for _ in self.prices.devices]
+        self._arrival = [[ABSENT] * self.prices.n_devices for _ in range(self.prices.n_tasks)]
+        self._resources = [Occupancy() for _ in range(self.prices.n_resources)]
+        self._held = [[self._resources[r] for r in row] for row in self.prices.resources]
+        self._staged: set[int] = set()
+        self._walk = HostWalk(self.prices)
+        self._latest = 0
+        # Tasks whose revealers are not placed yet.
+        self._unreleased = [task for task, gates in enumerate(self.prices.gates) if gates]
+
+    # What is known of the plan so far
+
+    @property
+    def makespan_ns(self) -> int:
+        """The latest end so far, counted from the earliest arrival."""
+        return max(0, self._latest - min(self.prices.arrival_ns))
+
+    def device_of(self, task: int) -> int:
+        """Return the device of a committed task, or ABSENT."""
+        launch = self.launch_of[task]
+        return ABSENT if launch < 0 else self._device[launch]
+
+    def span(self, task: int) -> Option:
+        """Return (start_ns, end_ns) of a committed task."""
+        launch = self.launch_of[task]
+        return self._start[launch], self._end[launch]
+
+    # Looking ahead
+
+    def options(self, task: int) -> list[Option | None]:
+        """Return per device when `task` would start and end; None where it cannot run.
+
+        Nothing is committed. All inputs of `task` must have been.
+        """
+        return [self.option(task, device) for device in self.prices.devices]
+
+    def option(self, task: int, device: int) -> Option | None:
+        """Return when `task` would start and end on `device`; None where it cannot run."""
+        if self.prices.run_ns[task][device] < 0:
+            return None
+        ready = self.data_ready_ns(task, device)
+        if ready < 0:
+            return None
+        duration = self.duration_ns(task, device)
+        start = max(ready, self.device_free_ns[device])
+        if not self.dispatch_is_free:
+            start = self.dispatched_start_ns(task, device, start, duration)
+        return start, start + duration
+
+    @property
+    def dispatch_is_free(self) -> bool:
+        """Whether a launch starts as soon as its device is free and its inputs are there."""
+        return self._walk.free
+
+    def dispatched_start_ns(self, task: int, device: int, ready_ns: int, duration_ns: int) -> int:
+        """Return when a launch that is otherwise ready at `ready_ns` starts, given the host."""
+        h_ns = self.prices.h_ns[task][device]
+        dispatched = self._walk.dispatched_ns(device, h_ns, self.release_ns[task])
+        return self._walk.start_ns(device, max(ready_ns, dispatched), duration_ns)
+
+    def duration_ns(self, task: int, device: int) -> int:
+        """Return how long `task` would run on `device`, gathering of remote inputs included."""
+        prices = self.prices
+        duration = prices.run_ns[task][device]
+        if prices.stages_in[device]:
+            for source in prices.inputs[task]:
+                if self._device[self.launch_of[source]] != device:
+                    duration += prices.copy_in_ns(device, source)
+        return duration
+
+    def data_ready_ns(self, task: int, device: int) -> int:
+        """Return when all inputs of `task` could be on `device`; ABSENT if a link is missing."""
+        prices = self.prices
+        ready = self.release_ns[task]
+        if prices.host_bytes[task] and device != prices.host:
+            link = prices.link[prices.host][device]
+            if link < 0:
+                return ABSENT
+            ready = sum(self._fit(link, prices.host_bytes[task], ready))
+        after: dict[int, int] = {}  # two new transfers on one link follow each other
+        for source in prices.inputs[task]:
+            there = self._there_ns(source, device, after)
+            if there < 0:
+                return ABSENT
+            ready = max(ready, there)
+        return ready
+
+    def _there_ns(self, source: int, device: int, after: dict[int, int]) -> int:
+        launch = self.launch_of[source]
+        home = self._device[launch]
+        if home == device:
+            return self._end[launch]
+        arrival = self._arrival[source][device]
+        if arrival >= 0:
+            return arrival
+        link = self.prices.link[home][device]
+        if link < 0:
+            return ABSENT
+        pushed = max(self._end[launch] + self._stage_ns(source, home), after.get(link, 0))
+        after[link] = sum(self._fit(link, self.prices.output_bytes[source], pushed))
+        return after[link] + self.prices.handoff_ns
+
+    def _stage_ns(self, source: int, home: int) -> int:
+        """Time that staging for remote readers will add to the producer, 0 once it has."""
+        if not self.prices.stages_out[home] or source in self._staged:
+            return 0
+        return self.prices.copy_out_ns(home, source)
+
+    def _fit(self, link: int, size_bytes: int, ready_ns: int) -> tuple[int, int]:
+        """Return (start, length) of a transfer that could be pushed at `ready_ns`."""
+        length = self.prices.transfer_ns(link, size_bytes)
+        start = common_fit(self._held[link], ready_ns, length)
+        for device in self.prices.blocked[link]:
+            start = max(start, self._running_until(device, start))
+        return start, length
+
+    def _running_until(self, device: int, time_ns: int) -> int:
+        """Return the end of the launch that runs on `device` at `time_ns`, else `time_ns`."""
+        for launch in reversed(self._order[device]):
+            if self._end[launch] <= time_ns:
+                break
+            if self._start[launch] < time_ns:
+                return self._end[launch]
+        return time_ns
+
+    # Committing
+
+    def commit(self, task: int, device: int) -> None:
+        """Append a launch of `task` on `device`, which must be able to run it."""
+        self.commit_launch((task,), device)
+
+    def commit_launch(self, tasks: Sequence[int], device: int) -> None:
+        """Append a launch of `tasks`, all of one cell, as one batch on `device`."""
+        if self._unreleased:
+            self._release_known()
+        release = max(self.release_ns[task] for task in tasks)
+        ready = max(self._bring(task, device) for task in tasks)
+        duration = self._batch_ns(tasks, device)
+        span = self._admit(tasks[0], device, max(ready, release), duration)
+        self._append(tasks, device, span)
+        for task in tasks:
+            if self.prices.returns[task] and device != self.prices.host:
+                self._latest = max(self._latest, self._deliver(task, self.prices.host))
+
+    def replay(self, plan: Plan) -> None:
+        """Append all launches of `plan`."""
+        cluster = self.prices.priced.cluster
+        for launch in plan.launches:
+            self.commit_launch(launch.tasks, cluster.index(launch.device))
+        self._release_known()
+
+    def _release_known(self) -> None:
+        """Find when the tasks whose revealers are all placed are known to the host."""
+        held_back = []
+        for task in self._unreleased:
+            gates = self.prices.gates[task]
+            if any(self.launch_of[gate] < 0 for gate in gates):
+                held_back.append(task)
+            else:
+                known = max(self._known_ns(gate) for gate in gates)
+                self.release_ns[task] = max(self.release_ns[task], known)
+        self._unreleased = held_back
+
+    def _known_ns(self, revealer: int) -> int:
+        dispatch = self.prices.priced.profile.dispatch
+        there = self._deliver(revealer, self.prices.host)
+        return there + dispatch.sync_ns + dispatch.decision_ns
+
+    def _batch_ns(self, tasks: Sequence[int], device: int) -> int:
+        if len(tasks) == 1:
+            return self.duration_ns(tasks[0], device)
+        gathering = sum(
+            self.duration_ns(task, device) - self.prices.run_ns[task][device] for task in tasks
+        )
+        compute = self.prices.priced.compute_ns(tuple(tasks), device)
+        return compute + len(tasks) * self.prices.bookkeeping_ns[device] + gathering
+
+    def _bring(self, task: int, device: int) -> int:
+        """Book the transfers that `task` needs on `device`; return when all are there."""
+        prices = self.prices
+        ready = self.release_ns[task]
+        if prices.host_bytes[task] and device != prices.host:
+            link = prices.link[prices.host][device]
+            ready = self._book(link, prices.host_bytes[task], ready)
+        for source in prices.inputs[task]:
+            there = self._deliver(source, device)
+            if there > ready:
+                ready = there
+        return ready
+
+    def _deliver(self, source: int, device: int) -> int:
+        """Return when the output of `source` is on `device`, booking its transfer if needed."""
+        launch = self.launch_of[source]
+        home = self._device[launch]
+        if home == device:
+            return self._end[launch]
+        if self._arrival[source][device] < 0:
+            self._stage(source, launch, home)
+            link = self.prices.link[home][device]
+            there = self._book(link, self.prices.output_bytes[source], self._end[launch])
+            self._arrival[source][device] = there + self.prices.handoff_ns
+            self._walk.charge_copy(home)
+        return self._arrival[source][device]
+
+    def _stage(self, source: int, launch: int, home: int) -> None:
+        longer = self._stage_ns(source, home)
+        if longer:
+            self._staged.add(source)
+            end = self._end[launch]
+            self._push_back(home, end, end + longer)
+            self._end[launch] = end + longer
+            self._latest = max(self._latest, end + longer)
+
+    def _book(self, link: int, size_bytes: int, ready_ns: int) -> int:
+        assert link >= 0, "a transfer was committed over an absent link"
+        start, length = self._fit(link, size_bytes, ready_ns)
+        for resource in self._held[link]:
+            resource.take(start, start + length)
+        for device in self.prices.blocked[link]:
+            self._push_back(device, start, start + length)
+        for device in self.prices.touched[link]:
+            self.traffic[device] += 1
+        return start + length
+
+    def _push_back(self, device: int, start_ns: int, end_ns: int) -> None:
+        """Occupy `device` for a while; launches from `start_ns` on move behind it."""
+        order = self._order[device]
+        first = len(order)
+        while first and self._start[order[first - 1]] >= start_ns:
+            first -= 1
+        for launch in order[first:]:
+            if self._start[launch] >= end_ns:
+                return
+            length = self._end[launch] - self._start[launch]
+            self._start[launch], self._end[launch] = end_ns, end_ns + length
+            end_ns += length
+            self._latest = max(self._latest, end_ns)
+        if start_ns <= self.device_free_ns[device]:
+            self.device_free_ns[device] = max(self.device_free_ns[device], end_ns)
+
+    def _admit(self, task: int, device: int, ready_ns: int, duration_ns: int) -> Option:
+        """Dispatch a launch; return its (start, end)."""
+        start = max(ready_ns, self.device_free_ns[device])
+        if self._walk.free:
+            return start, start + duration_ns
+        h_ns = self.prices.h_ns[task][device]
+        dispatched = self._walk.dispatched_ns(device, h_ns, self.release_ns[task])
+        start = self._walk.start_ns(device, max(start, dispatched), duration_ns)
+        span = (start, start + duration_ns)
+        self._walk.take(device, dispatched, h_ns, span)
+        return span
+
+    def _append(self, tasks: Sequence[int], device: int, span: Option) -> None:
+        number = len(self._start)
+        for task in tasks:
+            self.launch_of[task] = number
+        self._start.append(span[0])
+        self._end.append(span[1])
+        self._device.append(device)
+        self._order[device].append(number)
+        self.device_free_ns[device] = span[1]
+        self._latest = max(self._latest, span[1])

@@ -1,0 +1,135 @@
+"""The simplest schedulers: one device, chance, turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynpartition.agent.facts import Facts
+from dynpartition.agent.partial import PartialPlan
+from dynpartition.contract import Scheduler
+from dynpartition.errors import SchedulerError
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Launch, Plan
+from dynpartition.profile import Profile
+
+
+class SingleDevice(Scheduler):
+    """Everything on one device, in topological order."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.name = f"single:{device}"
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches; SchedulerError if the device cannot run a task."""
+        device = profile.cluster.index(self.device, place=self.name)
+        facts = Facts(graph, profile)
+        done = planned.placement()
+        todo = [task for task in graph.topological_order if task not in done]
+        for task in todo:
+            _check_runs(facts, task, device)
+        return [Launch(self.device, (task,)) for task in todo]
+
+
+def _check_runs(facts: Facts, task: int, device: int) -> None:
+    if not facts.can_run[task][device]:
+        able = ", ".join(facts.names[d] for d in facts.able[task])
+        raise SchedulerError(
+            f"{facts.graph.label(task)} cannot run on {facts.names[device]}, only on {able};"
+            " choose one of those or a scheduler that uses several devices"
+        )
+
+
+class BestSingle(Scheduler):
+    """Everything on the device with the smallest estimated makespan.
+
+    Decided at the first call, from the revealed tasks; later calls stay on that device. Cells of
+    the graph that have not been seen in a task yet must also run there.
+    """
+
+    name = "best-single"
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches; SchedulerError if no single device can run every cell."""
+        device = planned.launches[0].device if planned else self._choose(graph, profile)
+        return SingleDevice(device).schedule(graph, profile, planned)
+
+    def _choose(self, graph: TaskGraph, profile: Profile) -> str:
+        facts = Facts(graph, profile)
+        feasible = single_devices(facts)
+        if not feasible:
+            raise SchedulerError(
+                f"no single device can run all cells of graph {graph.name!r};"
+                " use a scheduler that splits, or add costs to the profile"
+            )
+        return facts.names[min(feasible, key=lambda d: (_makespan_ns(facts, d), d))]
+
+
+def single_devices(facts: Facts) -> list[int]:
+    """Return the devices that can run every cell of the graph and exchange data with the host."""
+    return [device for device in facts.prices.devices if _is_feasible(facts, device)]
+
+
+def _is_feasible(facts: Facts, device: int) -> bool:
+    graph, prices, name = facts.graph, facts.prices, facts.names[device]
+    if not all(row[device] for row in facts.can_run):
+        return False
+    curves = [facts.profile.cells.get(cell, {}) for cell in graph.cell_names]
+    if any(row and name not in row for row in curves):
+        return False
+    host = prices.host
+    needs_in, needs_out = any(prices.host_bytes), any(prices.returns)
+    lacks_in = needs_in and prices.link[host][device] < 0
+    lacks_out = needs_out and prices.link[device][host] < 0
+    return device == host or not (lacks_in or lacks_out)
+
+
+def _makespan_ns(facts: Facts, device: int) -> int:
+    partial = PartialPlan(facts)
+    for task in facts.graph.topological_order:
+        partial.place(task, device)
+    return partial.estimate.makespan_ns
+
+
+class Random(Scheduler):
+    """Each task on a device drawn uniformly, in topological order.
+
+    The draw depends on the seed and the content of the revealed graph only.
+    """
+
+    name = "random"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, int(graph.digest, 16)]))
+        partial = PartialPlan.of(graph, profile, planned)
+        for task in graph.topological_order:
+            if not partial.is_placed(task):
+                partial.place(task, int(rng.choice(partial.legal_devices(task))))
+        return partial.take_launches()
+
+
+class RoundRobin(Scheduler):
+    """The tasks in topological order, the devices in turn; a device that cannot is skipped."""
+
+    name = "round-robin"
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches."""
+        partial = PartialPlan.of(graph, profile, planned)
+        n_devices = partial.facts.prices.n_devices
+        for task in graph.topological_order:
+            if not partial.is_placed(task):
+                turn = partial.n_placed % n_devices
+                legal = partial.legal_devices(task)
+                partial.place(task, _next_device(legal, turn, n_devices))
+        return partial.take_launches()
+
+
+def _next_device(legal: Sequence[int], turn: int, n_devices: int) -> int:
+    return min(legal, key=lambda device: (device - turn) % n_devices)

@@ -1,0 +1,84 @@
+"""Schedulers by the name that `--scheduler` takes. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
+from dynpartition.agent.listing import Cpop, Heft, MinMin, Peft
+from dynpartition.agent.policy import PolicyScheduler
+from dynpartition.agent.portfolio import BestOf
+from dynpartition.agent.splits import SplitLeftRight, SplitStateOutput
+from dynpartition.contract import Scheduler
+from dynpartition.errors import SchedulerError, did_you_mean
+
+
+def _best_of_heuristics(seed: int) -> Scheduler:
+    listing = (Heft(), Peft(), Cpop(), MinMin())
+    members = (BestSingle(), *listing, SplitLeftRight(), SplitStateOutput())
+    return BestOf("best-of-heuristics", members)
+
+
+_MAKERS: dict[str, Callable[[int], Scheduler]] = {
+    "best-single": lambda seed: BestSingle(),
+    "random": Random,
+    "round-robin": lambda seed: RoundRobin(),
+    "split-left-right": lambda seed: SplitLeftRight(),
+    "split-state-output": lambda seed: SplitStateOutput(),
+    "heft": lambda seed: Heft(),
+    "peft": lambda seed: Peft(),
+    "cpop": lambda seed: Cpop(),
+    "min-min": lambda seed: MinMin(),
+    "best-of-heuristics": _best_of_heuristics,
+}
+NOT_BUILT_YET = (
+    "lookahead",
+    "local-search",
+    "annealing",
+    "optimal",
+    "dqn",
+    "policy-value",
+    "policy-search",
+)
+"""Names that are promised and have no scheduler yet."""
+
+
+def scheduler_names() -> tuple[str, ...]:
+    """Return the names that can be made; `single:DEVICE` stands for one name per device."""
+    return ("single:DEVICE", *_MAKERS, "policy")
+
+
+def make_scheduler(name: str, *, seed: int = 0, policy: Path | None = None) -> Scheduler:
+    """Return the scheduler called `name`.
+
+    `policy`: the checkpoint folder that `policy` plays. Raises SchedulerError for a name that is
+    unknown or not built yet, CheckpointError for a checkpoint that cannot be used.
+    """
+    if name.startswith("single:"):
+        return SingleDevice(_device_name(name))
+    if name == "policy":
+        return _make_policy(policy)
+    if name in NOT_BUILT_YET:
+        raise SchedulerError(
+            f"scheduler {name!r} is not built yet; built: {', '.join(scheduler_names())}"
+        )
+    if name not in _MAKERS:
+        remedy = did_you_mean(name, scheduler_names())
+        raise SchedulerError(f"no scheduler is named {name!r}; {remedy}")
+    return _MAKERS[name](seed)
+
+
+def _device_name(name: str) -> str:
+    device = name.removeprefix("single:")
+    if not device or device == "DEVICE":
+        raise SchedulerError(
+            f"scheduler {name!r} names no device; write single:cpu:0, for instance"
+        )
+    return device
+
+
+def _make_policy(folder: Path | None) -> Scheduler:
+    if folder is None:
+        raise SchedulerError("scheduler 'policy' needs a checkpoint; give its folder with --policy")
+    return PolicyScheduler.load(folder)

@@ -1,0 +1,104 @@
+"""From samples to a profile."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import optimize
+
+from dynpartition.calibration.samples import Samples
+from dynpartition.cluster import AffineCost, Cluster, Link
+from dynpartition.errors import CalibrationError
+from dynpartition.profile import Curve, Dispatch, Profile
+
+SAMPLES_MIN = 8
+"""Fewer samples than this do not make a number."""
+
+_STALL = 10  # times the median: beyond it the machine was busy with something else
+_ASSUMED_BANDWIDTH_BYTES_PER_S = 10**10  # where one transfer size leaves the slope open
+
+
+def typical_ns(samples: Sequence[int]) -> int:
+    """Return the mean of the samples that are no stalls, in ns.
+
+    A makespan is a sum, so the mean predicts it and the median does not: the first launches of a
+    run find cold caches and cost several times the others, and a slowed device repeats its work 2,
+    3, 2, 3… times.
+    """
+    values = np.asarray(samples)
+    return round(float(values[values <= _STALL * max(1.0, float(np.median(values)))].mean()))
+
+
+def fit_profile(cluster: Cluster, samples: Samples, provenance: Mapping[str, object]) -> Profile:
+    """Return the profile of `cluster` that the samples speak for.
+
+    Raises CalibrationError naming a (cell, device) that was measured too rarely.
+    """
+    bookkeeping = {device: typical_ns(gaps) for device, gaps in samples.gaps.items()}
+    waits = [wait - bookkeeping.get(d, 0) for d, row in samples.waits.items() for wait in row]
+    dispatch = Dispatch(
+        host_mode="processes",
+        handoff_ns=max(0, typical_ns(waits)) if waits else 0,
+        bookkeeping_ns=bookkeeping,
+        sync_ns=max(0, typical_ns(samples.syncs)) if samples.syncs else 0,
+        decision_ns=typical_ns(samples.decisions) if samples.decisions else 0,
+    )
+    links = tuple(_fit_link(link, samples) for link in cluster.links)
+    return Profile(
+        cluster=replace(cluster, links=links),
+        cells=_fit_cells(samples),
+        dispatch=dispatch,
+        provenance={**provenance, "samples": _counts(samples)},
+    )
+
+
+def _fit_cells(samples: Samples) -> dict[str, dict[str, Curve]]:
+    points: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
+    for (cell, device, k), durations in sorted(samples.launches.items()):
+        if len(durations) < SAMPLES_MIN:
+            raise CalibrationError(
+                f"cell {cell!r} with {k} task(s) was measured only {len(durations)} times on"
+                f" {device}; {SAMPLES_MIN} are needed: give more --seconds or more inputs"
+            )
+        points[cell, device][k] = typical_ns(durations)
+    cells: dict[str, dict[str, Curve]] = defaultdict(dict)
+    for (cell, device), curve in points.items():
+        cells[cell][device] = Curve(tuple(curve), tuple(curve.values()))
+    return dict(cells)
+
+
+def _fit_link(link: Link, samples: Samples) -> Link:
+    rows = {
+        size: typical_ns(durations)
+        for (src, dst, size), durations in samples.transfers.items()
+        if (src, dst) == (link.src, link.dst) and len(durations) >= SAMPLES_MIN
+    }
+    if not rows:
+        raise CalibrationError(
+            f"too few transfers from {link.src} to {link.dst} were measured; give more --seconds"
+        )
+    return replace(link, cost=fit_affine(rows))
+
+
+def fit_affine(rows: Mapping[int, int]) -> AffineCost:
+    """Fit latency and bandwidth to {bytes: ns}, neither negative, equal weight per size."""
+    sizes = np.array(sorted(rows), dtype=float)
+    times = np.array([rows[int(size)] for size in sizes], dtype=float)
+    weights = 1 / np.maximum(times, 1)
+    design = np.stack([np.ones_like(sizes), sizes], axis=1) * weights[:, None]
+    (latency_ns, ns_per_byte), _ = optimize.nnls(design, times * weights)
+    if len(sizes) == 1 or ns_per_byte < 1e9 / 10**15:
+        ns_per_byte = 1e9 / _ASSUMED_BANDWIDTH_BYTES_PER_S
+        latency_ns = max(0.0, float(np.mean(times - sizes * ns_per_byte)))
+    return AffineCost(round(latency_ns), max(1, round(1e9 / ns_per_byte)))
+
+
+def _counts(samples: Samples) -> dict[str, int]:
+    return {
+        "launches": sum(map(len, samples.launches.values())),
+        "launches_dropped": samples.dropped,
+        "transfers": sum(map(len, samples.transfers.values())),
+    }

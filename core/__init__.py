@@ -1,0 +1,80 @@
+"""dynpartition: which device runs which part of a dynamic neural network, decided per input.
+
+Axis letters: N tasks, E edges, D devices, L launches, C transfers, K candidates, F features,
+B graphs or episodes, T steps.
+"""
+
+import gymnasium
+
+from dynpartition.cluster import AffineCost, Cluster, Device, Link, TableCost
+from dynpartition.contract import (
+    Backend,
+    FixedPlan,
+    GraphWorkload,
+    Outcome,
+    Scheduler,
+    Session,
+    Workload,
+    drive,
+    run,
+)
+from dynpartition.device_spec import parse_devices
+from dynpartition.errors import DynPartitionError
+from dynpartition.graph import Cell, Task, TaskGraph
+from dynpartition.plan import Launch, Plan, check_plan, single_task_plan
+from dynpartition.profile import Curve, Dispatch, PricedGraph, Profile
+from dynpartition.program import Program, lower
+from dynpartition.trace import (
+    DispatchSpan,
+    LaunchSpan,
+    Reveal,
+    Trace,
+    TransferSpan,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AffineCost",
+    "Backend",
+    "Cell",
+    "Cluster",
+    "Curve",
+    "Device",
+    "Dispatch",
+    "DispatchSpan",
+    "DynPartitionError",
+    "FixedPlan",
+    "GraphWorkload",
+    "Launch",
+    "LaunchSpan",
+    "Link",
+    "Outcome",
+    "Plan",
+    "PricedGraph",
+    "Profile",
+    "Program",
+    "Reveal",
+    "Scheduler",
+    "Session",
+    "TableCost",
+    "Task",
+    "TaskGraph",
+    "Trace",
+    "TransferSpan",
+    "Workload",
+    "__version__",
+    "check_plan",
+    "drive",
+    "lower",
+    "parse_devices",
+    "run",
+    "single_task_plan",
+]
+
+# So that gymnasium.make("dynpartition/Placement-v0", backend=…) works after any import of this
+# package; Gymnasium has no entry points for that. The environment itself is imported when made.
+gymnasium.register("dynpartition/Placement-v0", entry_point="dynpartition.agent.env:PlacementEnv")
+
+if __name__ != "dynpartition":
+    raise ImportError("import dynpartition, not core")

@@ -1,0 +1,94 @@
+"""`dynpartition evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dynpartition.cli.local import check_cells, open_hardware
+from dynpartition.cli.options import ModelVerb, check_count
+from dynpartition.cli.progress import progress_bar
+from dynpartition.cli.tables import print_evaluation
+from dynpartition.formats import find_profile, write_json
+from dynpartition.profile import Profile
+
+if TYPE_CHECKING:
+    from dynpartition.contract import Backend
+    from dynpartition.models import DynamicModel, ModelInput
+
+BASELINES = (
+    "best-single",
+    "random",
+    "round-robin",
+    "split-left-right",
+    "split-state-output",
+    "heft",
+)
+"""What every evaluation compares with, besides each single device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(ModelVerb):
+    """Run schedulers on held-out inputs, decision time included, and print the comparison."""
+
+    profile: str
+    """Profile file, or the name of a shipped profile."""
+    backend: Literal["simulator", "hardware"] = "simulator"
+    """Where the plans run; hardware means the devices that the profile names."""
+    schedulers: str | None = None
+    """Comma-separated names; default: every baseline, and the policy where one is given."""
+    policy: Path | None = None
+    """Checkpoint folder for the scheduler `policy`."""
+    cases: int = 40
+    """How many held-out inputs."""
+    repeats: int = 3
+    """Runs per scheduler and input, whose median counts."""
+
+    def execute(self) -> None:
+        """Evaluate."""
+        from dynpartition.agent.evaluation import evaluate
+        from dynpartition.agent.registry import make_scheduler
+        from dynpartition.models.splitting import select
+
+        check_count("--cases", self.cases)
+        check_count("--repeats", self.repeats)
+        profile = find_profile(self.profile)
+        names = self._names(profile)
+        schedulers = {
+            name: make_scheduler(name, seed=self.seed, policy=self.policy) for name in names
+        }
+        model = self.load_model()
+        check_cells(model, profile, f"--profile {self.profile}")
+        inputs: list[ModelInput] = select(self.load_inputs(model), "test")[: self.cases]
+        with self._open(profile, model) as backend, progress_bar("evaluate") as progress:
+            result = evaluate(
+                backend,
+                inputs,
+                schedulers,
+                repeats=self.repeats,
+                seed=self.seed,
+                progress=progress,
+            )
+        if self.json:
+            write_json(self.json, asdict(result))
+        print_evaluation(result)
+
+    def _names(self, profile: Profile) -> list[str]:
+        if self.schedulers is None:
+            names = [*baseline_names(profile), *(["policy"] if self.policy else [])]
+        else:
+            names = [name.strip() for name in self.schedulers.split(",")]
+        return list(dict.fromkeys(["best-single", *names]))
+
+    def _open(self, profile: Profile, model: DynamicModel[Any]) -> Backend:
+        from dynpartition.sim.backend import SimBackend
+
+        if self.backend == "simulator":
+            return SimBackend(profile)
+        return open_hardware(model, profile)
+
+
+def baseline_names(profile: Profile) -> list[str]:
+    """Return every single device and the other baselines."""
+    return [*(f"single:{device}" for device in profile.cluster.names), *BASELINES]

@@ -1,0 +1,49 @@
+"""Where numbers come from: machine, versions, time."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+LIBRARIES = ("torch", "numpy", "simpy", "gymnasium")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of this package, Python, and the libraries that results depend on."""
+    import dynpartition
+
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {
+        "dynpartition": dynpartition.__version__,
+        "python": platform.python_version(),
+    } | libraries
+
+
+def measured_here(model: str, seed: int) -> dict[str, object]:
+    """Return the provenance of a profile that is measured on this machine now."""
+    return {
+        "origin": "measured",
+        "model": model,
+        "seed": seed,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "pinned": hasattr(os, "sched_setaffinity"),
+        "run_delay_filtered": os.path.exists("/proc/self/schedstat"),
+        "versions": library_versions(),
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            names = [
+                line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

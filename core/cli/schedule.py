@@ -1,0 +1,54 @@
+"""`dynpartition schedule`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynpartition.cli.summary import describe_trace, format_ms
+from dynpartition.cli.verb import Verb
+from dynpartition.contract import GraphWorkload, Outcome, Scheduler, drive
+from dynpartition.formats import find_profile, read_graph, write_plan
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Plan
+from dynpartition.profile import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Verb):
+    """Plan a graph with a scheduler and write the plan (--json) as a plan file.
+
+    Hidden tasks are revealed to the scheduler as the simulated run goes on.
+    """
+
+    graph: Path
+    """Graph file."""
+    profile: str
+    """Profile file, or the name of a shipped profile."""
+    scheduler: str
+    """Name of the scheduler, for instance heft, best-single, single:cpu:0 or policy."""
+    policy: Path | None = None
+    """Folder of a trained policy, for the schedulers that use one."""
+
+    def execute(self) -> None:
+        """Schedule the graph."""
+        from dynpartition.agent.registry import make_scheduler
+
+        graph = read_graph(self.graph)
+        profile = find_profile(self.profile)
+        scheduler = make_scheduler(self.scheduler, seed=self.seed, policy=self.policy)
+        plan, outcome = _schedule(graph, profile, scheduler)
+        if self.json:
+            write_plan(self.json, plan, graph)
+        decided = f"decided in {format_ms(outcome.decision_ns)}"
+        print(f"{self.scheduler}: {describe_trace(outcome.trace)}, {decided}")
+
+
+def _schedule(graph: TaskGraph, profile: Profile, scheduler: Scheduler) -> tuple[Plan, Outcome]:
+    """Return the plan, in the numbering of `graph`, and what it came to."""
+    from dynpartition.sim.backend import SimBackend
+
+    session = SimBackend(profile).open(GraphWorkload(graph))
+    with session:
+        outcome = drive(session, scheduler, profile)
+    return session.complete_plan, outcome

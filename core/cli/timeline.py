@@ -1,0 +1,257 @@
+"""Timelines: what every device and link did, as SVG on one common time axis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dynpartition.cli.markup import Markup, count, duration, join, nice_step, percent, size, tag
+from dynpartition.graph import TaskGraph
+from dynpartition.trace import DispatchSpan, LaunchSpan, Reveal, Trace, TransferSpan
+
+WIDTH = 10_000
+"""User units of the time axis: launches keep six digits, however long the run."""
+PALETTE_SIZE = 8
+DEVICE_LANE_PX, THIN_LANE_PX, GAP_PX = 34, 18, 6
+TASKS_SHOWN_MAX = 12
+UNITS = (("ns", 1), ("µs", 10**3), ("ms", 10**6), ("s", 10**9))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One trace and what the page calls it."""
+
+    name: str
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A row of the timeline: `key` is a device, a (src, dst) link, or "" for the host thread."""
+
+    key: str | tuple[str, str]
+    label: str
+    note: str
+    y_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The common time axis and the colours, shared by all runs of a page."""
+
+    graph: TaskGraph
+    span_ns: int
+    colours: Mapping[str, str]
+
+    def x(self, time_ns: int) -> float:
+        """Return the place of a time, in user units."""
+        return round(time_ns * WIDTH / self.span_ns, 2)
+
+    def box(self, start_ns: int, end_ns: int) -> dict[str, float]:
+        """Return `x` and `width` of a span."""
+        x = self.x(start_ns)
+        return {"x": x, "width": round(max(self.x(end_ns) - x, 0.5), 2)}
+
+
+def timelines(
+    graph: TaskGraph, runs: Sequence[Run], notes: Mapping[str, str] | None = None
+) -> Markup:
+    """Return the runs one above the other; `notes` adds a remark to a device's name."""
+    span_ns = max(1, *(_end_ns(run.trace) for run in runs))
+    scale = Scale(graph, span_ns, cell_colours(graph))
+    lanes = _lanes([run.trace for run in runs], notes or {})
+    return tag(
+        "div",
+        _legend(scale, runs),
+        *(_figure(scale, lanes, run, runs[0]) for run in runs),
+        class_="timelines",
+        data_span=scale.span_ns,
+    )
+
+
+def _end_ns(trace: Trace) -> int:
+    """Return when the last thing happened; later than the makespan where arrivals are."""
+    ends = [span.end_ns for span in trace.launches]
+    return max([*ends, *(span.end_ns for span in trace.transfers)], default=0)
+
+
+def cell_colours(graph: TaskGraph) -> dict[str, str]:
+    """Return a CSS colour per cell, the page's palette first for the most frequent ones."""
+    tasks = Counter(graph.cell_name(task) for task in range(len(graph)))
+    return {cell: _colour(rank) for rank, (cell, _) in enumerate(tasks.most_common())}
+
+
+def _colour(rank: int) -> str:
+    # Neighbours on the golden angle differ most, for any number of cells.
+    hue = round(rank * 137.5) % 360
+    return f"var(--c{rank})" if rank < PALETTE_SIZE else f"hsl({hue} 38% 56%)"
+
+
+def devices_of(traces: Sequence[Trace]) -> list[str]:
+    """Return every device that ran or exchanged something, sorted."""
+    used = {span.device for trace in traces for span in trace.launches}
+    return sorted(used.union(end for link in links_of(traces) for end in link))
+
+
+def links_of(traces: Sequence[Trace]) -> list[tuple[str, str]]:
+    """Return every (src, dst) that a transfer used, sorted."""
+    return sorted({(span.src, span.dst) for trace in traces for span in trace.transfers})
+
+
+def _lanes(traces: Sequence[Trace], notes: Mapping[str, str]) -> list[Lane]:
+    rows: list[tuple[str | tuple[str, str], str, str, int]] = [
+        (device, device, notes.get(device, ""), DEVICE_LANE_PX) for device in devices_of(traces)
+    ]
+    rows += [((src, dst), f"{src} → {dst}", "", THIN_LANE_PX) for src, dst in links_of(traces)]
+    if any(trace.dispatches for trace in traces):
+        rows.append(("", "host dispatch", "", THIN_LANE_PX))
+    tops = [sum(height + GAP_PX for *_, height in rows[:i]) for i in range(len(rows))]
+    return [Lane(*row[:3], y_px=y, height_px=row[3]) for row, y in zip(rows, tops, strict=True)]
+
+
+def _legend(scale: Scale, runs: Sequence[Run]) -> Markup:
+    entries = [(cell, colour) for cell, colour in scale.colours.items()]
+    if any(not t.host_input for run in runs for t in run.trace.transfers):
+        entries.append(("transfer", "var(--transfer)"))
+    if any(t.host_input for run in runs for t in run.trace.transfers):
+        entries.append(("host input", "var(--host-input)"))
+    if any(run.trace.reveals for run in runs):
+        entries.append(("tasks revealed", "var(--reveal)"))
+    swatch = [join(tag("i", "", style=f"background:{c}"), name) for name, c in entries]
+    return tag("ul", *(tag("li", entry) for entry in swatch), class_="legend")
+
+
+def _figure(scale: Scale, lanes: Sequence[Lane], run: Run, first: Run) -> Markup:
+    height = sum(lane.height_px + GAP_PX for lane in lanes)
+    drawing = tag(
+        "svg",
+        tag("g", *_grid(scale, height), class_="grid"),
+        *(_lane(scale, lane, run.trace) for lane in lanes),
+        *(_reveal(scale, reveal, height) for reveal in run.trace.reveals),
+        _end_line(scale, run.trace, height),
+        viewBox=f"0 0 {WIDTH} {height}",
+        preserveAspectRatio="none",
+        style=f"height:{height}px",
+        role="img",
+        aria_label=f"timeline of the {run.name} run",
+    )
+    return tag(
+        "figure",
+        tag("figcaption", tag("b", run.name), " ", _summary(run, first)),
+        tag("div", *(_lane_label(lane, run.trace) for lane in lanes), class_="lanes"),
+        tag("div", drawing, tag("div", *_tick_labels(scale), class_="axis"), class_="plot"),
+        class_="timeline",
+    )
+
+
+def _summary(run: Run, first: Run) -> Markup:
+    makespan_ns, base_ns = run.trace.makespan_ns, first.trace.makespan_ns
+    text = f"{duration(makespan_ns)}, {count(len(run.trace.launches), 'launch', 'launches')}"
+    if run is not first and base_ns > 0:
+        change = percent(makespan_ns / base_ns - 1, signed=True)
+        text += f" ({change} against {first.name})"
+    return tag("span", text, class_="muted")
+
+
+def _lane_label(lane: Lane, trace: Trace) -> Markup:
+    style = f"height:{lane.height_px}px;margin-bottom:{GAP_PX}px"
+    if lane.height_px == THIN_LANE_PX:
+        return tag("div", tag("span", lane.label), class_="thin", style=style)
+    share = trace.busy_ns(lane.label) / max(1, trace.makespan_ns)
+    note = f"{lane.note + ', ' if lane.note else ''}busy {share:.0%}".replace("%", " %")
+    return tag("div", tag("span", lane.label), tag("small", note), style=style)
+
+
+def _lane(scale: Scale, lane: Lane, trace: Trace) -> Markup:
+    band = tag("rect", class_="band", x=0, y=lane.y_px, width=WIDTH, height=lane.height_px)
+    if lane.key == "":
+        spans = [_dispatch(scale, lane, span) for span in trace.dispatches]
+    elif isinstance(lane.key, tuple):
+        used = [span for span in trace.transfers if (span.src, span.dst) == lane.key]
+        spans = [_transfer(scale, lane, span) for span in used]
+    else:
+        spans = [_launch(scale, lane, s) for s in trace.launches if s.device == lane.key]
+    return tag("g", band, *spans)
+
+
+def _launch(scale: Scale, lane: Lane, span: LaunchSpan) -> Markup:
+    cell = scale.graph.cell_name(span.tasks[0])
+    title = f"{cell}, {_tasks(scale.graph, span.tasks)}\n{span.device}, {_when(span)}"
+    return tag(
+        "rect",
+        tag("title", title),
+        class_="launch",
+        style=f"fill:{scale.colours[cell]}",
+        **scale.box(span.start_ns, span.end_ns),
+        y=lane.y_px + 3,
+        height=lane.height_px - 6,
+    )
+
+
+def _transfer(scale: Scale, lane: Lane, span: TransferSpan) -> Markup:
+    what = "host input of" if span.host_input else "output of"
+    title = f"{size(span.bytes)}, {what} {_tasks(scale.graph, span.tasks)}\n{_when(span)}"
+    return tag(
+        "rect",
+        tag("title", title),
+        class_="transfer host-input" if span.host_input else "transfer",
+        **scale.box(span.start_ns, span.end_ns),
+        y=lane.y_px + 5,
+        height=lane.height_px - 10,
+    )
+
+
+def _dispatch(scale: Scale, lane: Lane, span: DispatchSpan) -> Markup:
+    title = f"dispatch of {_tasks(scale.graph, span.tasks)} to {span.device}\n{_when(span)}"
+    return tag(
+        "rect",
+        tag("title", title),
+        class_="transfer",
+        **scale.box(span.start_ns, span.end_ns),
+        y=lane.y_px + 5,
+        height=lane.height_px - 10,
+    )
+
+
+def _reveal(scale: Scale, reveal: Reveal, height: int) -> Markup:
+    x = scale.x(reveal.known_ns)
+    title = f"{scale.graph.label(reveal.task)} is known at {duration(reveal.known_ns)}"
+    return tag("line", tag("title", title), class_="reveal", x1=x, x2=x, y1=0, y2=height - GAP_PX)
+
+
+def _end_line(scale: Scale, trace: Trace, height: int) -> Markup:
+    end_ns = _end_ns(trace)
+    x = scale.x(end_ns)
+    title = tag("title", f"end of the run at {duration(end_ns)}")
+    return tag("line", title, class_="end", x1=x, x2=x, y1=0, y2=height - GAP_PX)
+
+
+def _tasks(graph: TaskGraph, tasks: Sequence[int]) -> str:
+    shown = ", ".join(str(graph.ids[task]) for task in tasks[:TASKS_SHOWN_MAX])
+    rest = ", …" if len(tasks) > TASKS_SHOWN_MAX else ""
+    return f"{'task' if len(tasks) == 1 else f'{len(tasks)} tasks:'} {shown}{rest}"
+
+
+def _when(span: LaunchSpan | TransferSpan | DispatchSpan) -> str:
+    lasted = duration(span.end_ns - span.start_ns)
+    return f"{duration(span.start_ns)} to {duration(span.end_ns)}, {lasted}"
+
+
+def _ticks(scale: Scale) -> Iterator[tuple[float, str]]:
+    """Yield place and label of the ticks; the page's script does the same after zooming."""
+    step_ns = nice_step(scale.span_ns, 8)
+    unit, factor = next(u for u in reversed(UNITS) if scale.span_ns >= 2 * u[1] or u[1] == 1)
+    for i in range(int(scale.span_ns / step_ns) + 1):
+        yield round(i * step_ns * WIDTH / scale.span_ns, 2), f"{i * step_ns / factor:g} {unit}"
+
+
+def _grid(scale: Scale, height: int) -> Iterator[Markup]:
+    for x, _ in _ticks(scale):
+        yield tag("line", x1=x, x2=x, y1=0, y2=height)
+
+
+def _tick_labels(scale: Scale) -> Iterator[Markup]:
+    for x, text in _ticks(scale):
+        yield tag("span", text, style=f"left:{x * 100 / WIDTH:.3f}%")

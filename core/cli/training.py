@@ -1,0 +1,95 @@
+"""What `pretrain`, `finetune` and `quickstart` share: one training run into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dynpartition.cli.progress import progress_bar
+from dynpartition.errors import OutputError
+from dynpartition.formats import writing
+
+if TYPE_CHECKING:
+    from dynpartition.agent.checkpoint import Checkpoint
+    from dynpartition.agent.config import TrainConfig
+    from dynpartition.agent.policy import Policy
+    from dynpartition.agent.train import Metrics, TrainResult
+    from dynpartition.contract import Backend, Workload
+
+CHECKPOINT, METRICS = "checkpoint", "metrics.jsonl"
+"""What a training folder holds."""
+
+
+def train_into(
+    folder: Path,
+    backend: Backend,
+    inputs: tuple[Sequence[Workload], Sequence[Workload]],
+    start: Checkpoint | Policy,
+    config: TrainConfig,
+) -> TrainResult:
+    """Train on the first, choose by the second inputs; metrics are written as they come."""
+    from dynpartition.agent.checkpoint import save_checkpoint
+    from dynpartition.agent.train import train
+
+    make_folder(folder)
+    _check_replaceable(folder / CHECKPOINT)
+    with (
+        writing(folder / METRICS),
+        progress_bar(folder.name) as progress,
+        (folder / METRICS).open("w", encoding="utf-8") as lines,
+    ):
+
+        def note(metrics: Metrics) -> None:
+            lines.write(msgspec.json.encode(metrics).decode() + "\n")
+            lines.flush()
+            if config.seconds:
+                progress(min(1.0, metrics["seconds"] / config.seconds))
+
+        def keep(checkpoint: Checkpoint) -> None:
+            with writing(folder / CHECKPOINT):
+                save_checkpoint(folder / CHECKPOINT, checkpoint)
+
+        result = train(
+            backend,
+            inputs[0],
+            start,
+            config,
+            validation=inputs[1],
+            on_update=note,
+            on_checkpoint=keep,
+        )
+        keep(result.checkpoint)
+    return result
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results; OutputError when that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot make the folder {folder}: {reason}; name another") from error
+
+
+def _check_replaceable(checkpoint: Path) -> None:
+    """Raise OutputError rather than replace a folder that is no checkpoint."""
+    if checkpoint.exists() and not (checkpoint / "manifest.json").exists():
+        raise OutputError(
+            f"{checkpoint} is there and no checkpoint of this package; move it away or name"
+            " another folder with --out"
+        )
+
+
+def describe_training(result: TrainResult) -> str:
+    """Return one line about a training run."""
+    from math import exp
+
+    episodes = int(result.history[-1]["episodes"]) if result.history else 0
+    seconds = result.history[-1]["seconds"] if result.history else 0.0
+    return (
+        f"{episodes} episodes in {seconds:.0f} s; on the validation inputs the best policy takes"
+        f" {exp(-result.best_validation):.3f} × the best single device's time"
+    )

@@ -1,0 +1,184 @@
+"""The contracts: what a workload, a backend and a scheduler are.
+
+A backend opens a session per workload. The session shows the tasks revealed so far; the caller
+appends launches for all of them and lets the session advance, which returns when more tasks have
+been revealed or everything has finished. Nothing above a backend knows whether it simulates.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from dynpartition.errors import SchedulerError
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Launch, Plan
+from dynpartition.profile import Profile
+from dynpartition.trace import Trace
+
+
+class Workload(ABC):
+    """One input of a dynamic network."""
+
+    @property
+    @abstractmethod
+    def graph(self) -> TaskGraph:
+        """The complete graph, hidden tasks included, as a simulator needs it.
+
+        Schedulers never see it. A model input whose routing depends on values may have to run the
+        model's routers to know it.
+        """
+
+
+@dataclass(frozen=True)
+class GraphWorkload(Workload):
+    """A workload that is a given graph, for instance from a file."""
+
+    complete: TaskGraph
+
+    @property
+    def graph(self) -> TaskGraph:
+        """The given graph."""
+        return self.complete
+
+
+class Session(ABC):
+    """One workload on its way through a backend. Close it, or use it in a `with` block."""
+
+    @property
+    @abstractmethod
+    def graph(self) -> TaskGraph:
+        """The tasks revealed so far, numbered 0…n-1 in the order of their revelation."""
+
+    @property
+    @abstractmethod
+    def plan(self) -> Plan:
+        """The launches so far."""
+
+    @abstractmethod
+    def advance(self, launches: Sequence[Launch]) -> bool:
+        """Append `launches`, which must place every revealed task, and go on.
+
+        Returns True when more tasks have been revealed, False when everything has finished.
+        """
+
+    @property
+    @abstractmethod
+    def trace(self) -> Trace:
+        """What happened; only after `advance` has returned False."""
+
+    def close(self) -> None:
+        """Stop what is still running and free what the session holds."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """Runs plans and returns traces, on a simulated or a real machine."""
+
+    @property
+    @abstractmethod
+    def profile(self) -> Profile:
+        """What schedulers and observations may know of the machine."""
+
+    @abstractmethod
+    def open(self, workload: Workload) -> Session:
+        """Start a run of `workload`; its time begins with the first `advance`."""
+
+    def close(self) -> None:
+        """Stop workers and free devices; the backend cannot be used afterwards."""
+        return
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return itself: a machine has no copy. Gymnasium copies the arguments of `make`."""
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Scheduler(ABC):
+    """Decides where and in which order tasks run."""
+
+    name: str
+    """What tables and `--scheduler` call it."""
+
+    @abstractmethod
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return launches for every task of `graph` that `planned` does not hold yet.
+
+        `graph` holds the revealed tasks only. The launches follow everything planned.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one workload under one scheduler came to."""
+
+    graph: TaskGraph
+    """All tasks revealed, numbered in the order of their revelation."""
+    plan: Plan
+    trace: Trace
+    decision_ns: int
+    """Wall time spent in the scheduler, over all its calls."""
+    opening_decision_ns: int
+    """Wall time of its first call, before the run: later ones are part of the makespan."""
+
+
+def drive(session: Session, scheduler: Scheduler, profile: Profile) -> Outcome:
+    """Run a session to its end; `scheduler` is asked at the start and after each reveal."""
+    decisions_ns: list[int] = []
+    more = True
+    while more:
+        before = time.perf_counter_ns()
+        launches = scheduler.schedule(session.graph, profile, session.plan)
+        decisions_ns.append(time.perf_counter_ns() - before)
+        more = session.advance(launches)
+    return Outcome(session.graph, session.plan, session.trace, sum(decisions_ns), decisions_ns[0])
+
+
+def run(backend: Backend, workload: Workload, scheduler: Scheduler) -> Outcome:
+    """Run one workload on `backend` as `scheduler` decides."""
+    with backend.open(workload) as session:
+        return drive(session, scheduler, backend.profile)
+
+
+class FixedPlan(Scheduler):
+    """Plays a given plan: at each call, its launches of the tasks revealed by then."""
+
+    name = "fixed"
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the plan's next launches; SchedulerError if it does not fit the revelation."""
+        rest = self.plan.launches[len(planned) :]
+        if self.plan.launches[: len(planned)] != planned.launches:
+            raise SchedulerError("the given plan does not go on from the launches so far")
+        due = [launch for launch in rest if all(task < len(graph) for task in launch.tasks)]
+        if tuple(due) != rest[: len(due)]:
+            raise SchedulerError("the given plan orders tasks revealed later before earlier ones")
+        return due

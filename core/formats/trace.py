@@ -1,0 +1,157 @@
+"""Trace files: what happened, in ns since the start of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from dynpartition.errors import FileFormatError
+from dynpartition.formats.fields import Amount, Name, Record
+from dynpartition.formats.files import in_file, read_bytes, write_bytes
+from dynpartition.formats.layout import render
+from dynpartition.formats.plan import Tasks
+from dynpartition.formats.strict import decode
+from dynpartition.formats.task_ids import TaskIds
+from dynpartition.graph import TaskGraph
+from dynpartition.trace import DispatchSpan, LaunchSpan, Reveal, Trace, TransferSpan
+
+
+class SpanFields(Record):
+    """A launch, or the host time that dispatching it took."""
+
+    device: Name
+    tasks: Tasks
+    start_ns: Amount
+    end_ns: Amount
+
+
+class TransferFields(Record):
+    """A transfer; `host_input` when the tasks read what travels instead of producing it."""
+
+    src: Name
+    dst: Name
+    tasks: Tasks
+    bytes: Amount
+    start_ns: Amount
+    end_ns: Amount
+    host_input: bool = False
+
+
+class RevealFields(Record):
+    """When a revealing task ended, and when its value was known."""
+
+    task: Amount
+    end_ns: Amount
+    known_ns: Amount
+
+
+class TraceFields(Record, tag_field="format", tag="dynpartition-trace"):
+    """A trace file."""
+
+    version: Literal[1]
+    makespan_ns: Amount
+    launches: tuple[SpanFields, ...]
+    transfers: tuple[TransferFields, ...]
+    dispatches: tuple[SpanFields, ...]
+    loads: tuple[object, ...]
+    reveals: tuple[RevealFields, ...]
+
+
+def read_trace(path: Path, graph: TaskGraph) -> Trace:
+    """Return the trace in a file, with task indices of `graph`."""
+    with in_file(path):
+        return _parse(read_bytes(path), TaskIds(graph))
+
+
+def write_trace(path: Path, trace: Trace, graph: TaskGraph) -> None:
+    """Write `trace` with the task ids of `graph`."""
+    with in_file(path):
+        ids = TaskIds(graph)
+        data = render(_fields(trace, ids))
+        _parse(data, ids)
+    write_bytes(path, data)
+
+
+def _parse(data: bytes, ids: TaskIds) -> Trace:
+    fields = decode(data, TraceFields)
+    if fields.loads:
+        raise FileFormatError("weight loads are not supported yet; give [] – at `$.loads`")
+    return Trace(
+        fields.makespan_ns,
+        tuple(
+            LaunchSpan(span.device, _tasks(span, f"$.launches[{n}]", ids), *_times(span))
+            for n, span in enumerate(fields.launches)
+        ),
+        tuple(
+            _transfer(span, _tasks(span, f"$.transfers[{n}]", ids))
+            for n, span in enumerate(fields.transfers)
+        ),
+        tuple(
+            DispatchSpan(span.device, _tasks(span, f"$.dispatches[{n}]", ids), *_times(span))
+            for n, span in enumerate(fields.dispatches)
+        ),
+        tuple(_reveal(row, f"$.reveals[{n}]", ids) for n, row in enumerate(fields.reveals)),
+    )
+
+
+def _tasks(span: SpanFields | TransferFields, place: str, ids: TaskIds) -> tuple[int, ...]:
+    _check_times(span.start_ns, "start_ns", span.end_ns, "end_ns", place=place)
+    return ids.indices(span.tasks, f"{place}.tasks")
+
+
+def _check_times(first: int, first_name: str, last: int, last_name: str, *, place: str) -> None:
+    if last < first:
+        raise FileFormatError(
+            f"{last_name} {last} is before {first_name} {first}; time goes forward – at `{place}`"
+        )
+
+
+def _times(span: SpanFields) -> tuple[int, int]:
+    return span.start_ns, span.end_ns
+
+
+def _transfer(span: TransferFields, tasks: tuple[int, ...]) -> TransferSpan:
+    return TransferSpan(
+        span.src, span.dst, tasks, span.bytes, span.start_ns, span.end_ns, span.host_input
+    )
+
+
+def _reveal(row: RevealFields, place: str, ids: TaskIds) -> Reveal:
+    _check_times(row.end_ns, "end_ns", row.known_ns, "known_ns", place=place)
+    return Reveal(ids.index(row.task, f"{place}.task"), row.end_ns, row.known_ns)
+
+
+def _fields(trace: Trace, ids: TaskIds) -> TraceFields:
+    return TraceFields(
+        version=1,
+        makespan_ns=trace.makespan_ns,
+        launches=tuple(_span_fields(span, ids) for span in trace.launches),
+        transfers=tuple(_transfer_fields(span, ids) for span in trace.transfers),
+        dispatches=tuple(_span_fields(span, ids) for span in trace.dispatches),
+        loads=(),
+        reveals=tuple(
+            RevealFields(task=ids.id(row.task), end_ns=row.end_ns, known_ns=row.known_ns)
+            for row in trace.reveals
+        ),
+    )
+
+
+def _span_fields(span: LaunchSpan | DispatchSpan, ids: TaskIds) -> SpanFields:
+    return SpanFields(
+        device=span.device,
+        tasks=ids.ids(span.tasks),
+        start_ns=span.start_ns,
+        end_ns=span.end_ns,
+    )
+
+
+def _transfer_fields(span: TransferSpan, ids: TaskIds) -> TransferFields:
+    return TransferFields(
+        src=span.src,
+        dst=span.dst,
+        tasks=ids.ids(span.tasks),
+        bytes=span.bytes,
+        start_ns=span.start_ns,
+        end_ns=span.end_ns,
+        host_input=span.host_input,
+    )

@@ -1,0 +1,102 @@
+"""What the launches of a program cost, as integer tables that engines only add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynpartition.costs import transfer_ns
+from dynpartition.profile import PricedGraph
+from dynpartition.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramPrices:
+    """Costs of the L launches of one program, in ns."""
+
+    launch_ns: tuple[int, ...]
+    """(L,) time on the device: compute, bookkeeping, copy-in, copy-out."""
+    dispatch_ns: tuple[int, ...]
+    """(L,) host time for the launch itself; 0 on CPU devices."""
+    push_ns: tuple[int, ...]
+    """(L,) host time for the transfers charged to the launch."""
+
+
+def price(program: Program, priced: PricedGraph) -> ProgramPrices:
+    """Return what each launch of `program` costs; ProfileError when a cost is missing."""
+    devices = program.launch_device.tolist()
+    return ProgramPrices(
+        launch_ns=tuple(_launch_ns(program, priced, c, d) for c, d in enumerate(devices)),
+        dispatch_ns=tuple(_dispatch_ns(program, priced, c, d) for c, d in enumerate(devices)),
+        push_ns=_push_ns(program, priced),
+    )
+
+
+def _launch_ns(program: Program, priced: PricedGraph, launch: int, device: int) -> int:
+    tasks = program.launch_tasks.rows[launch]
+    bookkeeping = priced.profile.dispatch.bookkeeping_on(priced.cluster.names[device])
+    return (
+        priced.compute_ns(tasks, device)
+        + len(tasks) * bookkeeping
+        + _copy_in_ns(program, priced, launch, device)
+        + _copy_out_ns(program, priced, launch, device)
+    )
+
+
+def _copy_in_ns(program: Program, priced: PricedGraph, launch: int, device: int) -> int:
+    """Gathering every remote input: once per edge, and once per input from the host."""
+    cost = priced.profile.dispatch.copy_in.get(priced.cluster.names[device])
+    if cost is None:
+        return 0
+    remote: set[int] = set()
+    for copy in program.launch_waits.rows[launch]:
+        if not program.copy_is_input[copy]:
+            remote.update(program.copy_tasks.rows[copy])
+    graph = priced.graph
+    tasks = program.launch_tasks.rows[launch]
+    sizes = [graph.output_bytes[s] for t in tasks for s in graph.input_lists[t] if s in remote]
+    if device != priced.cluster.host_index:
+        sizes += [graph.host_bytes[t] for t in tasks if graph.host_bytes[t] > 0]
+    return sum(transfer_ns(cost, int(size)) for size in sizes)
+
+
+def _copy_out_ns(program: Program, priced: PricedGraph, launch: int, device: int) -> int:
+    """Staging each output that a remote task reads; readers revealed later are not charged."""
+    cost = priced.profile.dispatch.copy_out.get(priced.cluster.names[device])
+    if cost is None:
+        return 0
+    pushed = [c for c in program.launch_copies.rows[launch] if not program.copy_gates.rows[c]]
+    sent = {(t, int(program.copy_dst[c])) for c in pushed for t in program.copy_tasks.rows[c]}
+    read = {task for task, dst in sent if _is_read_on(program, priced, task, dst)}
+    sizes = [int(priced.graph.output_bytes[task]) for task in sorted(read)]
+    return sum(transfer_ns(cost, size) for size in sizes)
+
+
+def _is_read_on(program: Program, priced: PricedGraph, task: int, dst: int) -> bool:
+    """Whether a launch on `dst` reads `task` that is known whenever the producing launch is."""
+    known = set(program.launch_gates.rows[program.launch_of[task]])
+    readers = [program.launch_of.get(reader) for reader in priced.graph.reader_lists[task]]
+    return any(
+        program.launch_device[reader] == dst and known.issuperset(program.launch_gates.rows[reader])
+        for reader in readers
+        if reader is not None
+    )
+
+
+def _dispatch_ns(program: Program, priced: PricedGraph, launch: int, device: int) -> int:
+    cell = priced.graph.cell_name(program.launch_tasks.rows[launch][0])
+    return priced.profile.dispatch.h_ns(cell, priced.cluster.devices[device])
+
+
+def _push_ns(program: Program, priced: PricedGraph) -> tuple[int, ...]:
+    """Charge each transfer to its producer; host inputs and late ones to their first reader."""
+    h_copy = priced.profile.dispatch.h_copy
+    charged = [0] * program.n_launches
+    seen: set[int] = set()
+    for launch in range(program.n_launches):
+        for copy in program.launch_waits.rows[launch]:
+            if program.copy_gates.rows[copy] or program.copy_is_input[copy]:
+                charged[launch] += h_copy if copy not in seen else 0
+                seen.add(copy)
+        on_time = [c for c in program.launch_copies.rows[launch] if not program.copy_gates.rows[c]]
+        charged[launch] += h_copy * len(on_time)
+    return tuple(charged)

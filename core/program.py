@@ -1,0 +1,250 @@
+"""Programs: a plan lowered once to integers, which every engine interprets.
+
+Each device has a list of (opcode, operand) pairs:
+
+    WAIT c     go on when transfer c has arrived here
+    RUN l      run launch l
+    RECORD l   the outputs of launch l are complete
+    COPY c     push transfer c as soon as its gates are known; does not wait for it
+
+A launch on device d becomes WAIT… RUN RECORD COPY…; the host device's program starts with the
+COPYs of inputs that come from the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from dynpartition.cluster import Cluster
+from dynpartition.errors import PlanError
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Plan, check_plan
+from dynpartition.types import IntArray, Ragged, frozen
+
+WAIT, RUN, RECORD, COPY = range(4)
+"""Opcodes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A lowered plan: L launches, C transfers, D devices.
+
+    A transfer is *late* when its gates are not all known when its producer is planned: its first
+    reader is revealed afterwards. Launch and transfer numbers of a plan stay the same when
+    launches of tasks revealed later are appended to the plan.
+    """
+
+    launch_device: IntArray
+    """(L,) device index."""
+    launch_tasks: Ragged
+    """L rows of task indices."""
+    launch_gates: Ragged
+    """L rows of revealers that must be known before the launch is dispatched."""
+    launch_waits: Ragged
+    """L rows of transfers that must have arrived before the launch starts."""
+    launch_copies: Ragged
+    """L rows of transfers pushed when the launch ends, late ones included."""
+    copy_launch: IntArray
+    """(C,) the producing launch; for host inputs the launch that reads them."""
+    copy_is_input: IntArray
+    """(C,) 1 for inputs that come from the host device."""
+    copy_src: IntArray
+    """(C,) device index."""
+    copy_dst: IntArray
+    """(C,) device index."""
+    copy_link: IntArray
+    """(C,) link index."""
+    copy_bytes: IntArray
+    """(C,) sum of the bytes of its tasks."""
+    copy_tasks: Ragged
+    """C rows: tasks whose outputs travel; for host inputs the tasks that read them."""
+    copy_gates: Ragged
+    """C rows of revealers that must be known before the push (late transfers, host inputs)."""
+    code: tuple[IntArray, ...]
+    """Per device int64 (n, 2): (opcode, operand) pairs."""
+
+    @property
+    def n_launches(self) -> int:
+        """Number of launches, L."""
+        return len(self.launch_device)
+
+    @property
+    def n_copies(self) -> int:
+        """Number of transfers, C."""
+        return len(self.copy_launch)
+
+    @cached_property
+    def launch_of(self) -> dict[int, int]:
+        """Task → its launch."""
+        return {task: c for c, tasks in enumerate(self.launch_tasks.rows) for task in tasks}
+
+    def segment(self, launches_before: int, copies_before: int) -> tuple[IntArray, ...]:
+        """Return per device the code that a shorter plan's program did not have.
+
+        Late transfers of launches that are already under way come first.
+        """
+        return tuple(
+            _code_since(rows, launches_before, copies_before, self.copy_launch)
+            for rows in self.code
+        )
+
+
+def lower(graph: TaskGraph, cluster: Cluster, plan: Plan, *, complete: bool = True) -> Program:
+    """Lower `plan` to the programs of its devices.
+
+    Raises PlanError for an illegal plan and for a transfer without a link.
+    """
+    check_plan(graph, cluster, plan, complete=complete)
+    return _Lowering(graph, cluster, plan).program()
+
+
+@dataclass(slots=True)
+class _Copy:
+    launch: int
+    is_input: bool
+    src: int
+    dst: int
+    link: int
+    tasks: list[int]
+    gates: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class _Step:
+    device: int
+    tasks: tuple[int, ...]
+    gates: tuple[int, ...]
+    waits: list[int] = field(default_factory=list)
+    copies: list[int] = field(default_factory=list)
+
+
+class _Lowering:
+    """Walks a plan once and collects its launches and transfers."""
+
+    def __init__(self, graph: TaskGraph, cluster: Cluster, plan: Plan) -> None:
+        self.graph = graph
+        self.cluster = cluster
+        self.steps: list[_Step] = []
+        self.copies: list[_Copy] = []
+        self.launch_of: dict[int, int] = {}
+        self.copy_of: dict[tuple[int, int], int] = {}  # (task, destination) → transfer
+        self.group_of: dict[tuple[int, int, tuple[int, ...]], int] = {}
+        revealers = set(graph.revealers)
+        for launch in plan.launches:
+            self._add_launch(cluster.index(launch.device), launch.tasks)
+            self._add_answers(len(self.steps) - 1, revealers)
+
+    def _add_launch(self, device: int, tasks: tuple[int, ...]) -> None:
+        gates = sorted({gate for task in tasks for gate in self.graph.gates[task]})
+        step = _Step(device, tasks, tuple(gates))
+        number = len(self.steps)
+        self.steps.append(step)
+        self.launch_of.update(dict.fromkeys(tasks, number))
+        needed = dict.fromkeys(source for task in tasks for source in self.graph.input_lists[task])
+        waits = [self._delivery(source, device, step.gates) for source in needed]
+        step.waits.extend(dict.fromkeys(copy for copy in waits if copy >= 0))
+        self._add_host_input(number, step)
+
+    def _add_host_input(self, number: int, step: _Step) -> None:
+        fed = [task for task in step.tasks if self.graph.host_bytes[task] > 0]
+        host = self.cluster.host_index
+        if fed and step.device != host:
+            link = self._link(host, step.device, f"the input of {self.graph.label(fed[0])}")
+            step.waits.append(len(self.copies))
+            self.copies.append(_Copy(number, True, host, step.device, link, fed, step.gates))
+
+    def _add_answers(self, number: int, revealers: set[int]) -> None:
+        """Send results that the host needs: answers, and values that reveal tasks."""
+        for task in self.steps[number].tasks:
+            if self.graph.returns[task] or task in revealers:
+                self._delivery(task, self.cluster.host_index, self.steps[number].gates)
+
+    def _delivery(self, task: int, dst: int, reader_gates: tuple[int, ...]) -> int:
+        """Return the transfer that brings `task`'s output to `dst`; -1 when it is made there."""
+        producer = self.steps[self.launch_of[task]]
+        if producer.device == dst:
+            return -1
+        if (task, dst) not in self.copy_of:
+            late = tuple(gate for gate in reader_gates if gate not in producer.gates)
+            number = self._group(self.launch_of[task], dst, late, task)
+            self.copies[number].tasks.append(task)
+            self.copy_of[task, dst] = number
+        return self.copy_of[task, dst]
+
+    def _group(self, launch: int, dst: int, gates: tuple[int, ...], task: int) -> int:
+        key = (launch, dst, gates)
+        if key not in self.group_of:
+            src = self.steps[launch].device
+            link = self._link(src, dst, f"the output of {self.graph.label(task)}")
+            self.group_of[key] = len(self.copies)
+            self.steps[launch].copies.append(len(self.copies))
+            self.copies.append(_Copy(launch, False, src, dst, link, [], gates))
+        return self.group_of[key]
+
+    def _link(self, src: int, dst: int, what: str) -> int:
+        link = self.cluster.link_index(src, dst)
+        if link < 0:
+            names = self.cluster.names
+            raise PlanError(
+                f"{what} must travel from {names[src]} to {names[dst]}, but the profile has no"
+                " such link; add the link or place the tasks on one device"
+            )
+        return link
+
+    def program(self) -> Program:
+        copies, steps = self.copies, self.steps
+        return Program(
+            launch_device=frozen([step.device for step in steps]),
+            launch_tasks=Ragged.of([step.tasks for step in steps]),
+            launch_gates=Ragged.of([step.gates for step in steps]),
+            launch_waits=Ragged.of([step.waits for step in steps]),
+            launch_copies=Ragged.of([step.copies for step in steps]),
+            copy_launch=frozen([copy.launch for copy in copies]),
+            copy_is_input=frozen([copy.is_input for copy in copies]),
+            copy_src=frozen([copy.src for copy in copies]),
+            copy_dst=frozen([copy.dst for copy in copies]),
+            copy_link=frozen([copy.link for copy in copies]),
+            copy_bytes=frozen([self._bytes(copy) for copy in copies]),
+            copy_tasks=Ragged.of([sorted(copy.tasks) for copy in copies]),
+            copy_gates=Ragged.of([copy.gates for copy in copies]),
+            code=tuple(self._code(device) for device in range(len(self.cluster.devices))),
+        )
+
+    def _bytes(self, copy: _Copy) -> int:
+        sizes = self.graph.host_bytes if copy.is_input else self.graph.output_bytes
+        return int(sizes[copy.tasks].sum())
+
+    def _code(self, device: int) -> IntArray:
+        pairs = [
+            (COPY, number)
+            for number, copy in enumerate(self.copies)
+            if copy.is_input and copy.src == device
+        ]
+        for number, step in enumerate(self.steps):
+            if step.device == device:
+                pairs += [(WAIT, copy) for copy in step.waits]
+                pairs += [(RUN, number), (RECORD, number)]
+                pairs += [(COPY, copy) for copy in self._by_destination(step.copies)]
+        return frozen(np.array(pairs, dtype=np.int64).reshape(-1, 2))
+
+    def _by_destination(self, copies: list[int]) -> list[int]:
+        return sorted(copies, key=lambda copy: (self.copies[copy].dst, copy))
+
+
+def _code_since(
+    rows: IntArray, launches_before: int, copies_before: int, copy_launch: IntArray
+) -> IntArray:
+    late, fresh = [], []
+    current = -1  # the launch that the row belongs to; WAITs precede its RUN
+    for opcode, operand in reversed(rows.tolist()):
+        if opcode in (RUN, RECORD):
+            current = operand
+        launch = int(copy_launch[operand]) if opcode == COPY else current
+        if opcode == COPY and operand >= copies_before and launch < launches_before:
+            late.append((opcode, operand))
+        elif launch >= launches_before:
+            fresh.append((opcode, operand))
+    return frozen(np.array(late[::-1] + fresh[::-1], dtype=np.int64).reshape(-1, 2))

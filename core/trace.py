@@ -1,0 +1,62 @@
+"""Traces: what happened, on either clock. All times are ns since the start of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpan:
+    """One launch, from start to end."""
+
+    device: str
+    tasks: tuple[int, ...]
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSpan:
+    """One transfer. `tasks` produced what travels or, for a host input, will read it."""
+
+    src: str
+    dst: str
+    tasks: tuple[int, ...]
+    bytes: int
+    start_ns: int
+    end_ns: int
+    host_input: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSpan:
+    """Host time spent to dispatch one launch and its transfers."""
+
+    device: str
+    tasks: tuple[int, ...]
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """A task whose result decided which tasks exist, and when that was known."""
+
+    task: int
+    end_ns: int
+    known_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Everything that one run did. Launches stand in plan order."""
+
+    makespan_ns: int
+    launches: tuple[LaunchSpan, ...]
+    transfers: tuple[TransferSpan, ...] = ()
+    dispatches: tuple[DispatchSpan, ...] = ()
+    reveals: tuple[Reveal, ...] = ()
+
+    def busy_ns(self, device: str) -> int:
+        """Return how long `device` ran launches."""
+        return sum(s.end_ns - s.start_ns for s in self.launches if s.device == device)

@@ -1,0 +1,133 @@
+"""What the validator looks up: one trace and what the plan says about it, indexed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from dynpartition.cluster import Link
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Plan
+from dynpartition.profile import Profile
+from dynpartition.trace import LaunchSpan, Trace, TransferSpan
+
+Span = LaunchSpan | TransferSpan
+
+
+class Case:
+    """One trace and its plan; tasks and devices are known, the plan is legal."""
+
+    def __init__(
+        self, graph: TaskGraph, profile: Profile, plan: Plan, trace: Trace, tolerance_ns: int
+    ) -> None:
+        self.graph = graph
+        self.profile = profile
+        self.cluster = profile.cluster
+        self.host = profile.cluster.host
+        self.plan = plan
+        self.trace = trace
+        self.tolerance_ns = tolerance_ns
+        self.number_of = {launch.tasks: i for i, launch in enumerate(plan.launches)}
+        self.launch_of = {task: i for i, row in enumerate(plan.launches) for task in row.tasks}
+        self.device_of = plan.placement()
+        self.span_of: dict[int, LaunchSpan] = {}
+        for span in trace.launches:
+            if span.tasks in self.number_of:
+                self.span_of.setdefault(self.number_of[span.tasks], span)
+
+    def label(self, number: int) -> str:
+        """Return how messages name a planned launch."""
+        launch = self.plan.launches[number]
+        return f"launch {number} ({_names(self.graph, launch.tasks)} on {launch.device})"
+
+    def early(self, time_ns: int, bound_ns: int) -> bool:
+        """Return whether `time_ns` lies before `bound_ns` by more than the tolerance."""
+        return time_ns < bound_ns - self.tolerance_ns
+
+    @cached_property
+    def spans(self) -> list[tuple[int, LaunchSpan]]:
+        """Plan number and span of every planned launch that the trace has, in plan order."""
+        return sorted(self.span_of.items())
+
+    @cached_property
+    def gates(self) -> list[frozenset[int]]:
+        """Planned launch → revealers that must be known before it."""
+        rows = self.graph.gates
+        return [frozenset(g for t in row.tasks for g in rows[t]) for row in self.plan.launches]
+
+    @cached_property
+    def known_ns(self) -> dict[int, int]:
+        """Revealer → when its result was known."""
+        return {reveal.task: reveal.known_ns for reveal in self.trace.reveals}
+
+    @cached_property
+    def asked_by(self) -> dict[tuple[int, str], int]:
+        """(task, other device that needs its output) → the launch that asks for it first.
+
+        The host asks for answers and for values that reveal tasks with the launch itself.
+        """
+        asked: dict[tuple[int, str], int] = {}
+        revealers = set(self.graph.revealers)
+        for number, launch in enumerate(self.plan.launches):
+            for task in launch.tasks:
+                for source in self.graph.input_lists[task]:
+                    asked.setdefault((source, launch.device), number)
+                if self.graph.returns[task] or task in revealers:
+                    asked.setdefault((task, self.host), number)
+        return {key: number for key, number in asked.items() if self.device_of[key[0]] != key[1]}
+
+    @cached_property
+    def fed_from(self) -> dict[tuple[int, str], int]:
+        """(task that needs a host input, its device) → its launch."""
+        fed = [task for task in range(len(self.graph)) if self.graph.host_bytes[task] > 0]
+        placed = [(task, self.device_of[task]) for task in fed]
+        return {key: self.launch_of[key[0]] for key in placed if key[1] != self.host}
+
+    @cached_property
+    def deliveries(self) -> dict[tuple[int, str], list[TransferSpan]]:
+        """(task, destination) → the transfers that bring its output there."""
+        return _by_task_and_destination(self.trace.transfers, host_input=False)
+
+    @cached_property
+    def feeds(self) -> dict[tuple[int, str], list[TransferSpan]]:
+        """(task, destination) → the transfers that bring its host input there."""
+        return _by_task_and_destination(self.trace.transfers, host_input=True)
+
+    def link(self, span: TransferSpan) -> Link | None:
+        """Return the link that a transfer used; None when there is none."""
+        ends = self.cluster.index(span.src), self.cluster.index(span.dst)
+        index = self.cluster.link_index(*ends)
+        return None if index < 0 else self.cluster.links[index]
+
+    def late_gates(self, task: int, dst: str) -> frozenset[int]:
+        """Return the gates of the asking launch that the producer's launch does not have."""
+        return self.gates[self.asked_by[task, dst]] - self.gates[self.launch_of[task]]
+
+
+def _by_task_and_destination(
+    transfers: Iterable[TransferSpan], *, host_input: bool
+) -> dict[tuple[int, str], list[TransferSpan]]:
+    table: dict[tuple[int, str], list[TransferSpan]] = {}
+    for span in transfers:
+        if span.host_input is host_input:
+            for task in span.tasks:
+                table.setdefault((task, span.dst), []).append(span)
+    return table
+
+
+def _names(graph: TaskGraph, tasks: Sequence[int]) -> str:
+    more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
+    return f"{graph.label(tasks[0])}{more}"
+
+
+def transfer_label(case: Case, span: TransferSpan) -> str:
+    """Return how messages name a transfer."""
+    what = "host input" if span.host_input else "transfer"
+    return f"{what} of {_names(case.graph, span.tasks)} {span.src}->{span.dst}"
+
+
+def label(case: Case, span: Span) -> str:
+    """Return how messages name a span."""
+    if isinstance(span, TransferSpan):
+        return transfer_label(case, span)
+    return f"launch of {_names(case.graph, span.tasks)} on {span.device}"

@@ -1,0 +1,102 @@
+"""The backend that really runs plans."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from dynpartition.cluster import Device
+from dynpartition.contract import Backend, Workload
+from dynpartition.errors import DeviceError, InputError
+from dynpartition.hardware.blueprint import Blueprint
+from dynpartition.hardware.devices import check_devices, check_profile, uncalibrated_profile
+from dynpartition.hardware.execution import Execution, Machine
+from dynpartition.hardware.machine import MachineOptions, build_machine
+from dynpartition.hardware.session import HardwareSession
+from dynpartition.hardware.streams import StreamApi
+from dynpartition.models import DynamicModel, ModelInput
+from dynpartition.profile import Profile
+
+ARENA_BYTES = 256 << 20
+"""Default arena of a device without a memory cap; on CPUs only what is used costs memory."""
+
+
+class HardwareBackend(Backend):
+    """Runs inputs of one model on `devices`, in parallel.
+
+    The first CPU device is the calling thread; every other one is a worker process; CUDA devices
+    are driven by the calling thread. Weights are copied when the backend is made. One session at
+    a time. Raises DeviceError for devices that are not there or do not start.
+
+    `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
+    own. `streams` replaces CUDA, for tests. `sample_run_delay` reads how long threads waited for a
+    core in each launch (Linux; costs about 10 µs per launch).
+    """
+
+    def __init__(
+        self,
+        model: DynamicModel[Any],
+        devices: Sequence[Device],
+        *,
+        profile: Profile | None = None,
+        arena_bytes: int = ARENA_BYTES,
+        sample_run_delay: bool = False,
+        streams: StreamApi[Any, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.devices = tuple(devices)
+        api = default_streams() if streams is None else streams
+        check_devices(self.devices, api.n_devices)
+        if profile is not None:
+            check_profile(profile, self.devices)
+        self._profile = profile or uncalibrated_profile(self.devices)
+        self._capacity_bytes = [device.memory_bytes or arena_bytes for device in self.devices]
+        self._machine = build_machine(
+            model, self.devices, api, MachineOptions(self._capacity_bytes, sample_run_delay)
+        )
+        self._finalizer = weakref.finalize(self, Machine.close, self._machine)
+        self._epoch = 0
+        self._session: HardwareSession | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """The given profile, or one without costs of cells and with placeholders for links."""
+        return self._profile
+
+    def open(self, workload: Workload) -> HardwareSession:
+        """Start a run of `workload`, an input of this backend's model.
+
+        Never looks at `workload.graph`: what the model hides is hidden here too. Raises
+        OutOfDeviceMemory when the host device cannot hold the inputs.
+        """
+        if not isinstance(workload, ModelInput) or workload.model is not self.model:
+            raise InputError(
+                f"this backend runs inputs of its own model {self.model.name!r} only; make them"
+                " with ModelInput(model, sample)"
+            )
+        self._check_free()
+        self._epoch += 1
+        blueprint = Blueprint(
+            self._profile.cluster, self.model.graph_cells, self._capacity_bytes, workload.name
+        )
+        execution = Execution(self._machine, self._epoch, blueprint.name_cell)
+        self._session = HardwareSession(self._machine, execution, blueprint, workload.start())
+        return self._session
+
+    def _check_free(self) -> None:
+        if self._machine.pool.is_closed:
+            raise DeviceError("this backend is closed; make a new one")
+        if self._session is not None and not self._session.is_over:
+            raise DeviceError("another session is open on this backend; close it first")
+
+    def close(self) -> None:
+        """Stop workers and free devices. Closing twice does nothing."""
+        self._finalizer()
+
+
+def default_streams() -> StreamApi[Any, Any]:
+    """Return the CUDA devices that PyTorch sees."""
+    from dynpartition.hardware.cuda import CudaStreams
+
+    return CudaStreams()

@@ -1,0 +1,117 @@
+"""The words that all processes of a backend share: arrival flags and one line per worker.
+
+Flags hold the number (epoch) of the session that set them last, so nothing needs clearing.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+
+from dynpartition.hardware.shared import SharedBlock
+
+LINE_WORDS = 8
+"""Words of a cache line: what different processes write lies on different lines."""
+LINES = 256
+FLAGS_MAX = 1 << 22
+"""Transfers that one session can hold."""
+CONTROL_BYTES = 8 * (LINES * LINE_WORDS + FLAGS_MAX)
+
+_GO, _BELL, _READY, _FAILED, _LAUNCH = range(5)
+_lock = threading.Lock()
+
+
+def _fence_by_lock() -> None:
+    """Order all memory accesses before against all after, on processors that reorder them.
+
+    An acquire may not pass an earlier release, so of two rounds nothing slips through.
+    """
+    with _lock:
+        pass
+    with _lock:
+        pass
+
+
+def _no_fence() -> None:
+    """x86 keeps stores in order, and loads in order."""
+
+
+fence = _no_fence if platform.machine() in ("x86_64", "AMD64", "i686") else _fence_by_lock
+
+
+class Control:
+    """Flags and words in shared memory. A word has one writer."""
+
+    def __init__(self, block: SharedBlock) -> None:
+        words = block.view.cast("q")
+        self._words = words
+        self.flags = words[LINES * LINE_WORDS :]
+        """Per transfer: the epoch in which it arrived last."""
+
+    def go(self, epoch: int) -> None:
+        """Let all workers begin session `epoch`."""
+        self._words[_GO] = epoch
+
+    def has_gone(self, epoch: int) -> bool:
+        """Return whether session `epoch` has begun."""
+        return self._words[_GO] == epoch
+
+    def ring(self, worker: int) -> None:
+        """Tell `worker` that one more message is on its way."""
+        self._words[_word(worker, _BELL)] += 1
+
+    def rings(self, worker: int) -> int:
+        """Return how many messages `worker` has been sent."""
+        return self._words[_word(worker, _BELL)]
+
+    def set_ready(self, worker: int, epoch: int) -> None:
+        """Publish that `worker` has prepared its first segment of session `epoch`."""
+        self._words[_word(worker, _READY)] = epoch
+
+    def is_ready(self, worker: int, epoch: int) -> bool:
+        """Return whether `worker` has prepared its first segment of session `epoch`."""
+        return self._words[_word(worker, _READY)] == epoch
+
+    def set_failed(self, worker: int) -> None:
+        """Publish that `worker` has failed; its message says why."""
+        self._words[_word(worker, _FAILED)] = 1
+
+    def has_failed(self, worker: int) -> bool:
+        """Return whether `worker` has failed."""
+        return self._words[_word(worker, _FAILED)] == 1
+
+    def set_launch(self, worker: int, launch: int) -> None:
+        """Publish which launch `worker` is at."""
+        self._words[_word(worker, _LAUNCH)] = launch
+
+    def launch_of(self, worker: int) -> int:
+        """Return which launch `worker` was at last."""
+        return self._words[_word(worker, _LAUNCH)]
+
+
+class Arrivals:
+    """The flags as one session sees them."""
+
+    __slots__ = ("_epoch", "_flags")
+
+    def __init__(self, control: Control, epoch: int) -> None:
+        self._flags = control.flags
+        self._epoch = epoch
+
+    def set(self, copy: int) -> None:
+        """Publish that transfer `copy` has arrived, after everything written so far."""
+        fence()
+        self._flags[copy] = self._epoch
+
+    def has(self, copy: int) -> bool:
+        """Return whether transfer `copy` has arrived; its bytes may be read then."""
+        if self._flags[copy] != self._epoch:
+            return False
+        fence()
+        return True
+
+
+def _word(worker: int, kind: int) -> int:
+    # Two lines per worker: the caller writes to the first, the worker to the second.
+    line = 2 + 2 * worker + (kind != _BELL)
+    return line * LINE_WORDS + kind

@@ -1,0 +1,143 @@
+"""CUDA devices: their programs become enqueued work, ordered by events.
+
+One compute stream per device, and a copy stream for each direction:
+
+    host memory ──in stream──► arena ──compute stream──► arena ──out stream──► host memory
+
+Between two CUDA devices the receiver's in stream copies. Bytes that come from a CPU device are
+copied once its flag is set; bytes that go to one set its flag once their event has happened. Both
+are looked after by `CudaGroup.pump`, which the caller's walk calls all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynpartition.hardware.compute import LaunchCall
+from dynpartition.hardware.control import Arrivals
+from dynpartition.hardware.lane import Lane, Site
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import CopyOrder, CopyStamp, LaunchStamp, Report, Segment
+from dynpartition.hardware.streams import StreamApi
+
+Api = StreamApi[Any, Any]
+
+
+@dataclass(frozen=True)
+class DeviceStreams:
+    """The streams of one CUDA device."""
+
+    compute: Any
+    incoming: Any
+    outgoing: Any
+
+
+class CudaGroup:
+    """What all CUDA devices of a session share: events of transfers, and transfers on their way."""
+
+    def __init__(
+        self,
+        api: Api,
+        streams: Mapping[int, DeviceStreams],
+        arenas: Sequence[Arena | None],
+        arrivals: Arrivals,
+    ) -> None:
+        self.api = api
+        self.streams = streams
+        """By device index."""
+        self.arrived: dict[int, Any] = {}
+        """Transfer to a CUDA device → event of its arrival."""
+        self.leaving: dict[int, Any] = {}
+        """Transfer to a CPU device → event; until its flag is set."""
+        self._coming: dict[int, CopyOrder] = {}
+        self._spans: list[tuple[CopyOrder, Any, Any]] = []
+        self._arenas = arenas
+        self._arrivals = arrivals
+
+    def expect(self, order: CopyOrder) -> None:
+        """Fetch this transfer from its CPU device once its flag is set."""
+        self._coming[order.copy] = order
+
+    def pump(self) -> None:
+        """Begin the copies whose bytes are ready and set the flags of those that have arrived."""
+        for copy in [copy for copy in self._coming if self._arrivals.has(copy)]:
+            order = self._coming.pop(copy)
+            self.arrived[copy] = self.push(order, self.streams[order.dst].incoming)
+        for copy in [c for c, event in self.leaving.items() if self.api.has_happened(event)]:
+            del self.leaving[copy]
+            self._arrivals.set(copy)
+
+    def push(self, order: CopyOrder, stream: Any, after: Any = None) -> Any:
+        """Copy on `stream`, after an event where given; return the event of the end."""
+        if after is not None:
+            self.api.wait(stream, after)
+        start = self.api.record(stream)
+        self.api.enqueue(stream, lambda: self._copy(order))
+        end = self.api.record(stream)
+        self._spans.append((order, start, end))
+        return end
+
+    def _copy(self, order: CopyOrder) -> None:
+        source, target = self._arenas[order.src], self._arenas[order.dst]
+        assert source is not None
+        assert target is not None
+        for src, dst, size in order.spans:
+            target.raw[dst : dst + size].copy_(source.raw[src : src + size], non_blocking=True)
+
+    def stamps(self) -> list[CopyStamp]:
+        """Return when the transfers took place, once everything has ended."""
+        clock = self.api.host_ns
+        return [CopyStamp(order.copy, clock(a), clock(b)) for order, a, b in self._spans]
+
+
+class CudaLane(Lane):
+    """A program that is enqueued as it is interpreted."""
+
+    def __init__(self, site: Site, epoch: int, group: CudaGroup) -> None:
+        super().__init__(site, epoch)
+        self._group = group
+        self._api = group.api
+        self._streams = group.streams[site.index]
+        self._begun: list[tuple[int, Any, int]] = []
+        self._ended: dict[int, Any] = {}
+
+    def extend(self, segment: Segment) -> None:
+        """Append a segment and look out for what CPU devices will send."""
+        super().extend(segment)
+        for order in segment.copies:
+            if order.dst == self.site.index and order.src not in self._group.streams:
+                self._group.expect(order)
+
+    def _has_arrived(self, copy: int) -> bool:
+        event = self._group.arrived.get(copy)
+        if event is None:
+            return False
+        self._api.wait(self._streams.compute, event)
+        return True
+
+    def _run(self, launch: int, call: LaunchCall) -> None:
+        repeats = self.site.repeater.next()
+        self._begun.append((launch, self._api.record(self._streams.compute), repeats))
+        self._api.enqueue(self._streams.compute, lambda: call.run(repeats))
+
+    def _record(self, launch: int) -> None:
+        self._ended[launch] = self._api.record(self._streams.compute)
+
+    def _copy(self, order: CopyOrder, launch: int) -> None:
+        group, after = self._group, self._ended[launch]
+        if order.dst in group.streams:
+            stream = group.streams[order.dst].incoming
+            group.arrived[order.copy] = group.push(order, stream, after)
+        else:
+            group.leaving[order.copy] = group.push(order, self._streams.outgoing, after)
+
+    def report(self) -> Report:
+        """Return when the launches ran; transfers are the group's."""
+        clock = self._api.host_ns
+        stamps = [
+            LaunchStamp(launch, clock(start), clock(self._ended[launch]), repeats, 0)
+            for launch, start, repeats in self._begun
+        ]
+        return Report(self.epoch, stamps, [])

@@ -1,0 +1,106 @@
+"""Which devices a backend can drive, and what is known of them without a calibration."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+
+from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link
+from dynpartition.errors import DeviceError, ProfileError, did_you_mean
+from dynpartition.profile import Profile
+
+_PLACEHOLDER = {
+    ("cpu", "cpu"): AffineCost(5_000, 10**10),
+    ("cpu", "cuda"): AffineCost(10_000, 10**10),
+    ("cuda", "cpu"): AffineCost(10_000, 10**10),
+    ("cuda", "cuda"): AffineCost(10_000, 5 * 10**10),
+}
+
+
+def available_cores() -> list[int]:
+    """Return the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def device_number(device: Device) -> int:
+    """Return the 1 of `cpu:1`; DeviceError for a name without a number."""
+    number = device.name.partition(":")[2]
+    if not number.isdecimal():
+        raise DeviceError(f"device {device.name!r} has no number; name it like {device.kind}:0")
+    return int(number)
+
+
+def core_of(device: Device, cores: Sequence[int]) -> int | None:
+    """Return the core that a CPU device stays on; None when there are too few."""
+    number = device_number(device)
+    return cores[number] if number < len(cores) else None
+
+
+def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
+    """Raise DeviceError for devices that are not there; warn where there are too few cores."""
+    cpus = [device for device in devices if device.kind == "cpu"]
+    if not cpus:
+        names = ",".join(device.name for device in devices)
+        raise DeviceError(
+            f"--devices {names}: inputs and answers pass through a CPU device; add cpu:0"
+        )
+    for device in devices:
+        if device.kind == "cuda" and device_number(device) >= n_cuda:
+            raise DeviceError(f"{device.name} is not there: {_what_cuda(n_cuda)}")
+    _warn_of_crowding(cpus)
+
+
+def _what_cuda(n_cuda: int) -> str:
+    if n_cuda:
+        return f"PyTorch sees cuda:0 to cuda:{n_cuda - 1}; use one of these"
+    return "PyTorch sees no CUDA device; use CPU devices (--devices cpu:0,cpu:1)"
+
+
+def _warn_of_crowding(cpus: Sequence[Device]) -> None:
+    n_cores = len(available_cores())
+    crowded = [device.name for device in cpus if device_number(device) >= n_cores]
+    if crowded:
+        warnings.warn(
+            f"{', '.join(crowded)}: only {n_cores} cores are available; CPU devices will share them"
+            " and wait by sleeping, so timings mean little",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def uncalibrated_profile(devices: Sequence[Device]) -> Profile:
+    """Return a profile without cells whose links carry placeholder costs."""
+    links = tuple(_link(a, b) for a in devices for b in devices if a.name != b.name)
+    cluster = Cluster(tuple(devices), links)
+    return Profile(
+        cluster, {}, provenance={"origin": "not calibrated; link costs are placeholders"}
+    )
+
+
+def _link(src: Device, dst: Device) -> Link:
+    # Between CPU devices the producer's own core copies.
+    blocks: Blocks | None = "src" if (src.kind, dst.kind) == ("cpu", "cpu") else None
+    return Link(src.name, dst.name, _PLACEHOLDER[src.kind, dst.kind], blocks=blocks)
+
+
+def check_profile(profile: Profile, devices: Sequence[Device]) -> None:
+    """Raise ProfileError unless `profile` describes `devices`, in their order."""
+    names = tuple(device.name for device in devices)
+    if profile.cluster.names != names:
+        strange = [name for name in names if name not in profile.cluster.names]
+        remedy = (
+            did_you_mean(strange[0], profile.cluster.names) if strange else "use the same order"
+        )
+        raise ProfileError(
+            f"the profile is of {', '.join(profile.cluster.names)} and the devices are"
+            f" {', '.join(names)}; {remedy}"
+        )
+    host = next(device.name for device in devices if device.kind == "cpu")
+    if profile.cluster.host != host:
+        raise ProfileError(
+            f"the profile's host is {profile.cluster.host}, but this process is {host};"
+            " set the profile's host to the first CPU device"
+        )

@@ -1,0 +1,177 @@
+"""CUDA streams as the backend uses them, and a stand-in that shows missing waits without a GPU."""
+
+from __future__ import annotations
+
+import random
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dynpartition.cluster import Device
+
+StreamT = TypeVar("StreamT")
+EventT = TypeVar("EventT")
+
+
+class StreamApi(ABC, Generic[StreamT, EventT]):
+    """What the backend needs of CUDA. Nothing waits for a device but `synchronize`."""
+
+    n_devices: int
+    """Number of CUDA devices there are."""
+
+    @abstractmethod
+    def arena(self, device: Device, size_bytes: int) -> Tensor:
+        """Return uint8 memory on `device`."""
+
+    @abstractmethod
+    def cells(self, device: Device, cells: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+        """Return copies of the cells on `device`."""
+
+    @abstractmethod
+    def pin(self, host: Tensor) -> None:
+        """Let devices reach host memory without staging, as far as the platform allows."""
+
+    @abstractmethod
+    def unpin(self, host: Tensor) -> None:
+        """Undo `pin`."""
+
+    @abstractmethod
+    def stream(self, device: Device) -> StreamT:
+        """Return a new stream."""
+
+    @abstractmethod
+    def enqueue(self, stream: StreamT, work: Callable[[], None]) -> None:
+        """Run `work` after everything enqueued before; it launches kernels or copies."""
+
+    @abstractmethod
+    def record(self, stream: StreamT) -> EventT:
+        """Return an event that happens when the stream has got this far."""
+
+    @abstractmethod
+    def wait(self, stream: StreamT, event: EventT) -> None:
+        """Let what is enqueued from now on wait for `event`."""
+
+    @abstractmethod
+    def has_happened(self, event: EventT) -> bool:
+        """Return whether `event` has happened."""
+
+    @abstractmethod
+    def start_clock(self) -> None:
+        """Tie the devices' clocks to this host's; the devices are idle."""
+
+    @abstractmethod
+    def host_ns(self, event: EventT) -> int:
+        """Return when `event` happened, by `time.perf_counter_ns`."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until all devices are idle."""
+
+
+@dataclass(slots=True, eq=False)
+class FakeEvent:
+    """A point in a stand-in stream."""
+
+    happened_ns: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class FakeStream:
+    """Work that has not been done yet: callables, and events to wait for."""
+
+    work: deque[Callable[[], None] | FakeEvent] = field(default_factory=deque)
+
+
+class FakeStreams(StreamApi[FakeStream, FakeEvent]):
+    """A stand-in on the CPU whose streams advance in an order drawn from `seed`.
+
+    Work is put off until somebody asks for an event, and then done in any order that the waits
+    allow. Memory starts as NaN. So code that forgets a wait computes wrong numbers under some
+    seed. With `ignore_waits` it forgets all of them, to show that.
+    """
+
+    def __init__(self, n_devices: int = 8, *, seed: int = 0, ignore_waits: bool = False) -> None:
+        self.n_devices = n_devices
+        self._ignore_waits = ignore_waits
+        self._random = random.Random(seed)
+        self._streams: list[FakeStream] = []
+        self._arenas: list[Tensor] = []
+
+    def arena(self, device: Device, size_bytes: int) -> Tensor:
+        """Return uint8 memory; all ones, which reads as NaN."""
+        self._arenas.append(torch.full((size_bytes,), 255, dtype=torch.uint8))
+        return self._arenas[-1]
+
+    def cells(self, device: Device, cells: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+        """Return the cells themselves."""
+        return cells
+
+    def pin(self, host: Tensor) -> None:
+        """Do nothing."""
+
+    def unpin(self, host: Tensor) -> None:
+        """Do nothing."""
+
+    def stream(self, device: Device) -> FakeStream:
+        """Return a new stream."""
+        self._streams.append(FakeStream())
+        return self._streams[-1]
+
+    def enqueue(self, stream: FakeStream, work: Callable[[], None]) -> None:
+        """Put `work` off."""
+        stream.work.append(work)
+
+    def record(self, stream: FakeStream) -> FakeEvent:
+        """Return an event that happens when the stream has got this far."""
+        event = FakeEvent()
+
+        def happen() -> None:
+            event.happened_ns = time.perf_counter_ns()
+
+        stream.work.append(happen)
+        return event
+
+    def wait(self, stream: FakeStream, event: FakeEvent) -> None:
+        """Let what is enqueued from now on wait for `event`."""
+        if not self._ignore_waits:
+            stream.work.append(event)
+
+    def has_happened(self, event: FakeEvent) -> bool:
+        """Do one piece of work somewhere, then return whether `event` has happened."""
+        if event.happened_ns is None:
+            self._progress()
+        return event.happened_ns is not None
+
+    def start_clock(self) -> None:
+        """Forget what was in memory; the clock is the host's already."""
+        for arena in self._arenas:
+            arena.fill_(255)
+
+    def host_ns(self, event: FakeEvent) -> int:
+        """Return when `event` happened."""
+        assert event.happened_ns is not None, "the time of an event that has not happened"
+        return event.happened_ns
+
+    def synchronize(self) -> None:
+        """Do all work."""
+        while any(stream.work for stream in self._streams):
+            self._progress()
+
+    def _progress(self) -> None:
+        """Do the first piece of work of one stream that can go on; there must be one."""
+        able = [stream for stream in self._streams if stream.work and _can_go_on(stream)]
+        assert able, "streams wait for each other"
+        work = self._random.choice(able).work.popleft()
+        if not isinstance(work, FakeEvent):
+            work()
+
+
+def _can_go_on(stream: FakeStream) -> bool:
+    head = stream.work[0]
+    return not isinstance(head, FakeEvent) or head.happened_ns is not None

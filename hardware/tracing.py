@@ -1,0 +1,93 @@
+"""Turns the stamps of all devices into a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dynpartition.cluster import Cluster
+from dynpartition.graph import TaskGraph
+from dynpartition.hardware.messages import CopyStamp, LaunchStamp, Report
+from dynpartition.plan import Plan
+from dynpartition.program import Program
+from dynpartition.trace import LaunchSpan, Reveal, Trace, TransferSpan
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run did, and what calibration wants to know besides."""
+
+    trace: Trace
+    repeats: tuple[int, ...]
+    """Per launch, in plan order: how often it was computed; above 1 on slowed devices."""
+    run_delay_ns: tuple[int, ...]
+    """Per launch: how long its thread waited for a core meanwhile; 0 where not sampled."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run: what was planned, and since when the clock counts."""
+
+    graph: TaskGraph
+    cluster: Cluster
+    plan: Plan
+    program: Program
+    origin_ns: int
+    known_ns: Mapping[int, int]
+    """Revealer → when its value and what it revealed had been planned."""
+
+
+def measured(ran: Ran, reports: Sequence[Report]) -> Measured:
+    """Return the trace of a run from what its devices report."""
+    stamps = sorted((s for report in reports for s in report.launches), key=lambda s: s.launch)
+    copies = sorted((s for report in reports for s in report.copies), key=lambda s: s.copy)
+    assert [s.launch for s in stamps] == list(range(len(ran.plan))), "every launch runs once"
+    assert [s.copy for s in copies] == list(range(ran.program.n_copies)), "every copy is made once"
+    launches = tuple(_launch_span(ran, stamp) for stamp in stamps)
+    transfers = tuple(_transfer_span(ran, stamp) for stamp in copies)
+    trace = Trace(
+        makespan_ns=_makespan_ns(ran, launches, transfers),
+        launches=launches,
+        transfers=transfers,
+        reveals=_reveals(ran, launches),
+    )
+    return Measured(trace, tuple(s.repeats for s in stamps), tuple(s.run_delay_ns for s in stamps))
+
+
+def _launch_span(ran: Ran, stamp: LaunchStamp) -> LaunchSpan:
+    launch, origin = ran.plan.launches[stamp.launch], ran.origin_ns
+    return LaunchSpan(launch.device, launch.tasks, stamp.start_ns - origin, stamp.end_ns - origin)
+
+
+def _transfer_span(ran: Ran, stamp: CopyStamp) -> TransferSpan:
+    program, number, names = ran.program, stamp.copy, ran.cluster.names
+    return TransferSpan(
+        names[program.copy_src[number]],
+        names[program.copy_dst[number]],
+        program.copy_tasks.rows[number],
+        int(program.copy_bytes[number]),
+        stamp.start_ns - ran.origin_ns,
+        stamp.end_ns - ran.origin_ns,
+        bool(program.copy_is_input[number]),
+    )
+
+
+def _makespan_ns(
+    ran: Ran, launches: Sequence[LaunchSpan], transfers: Sequence[TransferSpan]
+) -> int:
+    returning = (span.end_ns for span in transfers if _is_returning(ran, span))
+    return max((*(span.end_ns for span in launches), *returning))
+
+
+def _is_returning(ran: Ran, span: TransferSpan) -> bool:
+    if span.host_input or span.dst != ran.cluster.host:
+        return False
+    return any(ran.graph.returns[task] for task in span.tasks)
+
+
+def _reveals(ran: Ran, launches: Sequence[LaunchSpan]) -> tuple[Reveal, ...]:
+    end_ns = {task: span.end_ns for span in launches for task in span.tasks}
+    return tuple(
+        Reveal(task, end_ns[task], known_ns - ran.origin_ns)
+        for task, known_ns in ran.known_ns.items()
+    )

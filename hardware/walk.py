@@ -1,0 +1,88 @@
+"""The caller's walk: one thread drives its own CPU device and all CUDA devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dynpartition.errors import DeviceLost
+from dynpartition.hardware.cuda_lane import CudaGroup, CudaLane
+from dynpartition.hardware.lane import CpuLane, Lane, Site
+from dynpartition.hardware.messages import Report, Segment
+from dynpartition.program import WAIT
+
+
+class Walk:
+    """Lanes walked in plan order; a launch that waits for a worker lets later ones go ahead."""
+
+    def __init__(self, host: Site, cuda: Sequence[Site], epoch: int, group: CudaGroup) -> None:
+        self.host = CpuLane(host, epoch)
+        self.group = group
+        self._cuda = [CudaLane(site, epoch, group) for site in cuda]
+        self._lanes: list[Lane] = [self.host, *self._cuda]
+
+    def extend(self, segments: Sequence[Segment]) -> None:
+        """Append the segments of the devices that this walk drives."""
+        for lane in self._lanes:
+            lane.extend(segments[lane.site.index])
+
+    def step(self) -> bool:
+        """Do one instruction; False when everything has to wait or is done."""
+        if not self._cuda:
+            return self.host.step()
+        with _cuda_errors():
+            return self._step_any()
+
+    def settle(self) -> None:
+        """Wait until all CUDA devices are idle."""
+        with _cuda_errors():
+            self.group.api.synchronize()
+
+    def _step_any(self) -> bool:
+        self.group.pump()
+        for lane in sorted(self._lanes, key=_next_launch):
+            if lane.step():
+                return True
+            if lane is self.host and self._host_must_wait():
+                return False
+        return False
+
+    def _host_must_wait(self) -> bool:
+        """Return whether the caller's launch waits for a copy under way from a CUDA device.
+
+        Host mode `single`: a CPU launch then holds up the walk, as in the simulator.
+        """
+        if self.host.is_done:
+            return False
+        opcode, operand, _ = self.host.code[self.host.position]
+        return opcode == WAIT and operand in self.group.leaving
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether a lane is at the end of a launch or has outputs to push, before all else."""
+        return any(lane.must_go_on for lane in self._lanes)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything so far has been begun, and announced to the workers that read it."""
+        return all(lane.is_done for lane in self._lanes) and not self.group.leaving
+
+    def reports(self) -> list[Report]:
+        """Return what was done; only when all devices are idle."""
+        reports = [lane.report() for lane in self._lanes]
+        reports[0].copies += self.group.stamps()
+        return reports
+
+
+def _next_launch(lane: Lane) -> int:
+    return lane.next_launch
+
+
+@contextmanager
+def _cuda_errors() -> Iterator[None]:
+    """Turn what PyTorch raises for failed CUDA work, often much later, into DeviceLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        what = " ".join(str(error).split())
+        raise DeviceLost(f"a CUDA device was lost: {what}; open a new backend") from error

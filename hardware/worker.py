@@ -1,0 +1,188 @@
+"""The process of one CPU device: `python -m dynpartition.hardware.worker SOCKET LIFELINE`.
+
+It interprets the segments that the caller sends and reports when it is asked to finish. It ends
+with the caller, whatever the caller dies of.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from operator import attrgetter
+from typing import NoReturn
+
+import torch
+
+from dynpartition.errors import DeviceLost, DynPartitionError
+from dynpartition.hardware.compute import Repeater
+from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.lane import CpuLane, Lane, Site, run_delay
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import Channel, Failure, Finish, Ready, Segment, Setup
+from dynpartition.hardware.patience import Patience
+from dynpartition.hardware.settings import stay_on
+from dynpartition.hardware.shared import SharedBlock
+from dynpartition.models import DynamicModel, ModelEntry
+
+_WATCH_S = 0.5
+
+
+class Server:
+    """Serves one caller until the caller goes."""
+
+    def __init__(self, setup: Setup, channel: Channel, control: Control, site: Site) -> None:
+        self.worker = setup.worker
+        self.channel = channel
+        self.control = control
+        self.site = site
+        self.patience = Patience(polite=setup.polite)
+        self._received = 0
+        self._lane: Lane | None = None
+        self._finishing = False
+
+    def serve(self) -> NoReturn:
+        """Interpret what comes until the caller closes the socket (EOFError)."""
+        while True:
+            if self._has_mail():
+                self._receive()
+            elif self._progress():
+                self.patience.reset()
+            else:
+                self._wait()
+
+    def _has_mail(self) -> bool:
+        """Return whether to read a message now; what has run is stamped and pushed before."""
+        if self._lane is not None and self._lane.must_go_on:
+            return False
+        return self.control.rings(self.worker) > self._received
+
+    def _progress(self) -> bool:
+        lane = self._lane
+        if lane is None or not self.control.has_gone(lane.epoch):
+            return False
+        if lane.is_done and self._finishing:
+            self._report(lane)
+            return True
+        self._publish(lane)
+        return lane.step()
+
+    def _publish(self, lane: Lane) -> None:
+        self.control.set_launch(self.worker, lane.next_launch)
+
+    def _wait(self) -> None:
+        idle = self._lane is None or self._lane.is_done
+        if idle and self.patience.is_asleep:
+            self._receive()
+        else:
+            self.patience.pause()
+
+    def _receive(self) -> None:
+        message = self.channel.receive()
+        self._received += 1
+        self.patience.reset()
+        if isinstance(message, Segment):
+            self._extend(message)
+        elif isinstance(message, Finish):
+            self._finish(message)
+        else:
+            raise AssertionError(f"a worker is never sent a {type(message).__name__}")
+
+    def _extend(self, segment: Segment) -> None:
+        if self._lane is None:
+            self._lane = CpuLane(self.site, segment.epoch)
+            self._finishing = False
+        self._lane.extend(segment)
+        self.control.set_ready(self.worker, segment.epoch)
+
+    def _finish(self, message: Finish) -> None:
+        assert self._lane is not None, "a session gives every worker a segment before it ends"
+        if message.drain:
+            self._finishing = True
+        else:
+            self._report(self._lane)
+
+    def _report(self, lane: Lane) -> None:
+        self.channel.send(lane.report())
+        self._lane = None
+
+
+def watch_caller(lifeline_fd: int) -> None:
+    """End this process when the caller ends: in a thread, as the main thread may be computing.
+
+    The parent's number is checked too: a child that the caller forked may hold the lifeline open.
+    PR_SET_PDEATHSIG would not do, it fires when the thread ends that started this process.
+    """
+    caller = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == caller and not select.select([lifeline_fd], [], [], _WATCH_S)[0]:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _attach(setup: Setup) -> tuple[Control, Site]:
+    control = Control(SharedBlock(setup.control_fd, CONTROL_BYTES))
+    arenas = [None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas]
+    model = _rebuilt_model(setup)
+    delay = run_delay(setup.sample_run_delay)
+    name = setup.names[setup.device]
+    site = Site(name, setup.device, model.cells, arenas, control, Repeater(setup.speed), delay)
+    return control, site
+
+
+def _rebuilt_model(setup: Setup) -> DynamicModel[object]:
+    sys.path += [entry for entry in setup.import_path if entry not in sys.path]
+    module, name = setup.model
+    kind: type[DynamicModel[object]] = attrgetter(name)(importlib.import_module(module))
+    model = ModelEntry(kind).build(setup.config)
+    fd, size_bytes = setup.weights
+    block = SharedBlock(fd, max(1, size_bytes))
+    model.load_weights(bytes(block.view[:size_bytes]))
+    block.close()
+    return model
+
+
+def _serve(channel: Channel, setup: Setup) -> NoReturn:
+    torch.set_num_threads(1)
+    stay_on(setup.core)
+    control, site = _attach(setup)
+    channel.send(Ready())
+    gc.freeze()  # the model is not garbage: collections during a run are short
+    try:
+        with torch.inference_mode():
+            Server(setup, channel, control, site).serve()
+    except DeviceLost as error:
+        channel.send(Failure(str(error), traceback.format_exc()))
+        control.set_failed(setup.worker)
+        raise
+
+
+def main() -> int:
+    """Serve the caller at the other end of the socket; the exit status says how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    watch_caller(int(sys.argv[2]))
+    channel = Channel(int(sys.argv[1]))
+    try:
+        setup = channel.receive()
+        assert isinstance(setup, Setup)
+        _serve(channel, setup)
+    except (EOFError, OSError):
+        return 0  # the caller has closed the backend
+    except DynPartitionError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    # No interpreter shutdown: nothing here outlives the process, and threads may be in torch.
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)

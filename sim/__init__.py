@@ -1,0 +1,9 @@
+"""The simulator: the SimPy reference and the backend on top of it."""
+
+from dynpartition.sim.backend import SimBackend, SimSession
+from dynpartition.sim.reference import simulate
+
+__all__ = ["SimBackend", "SimSession", "simulate"]
+
+if __name__ != "dynpartition.sim":
+    raise ImportError("import dynpartition.sim, not sim")

@@ -1,0 +1,85 @@
+"""Small profiles and graphs that the agent's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynpartition import (
+    AffineCost,
+    Cell,
+    Cluster,
+    Curve,
+    Dispatch,
+    GraphWorkload,
+    Link,
+    Profile,
+    Task,
+    TaskGraph,
+    parse_devices,
+)
+from dynpartition.agent.synthetic import random_tree
+from dynpartition.cluster import Blocks
+
+CELLS = (Cell("leaf"), Cell("composer"), Cell("output"))
+COST_NS = {"leaf": 40_000, "composer": 60_000, "output": 20_000}
+
+
+def two_cpus(
+    blocks: Blocks | None = "src", dispatch: Dispatch | None = None, latency_ns: int = 8_000
+) -> Profile:
+    """cpu:0 and cpu:1 at half its speed; transfers 8 µs and a hand-off of 3 µs."""
+    devices = parse_devices("cpu:0,cpu:1x0.5")
+    ends = (("cpu:0", "cpu:1"), ("cpu:1", "cpu:0"))
+    cost = AffineCost(latency_ns, 10**10)
+    return Profile(
+        Cluster(devices, tuple(Link(a, b, cost, blocks=blocks) for a, b in ends)),
+        {
+            cell: {"cpu:0": Curve((1,), (ns,)), "cpu:1": Curve((1,), (2 * ns,))}
+            for cell, ns in COST_NS.items()
+        },
+        dispatch or Dispatch(host_mode="processes", handoff_ns=3_000),
+    )
+
+
+def tree_graph(n_leaves: int, seed: int) -> TaskGraph:
+    """A random TreeLSTM graph: every node has an output task that returns its answer."""
+    inputs = random_tree(n_leaves, np.random.default_rng(seed))
+    nodes = [
+        Task(id=n, cell="composer" if row else "leaf", inputs=row, output_bytes=1200)
+        for n, row in enumerate(inputs)
+    ]
+    outputs = [
+        Task(id=len(nodes) + n, cell="output", inputs=(n,), output_bytes=20, returns=True)
+        for n in range(len(nodes))
+    ]
+    return TaskGraph.from_tasks(f"tree-{seed}", CELLS, nodes + outputs)
+
+
+def trees(count: int, first_seed: int, n_leaves: tuple[int, int] = (4, 8)) -> list[GraphWorkload]:
+    """Random trees with a number of leaves drawn from a range, both ends included."""
+    rng = np.random.default_rng(first_seed)
+    sizes = rng.integers(n_leaves[0], n_leaves[1] + 1, size=count).tolist()
+    return [GraphWorkload(tree_graph(n, first_seed + i)) for i, n in enumerate(sizes)]
+
+
+def graph_of(
+    inputs: Sequence[tuple[int, ...]],
+    reveals: dict[int, int] | None = None,
+    cells: Sequence[str] | None = None,
+    output_bytes: int = 1200,
+) -> TaskGraph:
+    """A graph given by the inputs of each task; sources are leaves, other tasks composers."""
+    names = cells or ["composer" if row else "leaf" for row in inputs]
+    tasks = [
+        Task(
+            id=n,
+            cell=names[n],
+            inputs=row,
+            output_bytes=output_bytes,
+            revealed_by=(reveals or {}).get(n),
+        )
+        for n, row in enumerate(inputs)
+    ]
+    return TaskGraph.from_tasks("small", CELLS, tasks)

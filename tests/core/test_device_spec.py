@@ -1,0 +1,45 @@
+import pytest
+
+from dynpartition import Device, parse_devices
+from dynpartition.errors import DeviceError
+
+
+def test_a_list_of_devices_with_speed_and_memory():
+    assert parse_devices("cpu:0, cpu:1x0.5,cuda:0@4GB,cuda:1x.25@1.5GiB") == (
+        Device("cpu:0", "cpu"),
+        Device("cpu:1", "cpu", None, 0.5),
+        Device("cuda:0", "cuda", 4 * 10**9),
+        Device("cuda:1", "cuda", 3 * 2**29, 0.25),
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "size_bytes"),
+    [("B", 1), ("KB", 10**3), ("MB", 10**6), ("GB", 10**9), ("TB", 10**12), ("MiB", 2**20)],
+)
+def test_memory_units(unit, size_bytes):
+    assert parse_devices(f"cuda:0@7{unit}")[0].memory_bytes == 7 * size_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("", "device ''"),
+        ("cpu", "write cpu:0"),
+        ("gpu:0", "'gpu:0' is not understood"),
+        ("cpu:0,", "device ''"),
+        ("cpu:0x2", "speed 2 is not between 0.01 and 1"),
+        ("cpu:0x0", "speed 0 is not"),
+        ("cpu:0x-1", "is not understood"),
+        ("cuda:0@4", "is not understood"),
+        ("cuda:0@0GB", "holds nothing"),
+        ("cuda:0@1e9B", "is not understood"),
+        ("cpu:0,cpu:0x0.5", "cpu:0 is listed twice"),
+        ("cpu:12345", "is not understood"),
+        ("cpu:0\ncpu:1", "is not understood"),
+    ],
+)
+def test_what_is_no_device_is_refused(text, fragment):
+    with pytest.raises(DeviceError) as caught:
+        parse_devices(text)
+    assert fragment in str(caught.value)

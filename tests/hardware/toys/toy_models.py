@@ -1,0 +1,118 @@
+"""A model whose cells wait, burn time and fail on demand; worker processes import it by name."""
+
+import hashlib
+import time
+
+import torch
+from torch import nn
+
+from dynpartition.models import DynamicModel, ModelConfig, NewTask, StaticRun
+
+
+class Step(nn.Module):
+    """Add the host input to the state: entry 0 counts; entry 1 sleeps ms; below 0 it fails."""
+
+    def forward(self, *arguments):
+        request = arguments[-1]  # (k, 2)
+        if (request[:, 1] < 0).any():
+            raise ValueError("the toy cell was asked to fail")
+        time.sleep(float(request[:, 1].sum()) / 1000)
+        return sum(arguments[:-1], start=torch.zeros_like(request)) + request
+
+
+class Toy(DynamicModel):
+    """A sample is a list of ((count, ms), inputs); every task returns its sum."""
+
+    name = "toy"
+    summary = "steps that wait or fail on demand"
+    config_type = ModelConfig
+
+    def _make_cells(self):
+        return {"step": Step()}
+
+    def start(self, sample):
+        tasks = [
+            NewTask(
+                cell="step",
+                inputs=tuple(inputs),
+                output_shape=(2,),
+                host_input=torch.tensor(request, dtype=torch.float32),
+                returns=True,
+            )
+            for request, inputs in sample
+        ]
+        return StaticRun(tasks, lambda outputs: torch.stack([outputs[t] for t in sorted(outputs)]))
+
+    def eager(self, sample):
+        sums = []
+        for request, inputs in sample:
+            own = torch.tensor(request, dtype=torch.float32)
+            sums.append(sum((sums[i] for i in inputs), start=own))
+        return torch.stack(sums)
+
+    def digest(self, sample):
+        return hashlib.sha256(repr(sample).encode()).hexdigest()
+
+    @classmethod
+    def generate(cls, count, seed, config):
+        return [[((1, 0), ())]] * count
+
+
+class RevealingRun(StaticRun):
+    """Task 0 reveals task 4, which reads all others."""
+
+    def expand(self, task, output):
+        assert task == 0
+        return [
+            NewTask(
+                cell="step",
+                inputs=(0, 1, 2, 3),
+                output_shape=(2,),
+                host_input=torch.ones(2),
+                returns=True,
+            )
+        ]
+
+
+class FanRun(StaticRun):
+    """Task 0 reveals `count` tasks, the last of which returns."""
+
+    def __init__(self, tasks, count):
+        super().__init__(tasks, lambda outputs: outputs[2 + count])
+        self._count = count
+
+    def expand(self, task, output):
+        assert task == 0
+        tail = [number == self._count - 1 for number in range(self._count)]
+        return [_counting((0,), returns=is_last) for is_last in tail]
+
+
+class FanToy(Toy):
+    """Tasks 0 and 1, task 2 that reads 1, and `sample` tasks that 0 reveals and that read it."""
+
+    name = "fan-toy"
+
+    def start(self, sample):
+        return FanRun([_counting((), reveals=True), _counting(()), _counting((1,))], sample)
+
+
+def _counting(inputs, **more):
+    host_input = torch.tensor([1.0, 0.0])
+    return NewTask(cell="step", inputs=inputs, output_shape=(2,), host_input=host_input, **more)
+
+
+class RevealingToy(Toy):
+    """Four tasks of `sample` ms each, and one that the first of them reveals."""
+
+    name = "revealing-toy"
+
+    def start(self, sample):
+        requests = [torch.tensor([1.0, sample if number else 1]) for number in range(4)]
+        tasks = [
+            NewTask(cell="step", output_shape=(2,), host_input=request, reveals=number == 0)
+            for number, request in enumerate(requests)
+        ]
+        return RevealingRun(tasks, lambda outputs: outputs[4])
+
+    def eager(self, sample):
+        return torch.tensor([5.0, 2 + 3 * sample])
