@@ -29,9 +29,7 @@ def run_command(arguments: Sequence[str]) -> int:
             _tolerate_any_text()
             _run(arguments)
     except KeyboardInterrupt:
-        # A second Ctrl-C while the interpreter ends would show a traceback.
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        return _fail("interrupted", INTERRUPTED)
+        return _interrupted()
     except DynPartitionError as error:
         return _fail(f"error: {error}", BAD_INPUT)
     except MemoryError:
@@ -41,6 +39,10 @@ def run_command(arguments: Sequence[str]) -> int:
         output_failed = _abandon_output() or isinstance(error, BrokenPipeError)
         place = error.filename or ("standard output" if output_failed else "the system refused")
         return _fail(f"error: {place}: {error.strerror or error}", BAD_INPUT)
+    except Exception as error:
+        if not _comes_from_an_interrupt(error):
+            raise
+        return _interrupted()
     return OK
 
 
@@ -57,6 +59,24 @@ def _run(arguments: Sequence[str]) -> None:
     except SystemExit as stop:  # after a help text
         assert not stop.code
     print(end="", flush=True)  # a full disk or a closed pipe shows here
+
+
+def _interrupted() -> int:
+    # A second Ctrl-C while the interpreter ends would show a traceback.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    # CPython notes an interrupt that hits code run from a string (every dataclass is made so) as
+    # never handled, and would end by the signal. Running another string clears the note.
+    exec("")
+    return _fail("interrupted", INTERRUPTED)
+
+
+def _comes_from_an_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind `error`: class creation (`__set_name__`) wraps what it meets."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _fail(message: str, status: int) -> int:

@@ -177,6 +177,33 @@ def test_an_interrupt_says_so(capsys, monkeypatch):
     assert capsys.readouterr().err == "dynpartition: interrupted\n"
 
 
+INTERRUPTED = """
+import sys
+from dynpartition.cli import frame
+RAISE = "raise KeyboardInterrupt"
+def interrupt(_):
+    {body}
+frame.parse = interrupt
+sys.exit(frame.run_command([]))
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "exec(RAISE)",
+        "type('A', (), {'a': type('B', (), {'__set_name__': lambda *_: exec(RAISE)})()})",
+    ],
+    ids=["in code run from a string", "wrapped by the creation of a class"],
+)
+def test_the_status_of_an_interrupt_is_130_wherever_it_hits(tmp_path, body):
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED.format(body=body))
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "dynpartition: interrupted\n")
+
+
 def test_an_error_with_control_characters_stays_one_line(capsys):
     err = refusal(capsys, "profiles\n\x1b[31m")
     assert "\x1b" not in err
