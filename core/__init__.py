@@ -7,6 +7,7 @@ B graphs or episodes, T steps.
 import gymnasium
 
 from dynpartition.cluster import AffineCost, Cluster, Device, Link, TableCost
+from dynpartition.conditions import Conditions, Loss, Slowdown
 from dynpartition.contract import (
     Backend,
     FixedPlan,
@@ -22,11 +23,12 @@ from dynpartition.device_spec import parse_devices
 from dynpartition.errors import DynPartitionError
 from dynpartition.graph import Cell, Task, TaskGraph
 from dynpartition.plan import Launch, Plan, check_plan, single_task_plan
-from dynpartition.profile import Curve, Dispatch, PricedGraph, Profile
+from dynpartition.profile import Curve, Dispatch, Noise, PricedGraph, Profile
 from dynpartition.program import Program, lower
 from dynpartition.trace import (
     DispatchSpan,
     LaunchSpan,
+    LoadSpan,
     Reveal,
     Trace,
     TransferSpan,
@@ -39,6 +41,7 @@ __all__ = [
     "Backend",
     "Cell",
     "Cluster",
+    "Conditions",
     "Curve",
     "Device",
     "Dispatch",
@@ -49,6 +52,9 @@ __all__ = [
     "Launch",
     "LaunchSpan",
     "Link",
+    "LoadSpan",
+    "Loss",
+    "Noise",
     "Outcome",
     "Plan",
     "PricedGraph",
@@ -57,6 +63,7 @@ __all__ = [
     "Reveal",
     "Scheduler",
     "Session",
+    "Slowdown",
     "TableCost",
     "Task",
     "TaskGraph",

@@ -23,6 +23,13 @@ class Device:
     """Capacity; None: unlimited."""
     speed: float = 1.0
     """Below 1 for a device that is really slowed by repeating work; reports name it emulated."""
+    resident: tuple[str, ...] | None = None
+    """Cells whose weights are there at time 0; None: all that fit."""
+
+    @property
+    def tracks_memory(self) -> bool:
+        """Whether what the device holds can change what happens."""
+        return self.memory_bytes is not None or self.resident is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,11 @@ def curve_ns(batch: Sequence[int], duration_ns: Sequence[int], k: int) -> int:
     return max(0, d0 - (-(d1 - d0) * (k - k0) // (k1 - k0)))
 
 
+def slowed_ns(duration_ns: int, speed: float) -> int:
+    """Return a duration at `speed` (1: full), rounded up; exact to one part in a million."""
+    return -(-duration_ns * 1_000_000 // round(speed * 1_000_000))
+
+
 def share_ns(duration_ns: int, share: float) -> int:
     """Return `share` of a duration, rounded up; exact to one part in a million."""
     return -(-duration_ns * round(share * 1_000_000) // 1_000_000)

@@ -155,6 +155,15 @@ class TaskGraph:
         return tuple(tuple(sorted(row)) for row in gates)
 
     @cached_property
+    def available_ns(self) -> tuple[int, ...]:
+        """Task index → when it and everything before it (inputs, revealers) have arrived."""
+        available = [int(arrival) for arrival in self.arrival_ns]
+        for task in self.topological_order:
+            before = [*self.input_lists[task], int(self.revealed_by[task])]
+            available[task] = max(available[task], *(available[b] for b in before if b >= 0), 0)
+        return tuple(available)
+
+    @cached_property
     def revealers(self) -> tuple[int, ...]:
         """Indices of the tasks whose result decides that others exist, ascending."""
         return tuple(sorted({int(r) for r in self.revealed_by if r >= 0}))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
-from dynpartition.costs import transfer_ns
+from dynpartition.conditions import GOOD_DAY, Conditions
+from dynpartition.costs import slowed_ns, transfer_ns
+from dynpartition.luck import Luck
 from dynpartition.profile import PricedGraph
 from dynpartition.program import Program
 
@@ -14,21 +17,60 @@ class ProgramPrices:
     """Costs of the L launches of one program, in ns."""
 
     launch_ns: tuple[int, ...]
-    """(L,) time on the device: compute, bookkeeping, copy-in, copy-out."""
+    """(L,) time on the device: compute, bookkeeping, copy-in, copy-out, noise."""
     dispatch_ns: tuple[int, ...]
     """(L,) host time for the launch itself; 0 on CPU devices."""
     push_ns: tuple[int, ...]
     """(L,) host time for the transfers charged to the launch."""
+    paces: tuple[tuple[tuple[int, float], ...], ...]
+    """D rows of (at_ns, speed): how fast launches are that start from then on."""
+
+    def lasts_ns(self, launch: int, device: int, start_ns: int) -> int:
+        """Return how long a launch lasts that starts on `device` at `start_ns`."""
+        begun = bisect_right(self.paces[device], start_ns, key=lambda pace: pace[0])
+        if not begun:
+            return self.launch_ns[launch]
+        return slowed_ns(self.launch_ns[launch], self.paces[device][begun - 1][1])
 
 
-def price(program: Program, priced: PricedGraph) -> ProgramPrices:
+def price(
+    program: Program, priced: PricedGraph, conditions: Conditions = GOOD_DAY
+) -> ProgramPrices:
     """Return what each launch of `program` costs; ProfileError when a cost is missing."""
     devices = program.launch_device.tolist()
+    expected = [_launch_ns(program, priced, c, d) for c, d in enumerate(devices)]
     return ProgramPrices(
-        launch_ns=tuple(_launch_ns(program, priced, c, d) for c, d in enumerate(devices)),
+        launch_ns=tuple(_with_luck(expected, program, priced, conditions)),
         dispatch_ns=tuple(_dispatch_ns(program, priced, c, d) for c, d in enumerate(devices)),
         push_ns=_push_ns(program, priced),
+        paces=_paces(priced, conditions),
     )
+
+
+def _with_luck(
+    expected: list[int], program: Program, priced: PricedGraph, conditions: Conditions
+) -> list[int]:
+    noise = priced.profile.noise
+    if noise is None:
+        return expected
+    graph, names = priced.graph, priced.cluster.names
+    luck = Luck(noise, seed=conditions.seed, graph_key=conditions.luck or graph.digest)
+    devices = program.launch_device.tolist()
+    smallest = [int(graph.ids[list(tasks)].min()) for tasks in program.launch_tasks.rows]
+    return [
+        luck.duration_ns(ns, device=names[device], task_id=task_id)
+        for ns, device, task_id in zip(expected, devices, smallest, strict=True)
+    ]
+
+
+def _paces(
+    priced: PricedGraph, conditions: Conditions
+) -> tuple[tuple[tuple[int, float], ...], ...]:
+    conditions.check(priced.cluster)
+    rows: list[list[tuple[int, float]]] = [[] for _ in priced.cluster.devices]
+    for slowdown in sorted(conditions.slowdowns, key=lambda slowdown: slowdown.at_ns):
+        rows[priced.cluster.index(slowdown.device)].append((slowdown.at_ns, slowdown.speed))
+    return tuple(tuple(row) for row in rows)
 
 
 def _launch_ns(program: Program, priced: PricedGraph, launch: int, device: int) -> int:
@@ -64,7 +106,7 @@ def _copy_out_ns(program: Program, priced: PricedGraph, launch: int, device: int
     cost = priced.profile.dispatch.copy_out.get(priced.cluster.names[device])
     if cost is None:
         return 0
-    pushed = [c for c in program.launch_copies.rows[launch] if not program.copy_gates.rows[c]]
+    pushed = [c for c in program.launch_copies.rows[launch] if program.is_prompt(c)]
     sent = {(t, int(program.copy_dst[c])) for c in pushed for t in program.copy_tasks.rows[c]}
     read = {task for task, dst in sent if _is_read_on(program, priced, task, dst)}
     sizes = [int(priced.graph.output_bytes[task]) for task in sorted(read)]
@@ -73,10 +115,14 @@ def _copy_out_ns(program: Program, priced: PricedGraph, launch: int, device: int
 
 def _is_read_on(program: Program, priced: PricedGraph, task: int, dst: int) -> bool:
     """Whether a launch on `dst` reads `task` that is known whenever the producing launch is."""
-    known = set(program.launch_gates.rows[program.launch_of[task]])
+    producer = program.launch_of[task]
+    known = set(program.launch_gates.rows[producer])
+    arrived_ns = program.launch_arrival_ns[producer]
     readers = [program.launch_of.get(reader) for reader in priced.graph.reader_lists[task]]
     return any(
-        program.launch_device[reader] == dst and known.issuperset(program.launch_gates.rows[reader])
+        program.launch_device[reader] == dst
+        and known.issuperset(program.launch_gates.rows[reader])
+        and program.launch_arrival_ns[reader] <= arrived_ns
         for reader in readers
         if reader is not None
     )
@@ -94,9 +140,9 @@ def _push_ns(program: Program, priced: PricedGraph) -> tuple[int, ...]:
     seen: set[int] = set()
     for launch in range(program.n_launches):
         for copy in program.launch_waits.rows[launch]:
-            if program.copy_gates.rows[copy] or program.copy_is_input[copy]:
+            if not program.is_prompt(copy):
                 charged[launch] += h_copy if copy not in seen else 0
                 seen.add(copy)
-        on_time = [c for c in program.launch_copies.rows[launch] if not program.copy_gates.rows[c]]
-        charged[launch] += h_copy * len(on_time)
+        prompt = [c for c in program.launch_copies.rows[launch] if program.is_prompt(c)]
+        charged[launch] += h_copy * len(prompt)
     return tuple(charged)

@@ -83,6 +83,17 @@ class Dispatch:
         return self.bookkeeping_ns.get(device, 0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """How much launches vary from run to run; the default is not at all."""
+
+    sigma: tuple[tuple[int, float], ...] = ((1, 0.0),)
+    """(duration_ns, σ) points of a log-normal factor of mean 1; see `dynpartition.luck`."""
+    stall_probability: float = 0.0
+    """Chance of a launch to be held up once more by `stall_ns`."""
+    stall_ns: int = 0
+
+
 @dataclass(frozen=True)
 class Profile:
     """A cluster with the cost of every cell on every device that can run it."""
@@ -92,6 +103,10 @@ class Profile:
     dispatch: Dispatch = field(default_factory=Dispatch)
     provenance: Mapping[str, object] = field(default_factory=dict)
     """Where the numbers come from: origin, date, machine, versions."""
+    noise: Noise | None = None
+    """None: every run is the same."""
+    uncertainty: float = 0.0
+    """Relative standard deviation of every number here; see `dynpartition.sim.perturb`."""
 
     def __post_init__(self) -> None:
         for cell, curves in self.cells.items():

@@ -32,9 +32,8 @@ WAIT, RUN, RECORD, COPY = range(4)
 class Program:
     """A lowered plan: L launches, C transfers, D devices.
 
-    A transfer is *late* when its gates are not all known when its producer is planned: its first
-    reader is revealed afterwards. Launch and transfer numbers of a plan stay the same when
-    launches of tasks revealed later are appended to the plan.
+    A transfer is *late* when its first reader is revealed, or arrives, after its producer. Launch
+    and transfer numbers of a plan stay the same when launches of such readers are appended to it.
     """
 
     launch_device: IntArray
@@ -43,6 +42,10 @@ class Program:
     """L rows of task indices."""
     launch_gates: Ragged
     """L rows of revealers that must be known before the launch is dispatched."""
+    launch_cell: IntArray
+    """(L,) cell index."""
+    launch_arrival_ns: IntArray
+    """(L,) no dispatch before all of the launch has arrived."""
     launch_waits: Ragged
     """L rows of transfers that must have arrived before the launch starts."""
     launch_copies: Ragged
@@ -63,6 +66,8 @@ class Program:
     """C rows: tasks whose outputs travel; for host inputs the tasks that read them."""
     copy_gates: Ragged
     """C rows of revealers that must be known before the push (late transfers, host inputs)."""
+    copy_due_ns: IntArray
+    """(C,) no push before this time: the reader has not arrived (late transfers, host inputs)."""
     code: tuple[IntArray, ...]
     """Per device int64 (n, 2): (opcode, operand) pairs."""
 
@@ -75,6 +80,11 @@ class Program:
     def n_copies(self) -> int:
         """Number of transfers, C."""
         return len(self.copy_launch)
+
+    def is_prompt(self, copy: int) -> bool:
+        """Whether the transfer is an output that has a known reader when its launch is planned."""
+        late = self.copy_gates.rows[copy] or self.copy_due_ns[copy]
+        return not (late or self.copy_is_input[copy])
 
     @cached_property
     def launch_of(self) -> dict[int, int]:
@@ -110,6 +120,7 @@ class _Copy:
     link: int
     tasks: list[int]
     gates: tuple[int, ...] = ()
+    due_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -117,6 +128,7 @@ class _Step:
     device: int
     tasks: tuple[int, ...]
     gates: tuple[int, ...]
+    arrival_ns: int
     waits: list[int] = field(default_factory=list)
     copies: list[int] = field(default_factory=list)
 
@@ -131,7 +143,7 @@ class _Lowering:
         self.copies: list[_Copy] = []
         self.launch_of: dict[int, int] = {}
         self.copy_of: dict[tuple[int, int], int] = {}  # (task, destination) → transfer
-        self.group_of: dict[tuple[int, int, tuple[int, ...]], int] = {}
+        self.group_of: dict[tuple[int, int, tuple[int, ...], int], int] = {}
         revealers = set(graph.revealers)
         for launch in plan.launches:
             self._add_launch(cluster.index(launch.device), launch.tasks)
@@ -139,12 +151,13 @@ class _Lowering:
 
     def _add_launch(self, device: int, tasks: tuple[int, ...]) -> None:
         gates = sorted({gate for task in tasks for gate in self.graph.gates[task]})
-        step = _Step(device, tasks, tuple(gates))
+        arrival_ns = max(self.graph.available_ns[task] for task in tasks)
+        step = _Step(device, tasks, tuple(gates), arrival_ns)
         number = len(self.steps)
         self.steps.append(step)
         self.launch_of.update(dict.fromkeys(tasks, number))
         needed = dict.fromkeys(source for task in tasks for source in self.graph.input_lists[task])
-        waits = [self._delivery(source, device, step.gates) for source in needed]
+        waits = [self._delivery(source, device, step) for source in needed]
         step.waits.extend(dict.fromkeys(copy for copy in waits if copy >= 0))
         self._add_host_input(number, step)
 
@@ -154,34 +167,38 @@ class _Lowering:
         if fed and step.device != host:
             link = self._link(host, step.device, f"the input of {self.graph.label(fed[0])}")
             step.waits.append(len(self.copies))
-            self.copies.append(_Copy(number, True, host, step.device, link, fed, step.gates))
+            copy = _Copy(number, True, host, step.device, link, fed, step.gates, step.arrival_ns)
+            self.copies.append(copy)
 
     def _add_answers(self, number: int, revealers: set[int]) -> None:
         """Send results that the host needs: answers, and values that reveal tasks."""
-        for task in self.steps[number].tasks:
+        step = self.steps[number]
+        for task in step.tasks:
             if self.graph.returns[task] or task in revealers:
-                self._delivery(task, self.cluster.host_index, self.steps[number].gates)
+                self._delivery(task, self.cluster.host_index, step)
 
-    def _delivery(self, task: int, dst: int, reader_gates: tuple[int, ...]) -> int:
+    def _delivery(self, task: int, dst: int, reader: _Step) -> int:
         """Return the transfer that brings `task`'s output to `dst`; -1 when it is made there."""
         producer = self.steps[self.launch_of[task]]
         if producer.device == dst:
             return -1
         if (task, dst) not in self.copy_of:
-            late = tuple(gate for gate in reader_gates if gate not in producer.gates)
-            number = self._group(self.launch_of[task], dst, late, task)
+            gates = tuple(gate for gate in reader.gates if gate not in producer.gates)
+            due_ns = reader.arrival_ns if reader.arrival_ns > producer.arrival_ns else 0
+            number = self._group(task, dst, gates, due_ns)
             self.copies[number].tasks.append(task)
             self.copy_of[task, dst] = number
         return self.copy_of[task, dst]
 
-    def _group(self, launch: int, dst: int, gates: tuple[int, ...], task: int) -> int:
-        key = (launch, dst, gates)
+    def _group(self, task: int, dst: int, gates: tuple[int, ...], due_ns: int) -> int:
+        launch = self.launch_of[task]
+        key = (launch, dst, gates, due_ns)
         if key not in self.group_of:
             src = self.steps[launch].device
             link = self._link(src, dst, f"the output of {self.graph.label(task)}")
             self.group_of[key] = len(self.copies)
             self.steps[launch].copies.append(len(self.copies))
-            self.copies.append(_Copy(launch, False, src, dst, link, [], gates))
+            self.copies.append(_Copy(launch, False, src, dst, link, [], gates, due_ns))
         return self.group_of[key]
 
     def _link(self, src: int, dst: int, what: str) -> int:
@@ -200,6 +217,8 @@ class _Lowering:
             launch_device=frozen([step.device for step in steps]),
             launch_tasks=Ragged.of([step.tasks for step in steps]),
             launch_gates=Ragged.of([step.gates for step in steps]),
+            launch_cell=frozen([self.graph.cell_of[step.tasks[0]] for step in steps]),
+            launch_arrival_ns=frozen([step.arrival_ns for step in steps]),
             launch_waits=Ragged.of([step.waits for step in steps]),
             launch_copies=Ragged.of([step.copies for step in steps]),
             copy_launch=frozen([copy.launch for copy in copies]),
@@ -210,6 +229,7 @@ class _Lowering:
             copy_bytes=frozen([self._bytes(copy) for copy in copies]),
             copy_tasks=Ragged.of([sorted(copy.tasks) for copy in copies]),
             copy_gates=Ragged.of([copy.gates for copy in copies]),
+            copy_due_ns=frozen([copy.due_ns for copy in copies]),
             code=tuple(self._code(device) for device in range(len(self.cluster.devices))),
         )
 

@@ -39,6 +39,17 @@ class DispatchSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadSpan:
+    """The weights of one cell on their way from the host device to another."""
+
+    device: str
+    cell: str
+    bytes: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reveal:
     """A task whose result decided which tasks exist, and when that was known."""
 
@@ -56,6 +67,8 @@ class Trace:
     transfers: tuple[TransferSpan, ...] = ()
     dispatches: tuple[DispatchSpan, ...] = ()
     reveals: tuple[Reveal, ...] = ()
+    loads: tuple[LoadSpan, ...] = ()
+    """In the order of (start, device)."""
 
     def busy_ns(self, device: str) -> int:
         """Return how long `device` ran launches."""
