@@ -27,10 +27,9 @@ class ProgramPrices:
 
     def lasts_ns(self, launch: int, device: int, start_ns: int) -> int:
         """Return how long a launch lasts that starts on `device` at `start_ns`."""
-        begun = bisect_right(self.paces[device], start_ns, key=lambda pace: pace[0])
-        if not begun:
-            return self.launch_ns[launch]
-        return slowed_ns(self.launch_ns[launch], self.paces[device][begun - 1][1])
+        paces, full_ns = self.paces[device], self.launch_ns[launch]
+        begun = bisect_right(paces, start_ns, key=lambda pace: pace[0]) if paces else 0
+        return slowed_ns(full_ns, paces[begun - 1][1]) if begun else full_ns
 
 
 def price(

@@ -249,7 +249,9 @@ class WalkingHost(Host):
 
     def _start_with_lock(self, lock: _Lock, launch: int) -> None:
         del lock.ready_since[launch]
-        self._hold_lock(share_ns(self.world.prices.launch_ns[launch], self._lock_share))
+        device, now_ns = self.world.device(launch), self.world.clock.now_ns
+        lasts_ns = self.world.prices.lasts_ns(launch, device, now_ns)
+        self._hold_lock(share_ns(lasts_ns, self._lock_share))
         self.world.start(launch)
 
 

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from dynpartition.profile import PricedGraph
 from dynpartition.sim.clock import InstantClock
-from dynpartition.trace import TransferSpan
 
-Resource = str | int
-"""A link resource by name, or a device's engine by device index."""
+OUTPUT, HOST_INPUT, LOAD = range(3)
+"""What a transfer carries. Where queues tie, outputs go first and loads last."""
+
+NO_CELL = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Transfer:
-    """What one launch sends to one destination at one instant."""
+    """What one launch sends to one destination at one instant, or weights for one launch."""
 
     ready_ns: int
     position: int
-    """Plan position of the launch that produced it or, for a host input, will read it."""
+    """Plan position of the launch that produced it or, for host inputs and loads, needs it."""
     dst: int
     link: int
-    copies: tuple[int, ...]
-    tasks: tuple[int, ...]
+    kind: int
     bytes: int
-    is_input: bool
+    copies: tuple[int, ...] = ()
+    cell: int = NO_CELL
+    """Whose weights these are."""
+    start_ns: int = -1
+    end_ns: int = -1
+    key: tuple[int, int, int, int] = field(init=False)
+    """The order in every queue."""
 
-    @property
-    def key(self) -> tuple[int, int, int, bool]:
-        """The order in every queue."""
-        return (self.ready_ns, self.position, self.dst, self.is_input)
+    def __post_init__(self) -> None:
+        self.key = (self.ready_ns, self.position, self.dst, self.kind)
+
+
+class Busy:
+    """Which devices and link resources are taken: bit d is device d, resources come after."""
+
+    __slots__ = ("mask",)
+
+    def __init__(self) -> None:
+        self.mask = 0
 
 
 class Links:
@@ -40,57 +55,61 @@ class Links:
         self,
         priced: PricedGraph,
         clock: InstantClock,
-        occupied: set[Resource],
-        arrive: Callable[[Transfer], None],
+        busy: Busy,
+        started: Callable[[Transfer], None],
+        ended: Callable[[Transfer], None],
     ) -> None:
         self._priced = priced
         self._clock = clock
-        self._occupied = occupied
-        self._arrive = arrive
-        self._queue: list[Transfer] = []
-        self.spans: list[tuple[Transfer, TransferSpan]] = []
-        cluster = priced.cluster
-        self._resources: list[frozenset[Resource]] = [
-            frozenset((*link.held, *(cluster.index(name) for name in link.blocked_devices)))
-            for link in cluster.links
-        ]
+        self._busy = busy
+        self._started = started
+        self._ended = ended
+        self._queue: list[Transfer] = []  # by key: of every resource at once
+        self._needs = _masks(priced)
+        self.history: list[Transfer] = []
+        """Transfers in order of their start."""
 
     def push(self, transfer: Transfer) -> None:
         """Queue a transfer that has become ready."""
-        self._queue.append(transfer)
-        self._queue.sort(key=lambda queued: queued.key)
+        insort(self._queue, transfer, key=attrgetter("key"))
 
     def start_ready(self) -> None:
         """Start every transfer that may start now, in queue order."""
+        if not self._queue:
+            return
         waiting: list[Transfer] = []
-        claimed: set[Resource] = set()  # by transfers further ahead in a queue
+        claimed = 0  # by transfers further ahead in a queue
         for transfer in self._queue:
-            needed = self._resources[transfer.link]
-            if needed.isdisjoint(self._occupied) and needed.isdisjoint(claimed):
-                self._start(transfer, needed)
-            else:
-                claimed |= needed
+            needs = self._needs[transfer.link]
+            if needs & (self._busy.mask | claimed):
+                claimed |= needs
                 waiting.append(transfer)
+            else:
+                self._start(transfer, needs)
         self._queue = waiting
 
-    def _start(self, transfer: Transfer, needed: frozenset[Resource]) -> None:
+    def _start(self, transfer: Transfer, needs: int) -> None:
         duration_ns = self._priced.transfer_ns(transfer.link, transfer.bytes)
-        link = self._priced.cluster.links[transfer.link]
-        start_ns = self._clock.now_ns
-        span = TransferSpan(
-            link.src,
-            link.dst,
-            transfer.tasks,
-            transfer.bytes,
-            start_ns,
-            start_ns + duration_ns,
-            transfer.is_input,
-        )
-        self.spans.append((transfer, span))
-        self._occupied |= needed
+        transfer.start_ns = self._clock.now_ns
+        transfer.end_ns = transfer.start_ns + duration_ns
+        self.history.append(transfer)
+        self._busy.mask |= needs
+        self._started(transfer)
 
         def end() -> None:
-            self._occupied.difference_update(needed)
-            self._arrive(transfer)
+            self._busy.mask ^= needs
+            self._ended(transfer)
 
         self._clock.after(duration_ns, end)
+
+
+def _masks(priced: PricedGraph) -> list[int]:
+    """Return for each link the bits of its resources and of the devices that it blocks."""
+    cluster = priced.cluster
+    held = dict.fromkeys(name for link in cluster.links for name in link.held)
+    bit = {name: 1 << index for index, name in enumerate(held, start=len(cluster.devices))}
+    return [
+        sum(bit[name] for name in dict.fromkeys(link.held))
+        + sum(1 << cluster.index(name) for name in link.blocked_devices)
+        for link in cluster.links
+    ]

@@ -1,0 +1,109 @@
+"""What devices hold at time 0, and what can never fit on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynpartition.buffers import Buffers
+from dynpartition.errors import OutOfDeviceMemory, PlanError
+from dynpartition.profile import PricedGraph
+from dynpartition.program import Program
+
+UNLIMITED_BYTES = 1 << 62
+"""Capacity of a device that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """How one device deals with memory and weights."""
+
+    name: str
+    capacity_bytes: int
+    loads_weights: bool
+    """Whether it keeps track of weights; otherwise it has them all."""
+    resident: tuple[int, ...]
+    """Cells (indices) whose weights are there at time 0."""
+    link: int
+    """From the host; -1: nothing can be loaded, so nothing is evicted."""
+
+
+def needs_memory(priced: PricedGraph) -> bool:
+    """Return whether memory or weights can change what happens."""
+    return any(device.tracks_memory for device in priced.cluster.devices)
+
+
+def find_stores(priced: PricedGraph) -> list[Store]:
+    """Return each device's store; OutOfDeviceMemory if its `resident` cells do not fit."""
+    return [_store(priced, device) for device in range(len(priced.cluster.devices))]
+
+
+def _store(priced: PricedGraph, index: int) -> Store:
+    cluster = priced.cluster
+    device = cluster.devices[index]
+    is_host = index == cluster.host_index
+    unlimited = device.memory_bytes is None
+    capacity = UNLIMITED_BYTES if device.memory_bytes is None else device.memory_bytes
+    return Store(
+        name=device.name,
+        capacity_bytes=capacity,
+        loads_weights=not is_host and not (unlimited and device.resident is None),
+        resident=() if is_host else _resident(priced, index, capacity),
+        link=-1 if is_host else cluster.link_index(cluster.host_index, index),
+    )
+
+
+def _resident(priced: PricedGraph, index: int, capacity_bytes: int) -> tuple[int, ...]:
+    cells, device = priced.graph.cells, priced.cluster.devices[index]
+    if device.resident is not None:
+        listed = set(device.resident)
+        chosen = tuple(number for number, cell in enumerate(cells) if cell.name in listed)
+        total = sum(cells[number].param_bytes for number in chosen)
+        if total > capacity_bytes:
+            raise OutOfDeviceMemory(
+                f"{device.name}: the resident cells need {total} bytes but it holds"
+                f" {capacity_bytes}; list fewer in devices[].resident"
+            )
+        return chosen
+    chosen_cells, free = [], capacity_bytes
+    for number, cell in enumerate(cells):
+        if cell.param_bytes <= free:
+            chosen_cells.append(number)
+            free -= cell.param_bytes
+    return tuple(chosen_cells)
+
+
+def check_capacity(
+    priced: PricedGraph, program: Program, buffers: Buffers, stores: list[Store]
+) -> None:
+    """Raise an error for what can never work: a launch that cannot fit, weights without a way."""
+    for launch, device in enumerate(program.launch_device.tolist()):
+        store = stores[device]
+        cell = priced.graph.cells[int(program.launch_cell[launch])]
+        held = {*buffers.launch_reads.rows[launch], *buffers.launch_makes.rows[launch]}
+        needed = sum(int(buffers.bytes[buffer]) for buffer in held)
+        needed += cell.param_bytes if store.loads_weights else 0
+        if needed > store.capacity_bytes:
+            raise OutOfDeviceMemory(
+                f"launch {launch} on {store.name} ({cell.name}) needs {needed} bytes at once but"
+                f" {store.name} holds {store.capacity_bytes}; place it on a larger device"
+            )
+        missing = store.loads_weights and int(program.launch_cell[launch]) not in store.resident
+        if missing and store.link < 0:
+            raise PlanError(
+                f"launch {launch} on {store.name} needs the weights of {cell.name}, but the"
+                f" profile has no link from {priced.cluster.host} to {store.name}; add the link"
+            )
+
+
+def out_of_memory(
+    program: Program, stores: list[Store], launch: int, device: int, needed_free: tuple[int, int]
+) -> OutOfDeviceMemory:
+    """Return the error of a reservation for `launch` on `device`: (needed, free) bytes."""
+    needed, free = needed_free
+    own = stores[int(program.launch_device[launch])].name
+    store = stores[device]
+    return OutOfDeviceMemory(
+        f"launch {launch} on {own} needs {needed} bytes on {store.name}, where {free} of"
+        f" {store.capacity_bytes} are free and no idle weights are left to evict; place less"
+        f" on {store.name} or give it more memory"
+    )
