@@ -221,25 +221,27 @@ class TaskGraph:
 
         The chosen set must be closed: inputs and revealers of a chosen task are chosen too.
         """
-        number = {int(self.ids[old]): new for new, old in enumerate(chosen)}
-        return TaskGraph.from_tasks(
-            self.name, self.cells, [_renumbered(self.task(old), number) for old in chosen]
+        number = {old: new for new, old in enumerate(chosen)} | {-1: -1}
+        rows, index = self.inputs.rows, np.asarray(chosen, dtype=np.int64)
+        return TaskGraph(
+            name=self.name,
+            cells=self.cells,
+            ids=frozen(range(len(chosen))),
+            cell_of=frozen(self.cell_of[index]),
+            inputs=Ragged.of([[number[i] for i in rows[old]] for old in chosen]),
+            output_bytes=frozen(self.output_bytes[index]),
+            host_bytes=frozen(self.host_bytes[index]),
+            arrival_ns=frozen(self.arrival_ns[index]),
+            request=frozen(self.request[index]),
+            revealed_by=frozen([number[r] for r in self.revealed_by[index].tolist()]),
+            returns=frozen(self.returns[index]),
+            durations=_chosen_durations(self.durations, index),
         )
 
 
-def _renumbered(task: Task, number: Mapping[int, int]) -> Task:
-    return Task(
-        id=number[task.id],
-        cell=task.cell,
-        inputs=tuple(number[i] for i in task.inputs),
-        output_bytes=task.output_bytes,
-        duration_ns=task.duration_ns,
-        revealed_by=None if task.revealed_by is None else number[task.revealed_by],
-        arrival_ns=task.arrival_ns,
-        request=task.request,
-        host_bytes=task.host_bytes,
-        returns=task.returns,
-    )
+def _chosen_durations(durations: Mapping[str, IntArray], index: IntArray) -> dict[str, IntArray]:
+    rows = {device: frozen(row[index]) for device, row in durations.items()}
+    return {device: row for device, row in rows.items() if (row >= 0).any()}
 
 
 def _own_durations(tasks: Sequence[Task]) -> dict[str, IntArray]:

@@ -122,10 +122,7 @@ class Limited(Memory):
         idle = not self._world.busy.mask >> device & 1
         loading = self._weights[device].loading != NOTHING
         return (
-            idle
-            and not loading
-            and not self.has_weights(launch)
-            and self._world.released(launch)
+            idle and not loading and not self.has_weights(launch) and self._world.released(launch)
         )
 
     def _begin_load(self, launch: int, device: int) -> None:

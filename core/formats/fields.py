@@ -20,6 +20,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=VALUE_MAX)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A part of a whole."""
 
+Sigma = Annotated[float, msgspec.Meta(ge=0, le=3)]
+"""Standard deviation of a logarithm."""
+
 Speed = Annotated[float, msgspec.Meta(gt=0, le=1)]
 """Speed of a slowed device, relative to the real one."""
 

@@ -20,10 +20,11 @@ from dynpartition.formats.profile_fields import (
     DeviceFields,
     DispatchFields,
     LinkFields,
+    NoiseFields,
     ProfileFields,
 )
 from dynpartition.formats.strict import decode
-from dynpartition.profile import Curve, Dispatch, PerCellAndDevice, PerDevice, Profile
+from dynpartition.profile import Curve, Dispatch, Noise, PerCellAndDevice, PerDevice, Profile
 
 
 def read_profile(path: Path) -> Profile:
@@ -43,19 +44,29 @@ def write_profile(path: Path, profile: Profile) -> None:
 def parse_profile(data: bytes) -> Profile:
     """Return the profile in JSON text; errors name the place, not the file."""
     fields = decode(data, ProfileFields)
-    if fields.noise is not None:
-        raise FileFormatError(
-            "noise is not supported: the simulator would ignore it; remove it or give null – at"
-            " `$.noise`"
-        )
     cluster = Cluster(
-        tuple(Device(d.name, d.kind, d.memory_bytes, d.speed) for d in fields.devices),
+        tuple(_device(device, f"$.devices[{n}]") for n, device in enumerate(fields.devices)),
         tuple(_link(link, f"$.links[{number}]") for number, link in enumerate(fields.links)),
         fields.host or "",
     )
     cells = {cell: _curves(cell, curves) for cell, curves in fields.cells.items()}
     dispatch = _dispatch(fields.dispatch, cluster)
-    return Profile(cluster, cells, dispatch, fields.provenance)
+    noise = None if fields.noise is None else _noise(fields.noise)
+    return Profile(cluster, cells, dispatch, fields.provenance, noise, fields.uncertainty)
+
+
+def _device(fields: DeviceFields, place: str) -> Device:
+    resident = fields.resident
+    if resident is not None and len(set(resident)) < len(resident):
+        raise FileFormatError(f"a cell is listed twice – at `{place}.resident`")
+    return Device(fields.name, fields.kind, fields.memory_bytes, fields.speed, resident)
+
+
+def _noise(fields: NoiseFields) -> Noise:
+    sigma = fields.sigma
+    points = ((1, sigma),) if isinstance(sigma, float) else sigma
+    _check_ascending([duration for duration, _ in points], "$.noise.sigma", "durations")
+    return Noise(sigma=points, stall_probability=fields.stall_probability, stall_ns=fields.stall_ns)
 
 
 def _link(fields: LinkFields, place: str) -> Link:
@@ -150,13 +161,28 @@ def _fields(profile: Profile) -> ProfileFields:
         links=tuple(_link_fields(link) for link in cluster.links),
         cells={cell: _curve_fields(curves) for cell, curves in profile.cells.items()},
         dispatch=_dispatch_fields(profile.dispatch),
+        noise=None if profile.noise is None else _noise_fields(profile.noise),
+        uncertainty=profile.uncertainty,
         provenance=dict(profile.provenance),
+    )
+
+
+def _noise_fields(noise: Noise) -> NoiseFields:
+    alone = len(noise.sigma) == 1 and noise.sigma[0][0] == 1
+    return NoiseFields(
+        sigma=noise.sigma[0][1] if alone else noise.sigma,
+        stall_probability=noise.stall_probability,
+        stall_ns=noise.stall_ns,
     )
 
 
 def _device_fields(device: Device) -> DeviceFields:
     return DeviceFields(
-        name=device.name, kind=device.kind, memory_bytes=device.memory_bytes, speed=device.speed
+        name=device.name,
+        kind=device.kind,
+        memory_bytes=device.memory_bytes,
+        speed=device.speed,
+        resident=device.resident,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from dynpartition.cluster import Blocks, DeviceKind
-from dynpartition.formats.fields import Amount, Name, Positive, Record, Share, Speed
+from dynpartition.formats.fields import Amount, Name, Positive, Record, Share, Sigma, Speed
 from dynpartition.profile import HostMode
 
 AmountPerDevice = Amount | dict[Name, Amount]
@@ -20,13 +20,18 @@ Table = Annotated[tuple[tuple[Positive, Positive], ...], msgspec.Meta(min_length
 """Measured (bytes, ns) points of a link."""
 
 
+Sigmas = Annotated[tuple[tuple[Positive, Sigma], ...], msgspec.Meta(min_length=1)]
+"""(duration_ns, σ) points."""
+
+
 class DeviceFields(Record):
-    """One device; no `memory_bytes`: unlimited."""
+    """One device; no `memory_bytes`: unlimited; no `resident`: all cells that fit."""
 
     name: Name
     kind: DeviceKind
     memory_bytes: Positive | None = None
     speed: Speed = 1.0
+    resident: tuple[Name, ...] | None = None
 
 
 class LinkFields(Record):
@@ -71,6 +76,14 @@ class DispatchFields(Record):
     decision_ns: Amount = 0
 
 
+class NoiseFields(Record):
+    """How much launches vary: σ, or σ by duration, and stalls."""
+
+    sigma: Sigma | Sigmas = 0.0
+    stall_probability: Share = 0.0
+    stall_ns: Amount = 0
+
+
 class ProfileFields(Record, kw_only=True, tag_field="format", tag="dynpartition-profile"):
     """A profile file."""
 
@@ -80,5 +93,6 @@ class ProfileFields(Record, kw_only=True, tag_field="format", tag="dynpartition-
     links: tuple[LinkFields, ...]
     cells: dict[Name, dict[Name, CurveFields]]
     dispatch: DispatchFields = msgspec.field(default_factory=DispatchFields)
-    noise: object = None
+    noise: NoiseFields | None = None
+    uncertainty: Sigma = 0.0
     provenance: dict[str, object] = msgspec.field(default_factory=dict)

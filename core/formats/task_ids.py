@@ -14,7 +14,7 @@ class TaskIds:
     def __init__(self, graph: TaskGraph) -> None:
         self._ids: list[int] = graph.ids.tolist()
         self._index_of = {task_id: index for index, task_id in enumerate(self._ids)}
-        self._graph_name = graph.name
+        self.graph = graph
 
     def indices(self, ids: Iterable[int], place: str) -> tuple[int, ...]:
         """Return the indices of `ids`; FileFormatError naming `place` when one is unknown."""
@@ -26,7 +26,7 @@ class TaskIds:
         """Return the index of `task_id`; FileFormatError naming `place` when it is unknown."""
         if task_id not in self._index_of:
             raise FileFormatError(
-                f"task {task_id} is not in graph {self._graph_name!r}; give the graph that this"
+                f"task {task_id} is not in graph {self.graph.name!r}; give the graph that this"
                 f" file was made for – at `{place}`"
             )
         return self._index_of[task_id]
@@ -39,7 +39,7 @@ class TaskIds:
         """Return the id of a task index; FileFormatError when it is not in the graph."""
         if not 0 <= index < len(self._ids):
             raise FileFormatError(
-                f"task index {index} is not in graph {self._graph_name!r}, which has"
+                f"task index {index} is not in graph {self.graph.name!r}, which has"
                 f" {len(self._ids)} tasks"
             )
         return self._ids[index]

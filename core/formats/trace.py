@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from dynpartition.errors import FileFormatError
+from dynpartition.errors import FileFormatError, did_you_mean
 from dynpartition.formats.fields import Amount, Name, Record
 from dynpartition.formats.files import in_file, read_bytes, write_bytes
 from dynpartition.formats.layout import render
@@ -13,7 +14,14 @@ from dynpartition.formats.plan import Tasks
 from dynpartition.formats.strict import decode
 from dynpartition.formats.task_ids import TaskIds
 from dynpartition.graph import TaskGraph
-from dynpartition.trace import DispatchSpan, LaunchSpan, Reveal, Trace, TransferSpan
+from dynpartition.trace import (
+    DispatchSpan,
+    LaunchSpan,
+    LoadSpan,
+    Reveal,
+    Trace,
+    TransferSpan,
+)
 
 
 class SpanFields(Record):
@@ -37,6 +45,16 @@ class TransferFields(Record):
     host_input: bool = False
 
 
+class LoadFields(Record):
+    """The weights of a cell on their way to a device."""
+
+    device: Name
+    cell: Name
+    bytes: Amount
+    start_ns: Amount
+    end_ns: Amount
+
+
 class RevealFields(Record):
     """When a revealing task ended, and when its value was known."""
 
@@ -53,7 +71,7 @@ class TraceFields(Record, tag_field="format", tag="dynpartition-trace"):
     launches: tuple[SpanFields, ...]
     transfers: tuple[TransferFields, ...]
     dispatches: tuple[SpanFields, ...]
-    loads: tuple[object, ...]
+    loads: tuple[LoadFields, ...]
     reveals: tuple[RevealFields, ...]
 
 
@@ -74,8 +92,6 @@ def write_trace(path: Path, trace: Trace, graph: TaskGraph) -> None:
 
 def _parse(data: bytes, ids: TaskIds) -> Trace:
     fields = decode(data, TraceFields)
-    if fields.loads:
-        raise FileFormatError("weight loads are not supported yet; give [] – at `$.loads`")
     return Trace(
         fields.makespan_ns,
         tuple(
@@ -91,6 +107,7 @@ def _parse(data: bytes, ids: TaskIds) -> Trace:
             for n, span in enumerate(fields.dispatches)
         ),
         tuple(_reveal(row, f"$.reveals[{n}]", ids) for n, row in enumerate(fields.reveals)),
+        tuple(_load(span, f"$.loads[{n}]", ids) for n, span in enumerate(fields.loads)),
     )
 
 
@@ -121,6 +138,14 @@ def _reveal(row: RevealFields, place: str, ids: TaskIds) -> Reveal:
     return Reveal(ids.index(row.task, f"{place}.task"), row.end_ns, row.known_ns)
 
 
+def _load(span: LoadFields, place: str, ids: TaskIds) -> LoadSpan:
+    _check_times(span.start_ns, "start_ns", span.end_ns, "end_ns", place=place)
+    if span.cell not in ids.graph.cell_names:
+        remedy = did_you_mean(span.cell, ids.graph.cell_names)
+        raise FileFormatError(f"no cell is named {span.cell!r}; {remedy} – at `{place}.cell`")
+    return LoadSpan(span.device, span.cell, span.bytes, span.start_ns, span.end_ns)
+
+
 def _fields(trace: Trace, ids: TaskIds) -> TraceFields:
     return TraceFields(
         version=1,
@@ -128,7 +153,7 @@ def _fields(trace: Trace, ids: TaskIds) -> TraceFields:
         launches=tuple(_span_fields(span, ids) for span in trace.launches),
         transfers=tuple(_transfer_fields(span, ids) for span in trace.transfers),
         dispatches=tuple(_span_fields(span, ids) for span in trace.dispatches),
-        loads=(),
+        loads=tuple(LoadFields(**asdict(span)) for span in trace.loads),
         reveals=tuple(
             RevealFields(task=ids.id(row.task), end_ns=row.end_ns, known_ns=row.known_ns)
             for row in trace.reveals

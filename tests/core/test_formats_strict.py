@@ -207,7 +207,13 @@ def test_graphs_that_contradict_themselves(refusal, path, value, fragment):
         (["cells", "leaf", "cpu:0", "batch"], [1], "1 batch sizes but 2 durations"),
         (["cells", "leaf", "cpu:0", "duration_ns"], [3, -4], '["leaf"]["cpu:0"].duration_ns[1]`'),
         (["cells", "leaf", "cpu:0", "durations"], [], "did you mean 'duration_ns'?"),
-        (["noise"], {"sigma": 0.1}, "noise is not supported"),
+        (["noise"], {"sigma": -0.1}, "– at `$.noise.sigma`"),
+        (["noise"], {"sigma": [[5, 0.1], [5, 0.2]]}, "durations must grow strictly"),
+        (["noise"], {"sigma": []}, "– at `$.noise.sigma`"),
+        (["noise"], {"stall_probability": 2}, "– at `$.noise.stall_probability`"),
+        (["noise"], {"stalls": 2}, "unknown field `stalls`"),
+        (["uncertainty"], -1, "– at `$.uncertainty`"),
+        (["devices", 0, "resident"], ["leaf", "leaf"], "listed twice – at `$.devices[0].resident`"),
         (["provenance"], [], "Expected `object`, got `array` – at `$.provenance`"),
         (["dispatch"], None, "– at `$.dispatch`"),
         (["dispatch", "lock"], 1.5, "– at `$.dispatch.lock`"),
@@ -276,7 +282,17 @@ def test_with_a_cluster_a_plan_must_be_legal(refusal, small_graph, profile):
 @pytest.mark.parametrize(
     ("path", "value", "fragment"),
     [
-        (["loads"], [{}], "weight loads are not supported yet"),
+        (["loads"], [{}], "– at `$.loads[0]`"),
+        (
+            ["loads"],
+            [{"device": "cpu:0", "cell": "leaves", "bytes": 1, "start_ns": 0, "end_ns": 1}],
+            "did you mean 'leaf'? – at `$.loads[0].cell`",
+        ),
+        (
+            ["loads"],
+            [{"device": "cpu:0", "cell": "leaf", "bytes": 1, "start_ns": 2, "end_ns": 1}],
+            "time goes forward – at `$.loads[0]`",
+        ),
         (["loads"], DROP, "missing required field `loads`"),
         (["launches", 0, "end_ns"], -1, "– at `$.launches[0].end_ns`"),
         (["launches", 0, "start_ns"], 9, "end_ns 5 is before start_ns 9"),

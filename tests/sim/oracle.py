@@ -1,8 +1,8 @@
 """A second simulator, written from the specification alone, to find errors in the first.
 
-It advances time by one nanosecond and, within each, repeats rounds (completions; transfers; host
-dispatches; launches) until nothing changes. Slow and naive on purpose: no event queue, no lowered
-program, no tables. `seen` counts what a world exercised.
+It advances time by one nanosecond and, within each, repeats rounds (completions; loads; transfers;
+host dispatches; launches) until nothing changes. Slow and naive on purpose: no event queue, no
+lowered program, no tables. `seen` counts what a world exercised. Lost devices are left out.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from fractions import Fraction
 from math import ceil
 
 from dynpartition import Plan, PricedGraph, Profile, TaskGraph
+from dynpartition.conditions import Conditions
 from dynpartition.costs import transfer_ns
-from dynpartition.trace import DispatchSpan, LaunchSpan, Reveal, Trace, TransferSpan
+from dynpartition.luck import Luck
+from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, Reveal, Trace, TransferSpan
+from tests.sim.oracle_memory import Memory
 
 LAST_NS = 2000
 """A world that is not over by then has deadlocked."""
+
+OUTPUT, HOST_INPUT, LOAD = range(3)
+"""What travels, in the order in which equal queue keys go."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,17 @@ class Push:
     bytes: int
     needs: frozenset[int] = frozenset()
     """Revealers that must be known besides the end of the producer."""
+    arrives_ns: int = 0
+    """Arrival of the reader that it waits for besides the end of the producer."""
     first_reader: int = -1
     """Plan position of the launch that needs it first; -1: not late."""
-    host_input: bool = False
+    kind: int = OUTPUT
+    cell: str = ""
+    """Whose weights a load carries."""
+
+    @property
+    def late(self) -> bool:
+        return self.first_reader >= 0
 
 
 @dataclass
@@ -48,8 +62,8 @@ class Copy:
     done: bool = False
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        return self.ready_ns, self.push.position, self.push.dst
+    def key(self) -> tuple[int, int, int, int]:
+        return self.ready_ns, self.push.position, self.push.dst, self.push.kind
 
 
 @dataclass
@@ -77,6 +91,7 @@ class Oracle:
     graph: TaskGraph
     profile: Profile
     plan: Plan
+    conditions: Conditions = field(default_factory=Conditions)
     now: int = 0
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -91,7 +106,7 @@ class Oracle:
         self.position = {task: p for p, tasks in enumerate(self.tasks) for task in tasks}
         self.count = len(self.tasks)
         self.gates = [frozenset(g for t in ts for g in self.graph.gates[t]) for ts in self.tasks]
-        self.arrival = [max(int(self.graph.arrival_ns[t]) for t in ts) for ts in self.tasks]
+        self.arrival = [max(self.arrives(t) for t in ts) for ts in self.tasks]
         self.inputs = [self.host_input(p) for p in range(self.count)]
         self.pushes = [self.outgoing(p) for p in range(self.count)]
         self.lasts = self.durations()
@@ -108,14 +123,17 @@ class Oracle:
         self.asking: dict[int, int] = {}  # CPU launch -> since when it could start but for the lock
         self.walks = self.make_walks()
         self.replay_until: dict[int, int] = {}
-
+        self.memory = Memory(self)
         self.note_features()
 
     def note_features(self) -> None:
-        graph, late = self.graph, [p for pushes in self.pushes for p in pushes if p.needs]
+        graph, late = self.graph, [p for pushes in self.pushes for p in pushes if p.late]
         self.seen["batch"] += any(len(tasks) > 1 for tasks in self.tasks)
         self.seen["hidden task"] += len(graph.revealers)
         self.seen["later arrival"] += max(self.arrival) > min(self.arrival)
+        self.seen["late by arrival"] += any(push.arrives_ns for push in late)
+        self.seen["late by arrival and reveal"] += any(p.arrives_ns and p.needs for p in late)
+        self.seen["requests"] += len(set(graph.request.tolist())) > 1
         self.seen["host input"] += any(self.inputs[p] for p in range(self.count))
         self.seen["answer"] += sum(
             bool(graph.returns[task]) and self.device[p] != self.host
@@ -127,6 +145,16 @@ class Oracle:
 
     # What the plan means
 
+    def arrives(self, task: int) -> int:
+        """Return when `task` and all that must come before it have arrived."""
+        before = [*self.graph.input_lists[task], int(self.graph.revealed_by[task])]
+        own = int(self.graph.arrival_ns[task])
+        return max([own, *(self.arrives(source) for source in before if source >= 0)])
+
+    def known_with(self, reader: int, p: int) -> bool:
+        """Return whether launch `reader` is known, and has arrived, whenever launch `p` has."""
+        return self.gates[reader] <= self.gates[p] and self.arrival[reader] <= self.arrival[p]
+
     def readers_at(self, task: int, dst: int) -> list[int]:
         """Plan positions of the launches on `dst` that read `task`, ascending."""
         found = {self.position[reader] for reader in self.graph.reader_lists[task]}
@@ -137,18 +165,15 @@ class Oracle:
 
     def outgoing(self, p: int) -> list[Push]:
         """Return what launch `p` sends: one push per destination and condition."""
-        needs: frozenset[int]
-        groups: dict[tuple[int, frozenset[int]], list[tuple[int, int]]] = {}
+        groups: dict[tuple[int, frozenset[int], int], list[tuple[int, int]]] = {}
         for task in self.tasks[p]:
             for dst in range(len(self.cluster.devices)):
                 readers = self.readers_at(task, dst)
                 answers = dst == self.host and self.goes_to_host(task)
                 if dst == self.device[p] or not (readers or answers):
                     continue
-                on_time = answers or self.gates[readers[0]] <= self.gates[p]
-                needs = frozenset() if on_time else self.gates[readers[0]] - self.gates[p]
-                first = readers[0] if needs else -1
-                groups.setdefault((dst, needs), []).append((task, first))
+                needs, arrives_ns, first = self.condition(p, -1 if answers else readers[0])
+                groups.setdefault((dst, needs, arrives_ns), []).append((task, first))
         return [
             Push(
                 self.device[p],
@@ -157,10 +182,18 @@ class Oracle:
                 tuple(task for task, _ in members),
                 sum(self.size[task] for task, _ in members),
                 needs,
+                arrives_ns,
                 min(first for _, first in members),
             )
-            for (dst, needs), members in groups.items()
+            for (dst, needs, arrives_ns), members in groups.items()
         ]
+
+    def condition(self, p: int, reader: int) -> tuple[frozenset[int], int, int]:
+        """Return what an output of `p` waits for besides its end: reveals, arrival, for whom."""
+        if reader < 0 or self.known_with(reader, p):
+            return frozenset(), 0, -1
+        later = self.arrival[reader] > self.arrival[p]
+        return self.gates[reader] - self.gates[p], self.arrival[reader] if later else 0, reader
 
     def host_input(self, p: int) -> Push | None:
         """Return the transfer of the host bytes of launch `p`, if it needs one."""
@@ -168,14 +201,40 @@ class Oracle:
         if not tasks or self.device[p] == self.host:
             return None
         total = sum(int(self.graph.host_bytes[t]) for t in tasks)
-        return Push(self.host, self.device[p], p, tasks, total, host_input=True)
+        return Push(self.host, self.device[p], p, tasks, total, kind=HOST_INPUT)
 
     def durations(self) -> list[int]:
         priced = PricedGraph(self.graph, self.profile)
-        return [
+        expected = [
             priced.compute_ns(self.tasks[p], self.device[p]) + self.overhead(p)
             for p in range(self.count)
         ]
+        return [self.with_noise(p, ns) for p, ns in enumerate(expected)]
+
+    def with_noise(self, p: int, expected_ns: int) -> int:
+        if self.profile.noise is None:
+            return expected_ns
+        key = self.graph.digest if self.conditions.luck is None else self.conditions.luck
+        luck = Luck(self.profile.noise, seed=self.conditions.seed, graph_key=key)
+        smallest = min(int(self.graph.ids[task]) for task in self.tasks[p])
+        device = self.plan.launches[p].device
+        drawn = luck.duration_ns(expected_ns, device=device, task_id=smallest)
+        self.seen["noise"] += drawn != expected_ns
+        return drawn
+
+    def slowed(self, p: int, lasts_ns: int) -> int:
+        """Return how long launch `p` lasts if it starts now."""
+        begun = [
+            (slowdown.at_ns, slowdown.speed)
+            for slowdown in self.conditions.slowdowns
+            if slowdown.device == self.plan.launches[p].device and slowdown.at_ns <= self.now
+        ]
+        if not begun:
+            return lasts_ns
+        self.seen["slowdown"] += 1
+        self.seen["second slowdown"] += len(begun) > 1
+        self.seen["slowdown at the start of a launch"] += max(begun)[0] == self.now > 0
+        return ceil(lasts_ns / Fraction(str(max(begun)[1])))
 
     def overhead(self, p: int) -> int:
         dispatch = self.profile.dispatch
@@ -197,13 +256,13 @@ class Oracle:
     def has_remote_reader(self, task: int) -> bool:
         """Return whether a launch known with the producer's reads it where it is sent on time."""
         p = self.position[task]
-        on_time = {push.dst for push in self.pushes[p] if task in push.tasks and not push.needs}
+        on_time = {push.dst for push in self.pushes[p] if task in push.tasks and not push.late}
         readers = [self.position[reader] for reader in self.graph.reader_lists[task]]
-        return any(self.device[r] in on_time and self.gates[r] <= self.gates[p] for r in readers)
+        return any(self.device[r] in on_time and self.known_with(r, p) for r in readers)
 
     def copy_count(self, p: int) -> int:
         """Return the transfers whose host time the dispatch of launch `p` pays."""
-        on_time = sum(not push.needs for push in self.pushes[p])
+        on_time = sum(not push.late for push in self.pushes[p])
         late = sum(push.first_reader == p for pushes in self.pushes for push in pushes)
         return on_time + late + (self.inputs[p] is not None)
 
@@ -272,7 +331,7 @@ class Oracle:
         return any(
             copy.done and copy.end_ns + handoff <= self.now
             for copy in self.copies
-            if not copy.push.host_input
+            if copy.push.kind == OUTPUT
             and copy.push.dst == self.device[p]
             and source in copy.push.tasks
         )
@@ -280,11 +339,12 @@ class Oracle:
     def could_start(self, p: int) -> bool:
         """Return whether everything but the host is ready for launch `p`."""
         fed = self.is_next(p) and self.released(p) and self.inputs_there(p)
-        return fed and self.idle(self.device[p])
+        return fed and self.memory.has_weights(p) and self.idle(self.device[p])
 
     # One phase after the other
 
     def run(self) -> Trace:
+        self.memory.check()
         while not self.is_over():
             assert self.now <= LAST_NS, "the oracle stands still"
             while self.round():
@@ -306,6 +366,7 @@ class Oracle:
 
     def round(self) -> bool:
         changed = self.complete()
+        changed |= self.begin_loads()
         changed |= self.start_copies()
         changed |= self.dispatch()
         changed |= self.start_launches()
@@ -317,10 +378,13 @@ class Oracle:
         changed = False
         for p in [p for p in self.start if p not in self.finished and self.end[p] <= self.now]:
             self.finished.add(p)
+            self.memory.use(self.device[p], self.graph.cell_name(self.tasks[p][0]))
             changed = True
         for copy in self.in_flight():
             if copy.end_ns <= self.now:
                 copy.done = changed = True
+                if copy.push.kind == LOAD:
+                    self.memory.loaded(copy.push.dst, copy.push.cell)
         for walk in self.walks:
             changed |= self.complete_walk(walk)
         for device, until in list(self.replay_until.items()):
@@ -371,7 +435,7 @@ class Oracle:
             return self.end[p]
         for copy in self.copies:
             push = copy.push
-            if copy.done and not push.host_input and push.dst == self.host and task in push.tasks:
+            if copy.done and push.kind == OUTPUT and push.dst == self.host and task in push.tasks:
                 return copy.end_ns
         return None
 
@@ -387,8 +451,8 @@ class Oracle:
                 changed = True
             for number, push in enumerate(self.pushes[p]):
                 mark = (p, push.dst, number)
-                known = self.all_known(push.needs)
-                if p in self.finished and known and mark not in self.pushed:
+                due_now = self.all_known(push.needs) and push.arrives_ns <= self.now
+                if p in self.finished and due_now and mark not in self.pushed:
                     self.pushed.add(mark)
                     due.append(push)
         merged: dict[tuple[int, int], list[Push]] = {}
@@ -401,11 +465,29 @@ class Oracle:
     def joined(self, pushes: list[Push]) -> Push:
         """One launch, one destination, one instant: one transfer."""
         first = pushes[0]
-        self.seen["late transfer"] += any(push.needs for push in pushes)
+        self.seen["late transfer"] += any(push.late for push in pushes)
         self.seen["late push joins"] += len(pushes) > 1
         tasks = tuple(task for push in pushes for task in push.tasks)
         size = sum(push.bytes for push in pushes)
-        return Push(first.src, first.dst, first.position, tasks, size, host_input=first.host_input)
+        return Push(first.src, first.dst, first.position, tasks, size)
+
+    def begin_loads(self) -> bool:
+        changed = False
+        for device in range(len(self.cluster.devices)):
+            for p in [p for p in range(self.count) if self.device[p] == device and self.is_next(p)]:
+                if self.released(p) and self.memory.must_load(p) and self.idle(device):
+                    self.begin_load(p)
+                    changed = True
+        return changed
+
+    def begin_load(self, p: int) -> None:
+        cell = self.graph.cell_name(self.tasks[p][0])
+        size = self.memory.size[cell]
+        self.memory.reserve(self.device[p], size, p, "load")
+        self.memory.begin_load(self.device[p], cell)
+        load = Push(self.host, self.device[p], p, (), size, kind=LOAD, cell=cell)
+        self.copies.append(Copy(load, self.now))
+        self.seen["load before its inputs"] += not self.inputs_there(p)
 
     def start_copies(self) -> bool:
         changed = False
@@ -418,7 +500,16 @@ class Oracle:
                 self.seen["transfer waits for transfer"] += bool(earlier or busy)
                 self.seen["transfer waits for blocked device"] += running
                 self.seen["tie in a queue"] += any(c.ready_ns == copy.ready_ns for c in earlier)
+                self.seen["load waits for its link"] += copy.push.kind == LOAD
+                self.seen["load ties with a host input"] += copy.push.kind == LOAD and any(
+                    c.key[:3] == copy.key[:3] for c in earlier
+                )
                 continue
+            if copy.push.kind != LOAD:
+                self.memory.reserve(
+                    copy.push.dst, copy.push.bytes, copy.push.position, "transfer"
+                )
+            self.seen["blocking load"] += copy.push.kind == LOAD and bool(self.blocked(copy))
             link = self.cluster.link_index(copy.push.src, copy.push.dst)
             copy.start_ns = self.now
             copy.end_ns = self.now + transfer_ns(self.cluster.links[link].cost, copy.push.bytes)
@@ -505,8 +596,10 @@ class Oracle:
         return self.mode == "threads" and not self.is_cuda[p] and shares
 
     def start_launch(self, p: int) -> None:
+        size = sum(self.size[task] for task in self.tasks[p])
+        self.memory.reserve(self.device[p], size, p, "launch")
         self.start[p] = self.now
-        self.end[p] = self.now + self.lasts[p]
+        self.end[p] = self.now + self.slowed(p, self.lasts[p])
 
     def grant(self) -> bool:
         """Give the lock, if it is free, to the request that waits longest."""
@@ -533,31 +626,18 @@ class Oracle:
         return True
 
     def share_of(self, p: int) -> int:
-        return ceil(self.lasts[p] * Fraction(str(self.profile.dispatch.lock)))
+        return ceil((self.end[p] - self.start[p]) * Fraction(str(self.profile.dispatch.lock)))
 
     def trace(self) -> Trace:
         launches = tuple(
             LaunchSpan(launch.device, launch.tasks, self.start[p], self.end[p])
             for p, launch in enumerate(self.plan.launches)
         )
-        names = self.cluster.names
-        transfers = tuple(
-            TransferSpan(
-                names[copy.push.src],
-                names[copy.push.dst],
-                copy.push.tasks,
-                copy.push.bytes,
-                copy.start_ns,
-                copy.end_ns,
-                copy.push.host_input,
-            )
-            for copy in self.copies
-        )
         answers = [
             copy.end_ns
             for copy in self.copies
             if copy.push.dst == self.host
-            and not copy.push.host_input
+            and copy.push.kind == OUTPUT
             and any(self.graph.returns[t] for t in copy.push.tasks)
         ]
         last = max([*answers, *self.end.values()])
@@ -565,4 +645,29 @@ class Oracle:
             Reveal(r, self.end[self.position[r]], known) for r, known in self.known.items()
         )
         makespan = last - min(int(ns) for ns in self.graph.arrival_ns)
-        return Trace(makespan, launches, transfers, tuple(self.spans), reveals)
+        transfers, dispatches = self.transfer_spans(), tuple(self.spans)
+        return Trace(makespan, launches, transfers, dispatches, reveals, self.load_spans())
+
+    def transfer_spans(self) -> tuple[TransferSpan, ...]:
+        names = self.cluster.names
+        return tuple(
+            TransferSpan(
+                names[copy.push.src],
+                names[copy.push.dst],
+                copy.push.tasks,
+                copy.push.bytes,
+                copy.start_ns,
+                copy.end_ns,
+                copy.push.kind == HOST_INPUT,
+            )
+            for copy in self.copies
+            if copy.push.kind != LOAD
+        )
+
+    def load_spans(self) -> tuple[LoadSpan, ...]:
+        names, loads = self.cluster.names, [c for c in self.copies if c.push.kind == LOAD]
+        loads.sort(key=lambda load: (load.start_ns, load.push.dst))
+        return tuple(
+            LoadSpan(names[c.push.dst], c.push.cell, c.push.bytes, c.start_ns, c.end_ns)
+            for c in loads
+        )

@@ -1,0 +1,64 @@
+"""Code compiled with numba, in one way everywhere: exact, cached on disk, without Python's lock.
+
+Numba notices an edit in the file of a function, but not in the files of functions that it calls.
+So everything that is compiled together stands in one module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numba
+from numba.core import event
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(function: Function) -> Function:
+    """Compile `function` when it is first called, once per machine and argument types.
+
+    Integer division by zero is not checked (error model of NumPy), floats keep IEEE order, and
+    threads may run it side by side. `NUMBA_DISABLE_JIT=1` leaves the function as it is.
+    """
+    try:
+        return _jit(function, cache=True)
+    except RuntimeError as error:  # numba found no folder that it may write to
+        if "cache" not in str(error):
+            raise
+        return _jit(function, cache=False)
+
+
+def inlined(function: Function) -> Function:
+    """Compile `function` as a part of the compiled functions that call it."""
+    return _jit(function, cache=False, forceinline=True)
+
+
+def _jit(function: Function, **options: bool) -> Function:
+    made: Any = numba.njit(error_model="numpy", nogil=True, **options)(function)
+    return made  # type: ignore[no-any-return]
+
+
+class _Listener(event.Listener):  # type: ignore[misc]
+    """Calls back when numba really compiles: what comes from the disk cache is no event."""
+
+    def __init__(self, on_start: Callable[[], None]) -> None:
+        self._on_start = on_start
+        self._told = False
+
+    def on_start(self, event: object) -> None:
+        """Tell once."""
+        if not self._told:
+            self._told = True
+            self._on_start()
+
+    def on_end(self, event: object) -> None:
+        """Tell nothing."""
+
+
+@contextmanager
+def noticing_compilation(on_start: Callable[[], None]) -> Iterator[None]:
+    """Call `on_start` once if anything is compiled inside the `with` block, before it begins."""
+    with event.install_listener("numba:compile", _Listener(on_start)):
+        yield
