@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from dynpartition.cluster import Cluster
 from dynpartition.errors import InputError
@@ -51,6 +51,8 @@ class Conditions:
     """Key of the noise; None: the content hash of the graph."""
     slowdowns: tuple[Slowdown, ...] = ()
     losses: tuple[Loss, ...] = ()
+    under_way_ns: Mapping[int, int] = field(default_factory=dict)
+    """Task that a loss left under way → how long its launch still takes; set by the simulator."""
 
     def check(self, cluster: Cluster) -> None:
         """Raise an error that names a device that `cluster` does not have."""

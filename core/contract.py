@@ -59,6 +59,11 @@ class Session(ABC):
     def plan(self) -> Plan:
         """The launches so far."""
 
+    @property
+    def profile_now(self) -> Profile | None:
+        """What schedulers must know of the machine now; None: what the backend says."""
+        return None
+
     @abstractmethod
     def advance(self, launches: Sequence[Launch]) -> bool:
         """Append `launches`, which must place every revealed task, and go on.
@@ -153,7 +158,8 @@ def drive(session: Session, scheduler: Scheduler, profile: Profile) -> Outcome:
     more = True
     while more:
         before = time.perf_counter_ns()
-        launches = scheduler.schedule(session.graph, profile, session.plan)
+        machine = session.profile_now or profile
+        launches = scheduler.schedule(session.graph, machine, session.plan)
         decisions_ns.append(time.perf_counter_ns() - before)
         more = session.advance(launches)
     return Outcome(session.graph, session.plan, session.trace, sum(decisions_ns), decisions_ns[0])

@@ -29,6 +29,10 @@ class Cell:
     param_bytes: int = 0
 
 
+CARRIED = Cell("(carried)")
+"""What a task calls whose launch began before a device was lost: see `dynpartition.sim.losses`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One call of one cell."""
@@ -255,6 +259,8 @@ def _check_tasks(name: str, cells: Sequence[Cell], tasks: Sequence[Task]) -> Non
     known: set[str] = set()
     for cell in cells:
         _check_number(cell.param_bytes, f"cell {cell.name!r}", "param_bytes")
+        if cell.name == CARRIED.name:
+            raise GraphError(f"cell {cell.name!r}: this name is reserved; choose another")
         if cell.name in known:
             raise GraphError(f"cell {cell.name!r} is listed twice; give each cell one entry")
         known.add(cell.name)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.costs import slowed_ns, transfer_ns
+from dynpartition.graph import CARRIED
 from dynpartition.luck import Luck
 from dynpartition.profile import PricedGraph
 from dynpartition.program import Program
@@ -24,10 +27,14 @@ class ProgramPrices:
     """(L,) host time for the transfers charged to the launch."""
     paces: tuple[tuple[tuple[int, float], ...], ...]
     """D rows of (at_ns, speed): how fast launches are that start from then on."""
+    carried: frozenset[int] = frozenset()
+    """Launches from before a loss: they cost what they cost, whatever the pace."""
 
     def lasts_ns(self, launch: int, device: int, start_ns: int) -> int:
         """Return how long a launch lasts that starts on `device` at `start_ns`."""
         paces, full_ns = self.paces[device], self.launch_ns[launch]
+        if launch in self.carried:
+            return full_ns
         begun = bisect_right(paces, start_ns, key=lambda pace: pace[0]) if paces else 0
         return slowed_ns(full_ns, paces[begun - 1][1]) if begun else full_ns
 
@@ -38,11 +45,28 @@ def price(
     """Return what each launch of `program` costs; ProfileError when a cost is missing."""
     devices = program.launch_device.tolist()
     expected = [_launch_ns(program, priced, c, d) for c, d in enumerate(devices)]
-    return ProgramPrices(
+    prices = ProgramPrices(
         launch_ns=tuple(_with_luck(expected, program, priced, conditions)),
         dispatch_ns=tuple(_dispatch_ns(program, priced, c, d) for c, d in enumerate(devices)),
         push_ns=_push_ns(program, priced),
         paces=_paces(priced, conditions),
+    )
+    return _with_carried(prices, program, priced, conditions)
+
+
+def _with_carried(
+    prices: ProgramPrices, program: Program, priced: PricedGraph, conditions: Conditions
+) -> ProgramPrices:
+    if CARRIED not in priced.graph.cells:
+        return prices
+    cell = priced.graph.cells.index(CARRIED)
+    carried = frozenset(np.flatnonzero(program.launch_cell == cell).tolist())
+    launch_ns, dispatch_ns = list(prices.launch_ns), list(prices.dispatch_ns)
+    for launch in carried:
+        launch_ns[launch] = conditions.under_way_ns.get(program.launch_tasks.rows[launch][0], 0)
+        dispatch_ns[launch] = 0
+    return replace(
+        prices, launch_ns=tuple(launch_ns), dispatch_ns=tuple(dispatch_ns), carried=carried
     )
 
 

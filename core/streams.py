@@ -162,12 +162,12 @@ class ClosedLoop:
     @staticmethod
     def of(workload: Workload) -> ClosedLoop:
         """Return the loop of a workload; nothing waits in one that is not a stream."""
-        is_stream = isinstance(workload, RequestStream)
-        return ClosedLoop(workload if is_stream else RequestStream(workload.graph))
+        if isinstance(workload, RequestStream):
+            return ClosedLoop(workload)
+        return ClosedLoop(RequestStream(workload.graph))
 
     def follow(self, graph: TaskGraph, request: int, end_ns: int) -> TaskGraph:
         """Return `graph` with the arrival of the request that follows `request`."""
-        self.waiting.remove(request)
         arrival_ns = graph.arrival_ns.copy()
         arrival_ns[self.tasks[self._next[request]]] = end_ns + self._think_ns
         return replace(graph, arrival_ns=frozen(arrival_ns))

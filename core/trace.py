@@ -69,6 +69,8 @@ class Trace:
     reveals: tuple[Reveal, ...] = ()
     loads: tuple[LoadSpan, ...] = ()
     """In the order of (start, device)."""
+    wasted: tuple[LaunchSpan, ...] = ()
+    """Launches whose results a lost device took with it, up to the loss."""
 
     def busy_ns(self, device: str) -> int:
         """Return how long `device` ran launches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from dynpartition.conditions import GOOD_DAY, Conditions
@@ -11,6 +11,8 @@ from dynpartition.errors import PlanError
 from dynpartition.graph import VALUE_MAX, TaskGraph
 from dynpartition.plan import Launch, Plan, check_plan
 from dynpartition.profile import Profile
+from dynpartition.sim.losses import History, Leg, after_loss
+from dynpartition.sim.perturb import perturbed
 from dynpartition.sim.reference import simulate
 from dynpartition.streams import ClosedLoop, request_ends_ns
 from dynpartition.trace import LaunchSpan, Reveal, Trace, TransferSpan
@@ -27,12 +29,20 @@ class SimBackend(Backend):
         profile: Profile,
         *,
         conditions: Conditions = GOOD_DAY,
+        randomise: bool = False,
         engine: Simulate = simulate,
     ) -> None:
+        """Prepare to simulate.
+
+        `randomise`: run n is on another machine, drawn around the profile within its uncertainty,
+        and with other noise. What schedulers know stays the profile.
+        """
         conditions.check(profile.cluster)
         self._profile = profile
         self._conditions = conditions
+        self._randomise = randomise
         self._engine = engine
+        self._n_runs = 0
 
     @property
     def profile(self) -> Profile:
@@ -41,7 +51,12 @@ class SimBackend(Backend):
 
     def open(self, workload: Workload) -> SimSession:
         """Start a run; its clock stands at the first arrival until the first `advance`."""
-        return SimSession(workload, self._profile, self._conditions, self._engine)
+        if not self._randomise:
+            return SimSession(workload, self._profile, self._conditions, self._engine)
+        seed = self._conditions.seed + self._n_runs
+        self._n_runs += 1
+        machine = perturbed(self._profile, seed)
+        return SimSession(workload, machine, replace(self._conditions, seed=seed), self._engine)
 
 
 class SimSession(Session):
@@ -55,28 +70,49 @@ class SimSession(Session):
     def __init__(
         self, workload: Workload, profile: Profile, conditions: Conditions, engine: Simulate
     ) -> None:
-        self._complete = workload.graph
+        self._complete = self._original = workload.graph
         self._loop = ClosedLoop.of(workload)
         self._profile = profile
         self._conditions = _with_luck(conditions, profile, self._complete)
         self._engine = engine
+        self._first_arrival_ns = int(self._complete.arrival_ns.min())
         self._now_ns = min(self._complete.available_ns)
         self._known: frozenset[int] = frozenset()
         self._order: list[int] = []
         self._plan = Plan()
         self._simulated: Trace | None = None  # the plan so far, in the complete graph's numbering
+        self._losses = sorted(conditions.losses, key=lambda loss: loss.at_ns)
+        self._lost: frozenset[str] = frozenset()
+        self._history: History | None = None
         self._finished = False
         self._show_tasks()
 
     @property
     def graph(self) -> TaskGraph:
-        """The tasks that have arrived and been revealed so far."""
+        """The tasks that have arrived and been revealed so far.
+
+        After a loss, tasks that need not run again cost nothing and have no inputs, until the run
+        has finished.
+        """
+        if self._finished and self._history:
+            return self._original.subgraph(self._order)
         return self._graph
 
     @property
     def plan(self) -> Plan:
-        """The launches so far, in the session's numbering."""
+        """The launches so far, in the session's numbering.
+
+        After a loss: one for every task that need not run again, where its output is, and those
+        that have been appended since; when the run has finished, what really ran.
+        """
+        if self._finished and self._history:
+            return self._in_session(self._whole()[0])
         return self._plan
+
+    @property
+    def profile_now(self) -> Profile | None:
+        """The machine without the devices that have been lost; None while there are all."""
+        return self._profile if self._history else None
 
     @property
     def task_order(self) -> tuple[int, ...]:
@@ -91,21 +127,33 @@ class SimSession(Session):
     @property
     def complete_plan(self) -> Plan:
         """The launches so far, in the complete graph's numbering."""
+        if self._finished and self._history:
+            return self._whole()[0]
+        return self._planned()
+
+    def _planned(self) -> Plan:
+        """Return the launches so far in the complete graph's numbering, as engines take them."""
         if self._graph is self._complete:
             return self._plan
-        return Plan(
-            tuple(
-                Launch(launch.device, tuple(self._order[task] for task in launch.tasks))
-                for launch in self._plan.launches
-            )
-        )
+        return _mapped(self._plan, self._order)
+
+    def _in_session(self, plan: Plan) -> Plan:
+        return _mapped(plan, {old: new for new, old in enumerate(self._order)})
+
+    def _whole(self) -> tuple[Plan, Trace]:
+        """Return the plan and trace of a run with losses."""
+        assert self._history is not None
+        trace = self._simulation()
+        placed = [task for span in trace.launches for task in span.tasks]
+        end_ns = trace.makespan_ns + int(self._complete.arrival_ns[placed].min())
+        return self._history.whole(trace, end_ns, self._first_arrival_ns)
 
     @property
     def trace(self) -> Trace:
         """What happened, in the session's numbering."""
         if not self._finished:
             raise PlanError("the run has not finished; advance the session until it returns False")
-        return self._renumbered(self._simulation())
+        return self._renumbered(self._whole()[1] if self._history else self._simulation())
 
     def advance(self, launches: Sequence[Launch]) -> bool:
         """Append launches and go on to the next instant that shows new tasks, or to the end."""
@@ -116,7 +164,9 @@ class SimSession(Session):
         for instant_ns in self._instants():
             self._now_ns = instant_ns
             self._take_note(instant_ns)
-            if self._show_tasks():
+            shown = self._show_tasks()
+            lost = self._lose_devices(instant_ns)
+            if shown or lost:
                 return True
         self._simulation()
         self._finished = True
@@ -127,6 +177,7 @@ class SimSession(Session):
         while True:
             arrivals = [ns for ns in self._complete.available_ns if self._now_ns < ns < VALUE_MAX]
             coming = [*arrivals, *self._reveals().values(), *self._loop_ends().values()]
+            coming += self._next_loss(bool(coming))
             if not coming:
                 return
             yield min(coming)
@@ -137,6 +188,8 @@ class SimSession(Session):
         for request, end_ns in self._loop_ends().items():
             if end_ns == instant_ns:
                 self._complete = self._loop.follow(self._complete, request, end_ns)
+                self._original = self._loop.follow(self._original, request, end_ns)
+                self._loop.waiting.remove(request)
                 self._simulated = None
 
     def _reveals(self) -> dict[int, int]:
@@ -151,19 +204,49 @@ class SimSession(Session):
         """Return requests of a closed loop whose end the next one waits for → their end."""
         if not self._loop.waiting:
             return {}
-        done = {task for launch in self.complete_plan.launches for task in launch.tasks}
+        done = {task for launch in self._planned().launches for task in launch.tasks}
         ready = [r for r in self._loop.waiting if done.issuperset(self._loop.tasks[r])]
         if not ready:
             return {}
         ends = request_ends_ns(self._complete, self._simulation(), self._profile.cluster.host)
         return {request: ends[request] for request in ready}
 
+    def _next_loss(self, more_to_come: bool) -> list[int]:
+        """Return the time of the next loss if it comes before everything has ended."""
+        if not self._losses:
+            return []
+        at_ns, trace = self._losses[0].at_ns, self._simulation()
+        ends_ns = [*(s.end_ns for s in trace.launches), *(s.end_ns for s in trace.transfers)]
+        return [at_ns] if more_to_come or max(ends_ns) > at_ns else []
+
+    def _lose_devices(self, instant_ns: int) -> bool:
+        """Apply the losses of an instant; return whether tasks have to be placed again."""
+        to_place = False
+        while self._losses and self._losses[0].at_ns <= instant_ns:
+            loss = self._losses.pop(0)
+            trace = self._simulation()
+            shown = frozenset(self._order)
+            leg = Leg(
+                *(self._original, self._complete, self._profile, self._planned(), trace),
+                *(shown, self._known, self._lost),
+            )
+            rest = after_loss(leg, loss, self._conditions)
+            self._lost |= {loss.device}
+            self._history = self._history or History()
+            self._history.add(rest, trace, loss.at_ns)
+            self._complete, self._profile = rest.graph, rest.profile
+            self._conditions = replace(self._conditions, under_way_ns=rest.under_way_ns)
+            self._graph = self._complete.subgraph(self._order)
+            self._plan, self._simulated = self._in_session(rest.carried), None
+            to_place |= len(self._plan) < len(self._order)
+        return to_place
+
     def _simulation(self) -> Trace:
         if self._simulated is None:
             self._simulated = self._engine(
                 self._complete,
                 self._profile,
-                self.complete_plan,
+                self._planned(),
                 complete=len(self._order) == len(self._complete),
                 conditions=self._conditions,
             )
@@ -211,7 +294,17 @@ class SimSession(Session):
             ),
             reveals=tuple(Reveal(number[r.task], r.end_ns, r.known_ns) for r in trace.reveals),
             loads=trace.loads,
+            wasted=tuple(replace(span, tasks=renumber(span.tasks)) for span in trace.wasted),
         )
+
+
+def _mapped(plan: Plan, number: Sequence[int] | Mapping[int, int]) -> Plan:
+    return Plan(
+        tuple(
+            Launch(launch.device, tuple(number[task] for task in launch.tasks))
+            for launch in plan.launches
+        )
+    )
 
 
 def _with_luck(conditions: Conditions, profile: Profile, graph: TaskGraph) -> Conditions:

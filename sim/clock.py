@@ -20,6 +20,7 @@ class InstantClock:
     def __init__(self) -> None:
         self._environment = simpy.Environment()
         self._phases: Sequence[Effect] = ()
+        self._stop_ns = -1
         self.now_ns = 0
         """The current time in ns."""
 
@@ -28,18 +29,29 @@ class InstantClock:
         timeout = self._environment.timeout(delay_ns, complete)
         timeout.callbacks.append(self._complete)
 
-    def run(self, phases: Sequence[Effect]) -> None:
-        """Start at time 0 and go on until no event is left."""
+    def run(self, phases: Sequence[Effect], *, until_ns: int | None = None) -> None:
+        """Start at time 0 and go on until no event is left.
+
+        With `until_ns` go on to that time, complete what ends then, and begin nothing any more.
+        """
         self._phases = phases
-        self._settle()
-        self._environment.run()
+        if until_ns is None:
+            self._settle()
+            self._environment.run()
+            return
+        self._stop_ns = until_ns
+        if until_ns > 0:
+            self._settle()
+        while self._environment.peek() <= until_ns:
+            self._environment.step()
 
     def _complete(self, event: simpy.Event) -> None:
         complete = event.value
         assert complete is not None
         self.now_ns = now_ns = int(self._environment.now)
         complete()
-        if self._environment.peek() > now_ns:  # else more completes at this instant
+        more_completes = self._environment.peek() <= now_ns
+        if not more_completes and now_ns != self._stop_ns:
             self._settle()
 
     def _settle(self) -> None:

@@ -43,6 +43,10 @@ class Memory(ABC):
         """Return whether the weights of a launch are on its device."""
         return True
 
+    def resident(self, device: int) -> tuple[int, ...] | None:
+        """Return the cells whose weights are on a device; None: all."""
+        return None
+
     @abstractmethod
     def launch_started(self, launch: int, device: int) -> None:
         """Reserve the outputs of a launch; OutOfDeviceMemory if they do not fit."""
@@ -138,6 +142,12 @@ class Limited(Memory):
         device = int(self._world.program.launch_device[launch])
         weights = self._weights[device]
         return not self._stores[device].loads_weights or self._cell_of[launch] in weights.last_use
+
+    def resident(self, device: int) -> tuple[int, ...] | None:
+        """Return the cells whose weights are on a device; None: all."""
+        if not self._stores[device].loads_weights:
+            return None
+        return tuple(sorted(self._weights[device].last_use))
 
     # Outputs
 

@@ -110,13 +110,24 @@ class Machine:
 
     def run(self) -> None:
         """Run to the end; raises OutOfDeviceMemory."""
+        self._run(None)
+        stuck = [launch for launch, end_ns in enumerate(self.end_ns) if end_ns < 0]
+        assert not stuck, f"launches {stuck} never ended: legal plans do not deadlock"
+
+    def run_until(self, time_ns: int) -> None:
+        """Run up to a time: what ends then has ended, nothing begins any more."""
+        self._run(time_ns)
+
+    def resident(self, device: int) -> tuple[int, ...] | None:
+        """Return the cells whose weights are on a device now; None: all."""
+        return self._memory.resident(device)
+
+    def _run(self, until_ns: int | None) -> None:
         for arrival_ns in sorted(set(self.priced.graph.available_ns) - {0}):
             self._clock.after(arrival_ns, self._memory.something_arrived)
         for engine in self._engines:
             self._run_ahead(engine)
-        self._clock.run(list(self._phases()))
-        stuck = [launch for launch, end_ns in enumerate(self.end_ns) if end_ns < 0]
-        assert not stuck, f"launches {stuck} never ended: legal plans do not deadlock"
+        self._clock.run(list(self._phases()), until_ns=until_ns)
 
     def _phases(self) -> Iterator[Effect]:
         """Yield one round of an instant, without what this world does not need."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import TypeVar
 
-import numpy as np
-
-from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link, TableCost, TransferCost
+from dynpartition.cluster import (
+    AffineCost,
+    Blocks,
+    Cluster,
+    Device,
+    DeviceKind,
+    Link,
+    TableCost,
+    TransferCost,
+)
 from dynpartition.conditions import GOOD_DAY, Conditions, Slowdown
 from dynpartition.graph import Cell, Task, TaskGraph
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Curve, Dispatch, HostMode, Noise, PerCellAndDevice, Profile
-
-Item = TypeVar("Item")
+from dynpartition.sim.world_shapes import SHAPES, Dice
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ def random_world(seed: int, *, tasks_max: int = 9, devices_max: int = 4) -> Worl
 SWITCHES = {
     "absent links": 0.4,
     "answers": 0.4,
-    "arrivals": 0.25,
+    "arrivals": 0.3,
     "batches": 0.5,
     "blocking copies": 0.3,
     "bookkeeping": 0.25,
@@ -47,13 +51,13 @@ SWITCHES = {
     "equal costs": 0.4,
     "host inputs": 0.4,
     "huge numbers": 0.04,
-    "joined requests": 0.4,
+    "joined requests": 0.5,
     "link tables": 0.15,
     "memory": 0.45,
     "missing costs": 0.25,
     "noise": 0.12,
     "own durations": 0.2,
-    "requests": 0.3,
+    "requests": 0.35,
     "resident lists": 0.35,
     "reveals": 0.35,
     "shuffled ids": 0.5,
@@ -67,91 +71,17 @@ HOST_MODES: tuple[HostMode, ...] = ("none", "single", "threads", "processes", "r
 """Threads twice: the mode with most to go wrong."""
 
 
-class _Dice:
-    """Random choices from one seed; numbers are drawn in blocks, which is much faster."""
-
-    def __init__(self, seed: int) -> None:
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
-        blocks: Iterator[list[float]] = iter(lambda: rng.random(256).tolist(), [])
-        self._uniform = chain.from_iterable(blocks).__next__
-
-    def chance(self, odds: float) -> bool:
-        return self._uniform() < odds
-
-    def below(self, n: int) -> int:
-        return int(self._uniform() * n)
-
-    def pick(self, items: Sequence[Item]) -> Item:
-        return items[int(self._uniform() * len(items))]
-
-    def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        return sorted(items, key=lambda _: self._uniform())
-
-
-# Shapes: number of tasks → inputs of each, all of them earlier.
-
-
-def _isolated(dice: _Dice, n: int) -> list[list[int]]:
-    return [[] for _ in range(n)]
-
-
-def _chain(dice: _Dice, n: int) -> list[list[int]]:
-    return [[i - 1] if i else [] for i in range(n)]
-
-
-def _fork_join(dice: _Dice, n: int) -> list[list[int]]:
-    rows = [[0] if i else [] for i in range(n)]
-    if n > 2 and dice.chance(0.7):
-        rows[-1] = list(range(1, n - 1))
-    return rows
-
-
-def _out_tree(dice: _Dice, n: int) -> list[list[int]]:
-    return [[dice.below(i)] if i else [] for i in range(n)]
-
-
-def _in_tree(dice: _Dice, n: int) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in range(n)]
-    for i in range(n - 1):
-        rows[i + 1 + dice.below(min(3, n - 1 - i))].append(i)
-    return rows
-
-
-def _layered(dice: _Dice, n: int) -> list[list[int]]:
-    width = 1 + dice.below(4)
-    rows: list[list[int]] = []
-    for i in range(n):
-        layer = i // width
-        before = range((layer - 1) * width, layer * width) if layer else range(0)
-        rows.append([j for j in before if dice.chance(0.6)])
-    return rows
-
-
-def _random_dag(dice: _Dice, n: int) -> list[list[int]]:
-    density = dice.pick((0.15, 0.3, 0.6))
-    return [[j for j in range(i) if dice.chance(density)] for i in range(n)]
-
-
-def _multi_edges(dice: _Dice, n: int) -> list[list[int]]:
-    return [[dice.below(i) for _ in range(dice.below(4))] if i else [] for i in range(n)]
-
-
-_SHAPES: tuple[Callable[[_Dice, int], list[list[int]]], ...] = (
-    *(_isolated, _chain, _fork_join, _out_tree, _in_tree),
-    *(_layered, _random_dag, _random_dag, _multi_edges),
-)
-
-
 class _Maker:
     """Draws one world: graph, costs, plan, and then a machine on which the plan is legal."""
 
     def __init__(self, seed: int, tasks_max: int, devices_max: int) -> None:
-        self.dice = dice = _Dice(seed)
+        self.dice = dice = Dice(seed)
         self.on = {name for name, odds in SWITCHES.items() if dice.chance(odds)}
         self.scale = 10 ** (3 + dice.below(7)) if "huge numbers" in self.on else 1
         self.same = dice.below(4) if "equal costs" in self.on else -1
         count = dice.pick((1, 2, 2, 3, 3, 3, 4, 4))
-        self.kinds = [dice.pick(("cpu", "cuda")) for _ in range(min(count, devices_max))]
+        kinds: tuple[DeviceKind, ...] = ("cpu", "cuda")
+        self.kinds = [dice.pick(kinds) for _ in range(min(count, devices_max))]
         self.names = [f"{kind}:{number}" for number, kind in enumerate(self.kinds)]
         self.host = dice.pick(("", *self.names))
         named = [d for d, name in enumerate(self.names) if name == self.host]
@@ -160,9 +90,9 @@ class _Maker:
             Cell(name, self.size(4) if "weights" in self.on else 0)
             for name in dice.shuffled("abcd"[: 1 + dice.below(4)])  # names not in cell order
         ]
-        self.cell_of_name = {cell.name: number for number, cell in enumerate(self.cells)}
         self.curves = self.draw_curves()
-        self.tasks = self.draw_tasks(1 + dice.below(tasks_max))
+        n_tasks = 1 + max(dice.below(tasks_max), dice.below(tasks_max))
+        self.tasks = self.draw_tasks(n_tasks)
         self.placed: list[tuple[int, list[int]]] = []
         """Launches: (device, tasks)."""
 
@@ -219,9 +149,11 @@ class _Maker:
         ids = [step * (place + (step > 1)) for place in number]
         request = [dice.below(3) for _ in range(n)] if "requests" in on else [0] * n
         arrival_ns = [self.arrival_ns() for _ in range(3)] if "arrivals" in on else [0] * 3
+        if "arrivals" in on and dice.chance(0.7):
+            request = [dice.below(2) for _ in range(n)]
         strangers = on >= {"requests", "arrivals"} and dice.chance(0.2)  # arrive task by task
         tasks = []
-        for i, inputs in enumerate(dice.pick(_SHAPES)(dice, n)):
+        for i, inputs in enumerate(dice.pick(SHAPES)(dice, n)):
             kept = [j for j in inputs if self.joined(request[i], request[j])]
             cell = dice.pick(self.cells)
             tasks.append(
@@ -259,6 +191,8 @@ class _Maker:
 
     def place(self, graph: TaskGraph) -> None:
         """Draw a topological order, and a device or an earlier launch for each task."""
+        self.graph, self.cell_of = graph, graph.cell_of.tolist()
+        self.output_bytes, self.host_bytes = graph.output_bytes.tolist(), graph.host_bytes.tolist()
         dice, needs = self.dice, _needs(graph)
         readers: list[list[int]] = [[] for _ in needs]
         for task, row in enumerate(needs):
@@ -266,34 +200,32 @@ class _Maker:
                 readers[source].append(task)
         missing = [len(row) for row in needs]
         ready = [task for task, count in enumerate(missing) if not count]
-        position = [0] * len(needs)  # of the launch of a task
+        self.position = position = [0] * len(needs)  # of the launch of a task
         while ready:
             task = ready.pop(dice.below(len(ready)))
-            earliest = max((position[source] + 1 for source in needs[task]), default=0)
-            position[task] = self.launch(graph, task, earliest)
+            earliest = max([position[source] + 1 for source in needs[task]], default=0)
+            position[task] = self.launch(task, earliest)
             for reader in readers[task]:
                 missing[reader] -= 1
                 if not missing[reader]:
                     ready.append(reader)
-        self.edges = [
-            (source, task) for task, row in enumerate(graph.input_lists) for source in row
-        ]
-        self.device_of = [self.placed[position[task]][0] for task in range(len(graph))]
-        self.graph = graph
 
-    def launch(self, graph: TaskGraph, task: int, earliest: int) -> int:
+    def launch(self, task: int, earliest: int) -> int:
         """Add `task` to a launch at or after position `earliest`; return its position."""
-        cell = int(graph.cell_of[task])
-        own = [device for device, row in graph.durations.items() if row[task] >= 0]
-        able = {self.names.index(name) for name in (*self.curves[cell], *own)}
+        cell = self.cell_of[task]
+        able = [d for d, name in enumerate(self.names) if self.can_run(task, cell, name)]
         if "batches" in self.on and self.dice.chance(0.6):
             for number in range(len(self.placed) - 1, earliest - 1, -1):
                 device, tasks = self.placed[number]
-                if graph.cell_of[tasks[0]] == cell and device in able:
+                if self.cell_of[tasks[0]] == cell and device in able:
                     tasks.append(task)
                     return number
-        self.placed.append((self.dice.pick(sorted(able)), [task]))
+        self.placed.append((self.dice.pick(able), [task]))
         return len(self.placed) - 1
+
+    def can_run(self, task: int, cell: int, name: str) -> bool:
+        own = self.graph.durations
+        return name in self.curves[cell] or (name in own and bool(own[name][task] >= 0))
 
     # Machine
 
@@ -307,19 +239,17 @@ class _Maker:
         return Device(name, kind, memory, resident=resident)
 
     def capacity(self, number: int) -> int:
-        graph, alone, total = self.graph, [0], 0
+        alone, total, away = [0], 0, number != self.host_index
         for device, tasks in self.placed:
             if device == number:
-                sources = {source for task in tasks for source in graph.input_lists[task]}
-                made = int(graph.output_bytes[[*sources, *tasks]].sum())
-                fed = 0 if number == self.host_index else int(graph.host_bytes[tasks].sum())
-                weights = self.cells[int(graph.cell_of[tasks[0]])].param_bytes
-                alone.append(made + fed + weights)
-                total += made + fed
-        slack = self.dice.pick((0, 0, 1, 1, 2, 3)) if self.dice.chance(0.93) else -1
-        if slack < 0:  # may be too small: that is an error before the run begins
+                sources = {source for task in tasks for source in self.graph.input_lists[task]}
+                moved = sum([self.output_bytes[task] for task in (*sources, *tasks)])
+                moved += sum([self.host_bytes[task] for task in tasks]) * away
+                alone.append(moved + self.cells[self.cell_of[tasks[0]]].param_bytes * away)
+                total += moved
+        if self.dice.chance(0.07):  # may be too small: that is an error before the run begins
             return max(0, max(alone) - self.scale)
-        return max(alone) + slack * total // 2
+        return max(alone) + self.dice.pick((0, 0, 1, 1, 2, 3)) * total // 2
 
     def resident(self, number: int, memory: int | None) -> tuple[str, ...]:
         free = memory if memory is not None else self.dice.below(30) * self.scale
@@ -348,29 +278,19 @@ class _Maker:
                 )
 
     def needed_links(self, devices: list[Device]) -> set[tuple[int, int]]:
-        where, host, graph = self.device_of, self.host_index, self.graph
-        needed = {(where[source], where[task]) for source, task in self.edges}
-        for task, (home, returns) in enumerate(zip(where, graph.returns.tolist(), strict=True)):
-            if graph.host_bytes[task]:
-                needed.add((host, home))
-            if returns or task in graph.revealers:
-                needed.add((home, host))
-        for home, tasks in self.placed:
-            if int(graph.cell_of[tasks[0]]) not in self.held(devices[home]):
-                needed.add((host, home))
-        return needed
-
-    def held(self, device: Device) -> set[int]:
-        """Return the cells whose weights are on `device` at time 0."""
-        if device.resident is not None:
-            return {self.cell_of_name[c] for c in device.resident if c in self.cell_of_name}
-        free = 1 << 62 if device.memory_bytes is None else device.memory_bytes
-        chosen = set()
-        for number, cell in enumerate(self.cells):
-            if cell.param_bytes <= free:
-                chosen.add(number)
-                free -= cell.param_bytes
-        return chosen
+        host, graph, placed = self.host_index, self.graph, self.placed
+        home = [placed[number][0] for number in self.position]
+        needed = {
+            (home[source], home[task])
+            for task in range(len(home))
+            for source in graph.input_lists[task]
+        }
+        needed |= {(host, home[task]) for task, size in enumerate(self.host_bytes) if size}
+        sent = [task for task, returns in enumerate(graph.returns.tolist()) if returns]
+        needed |= {(home[task], host) for task in (*sent, *graph.revealers)}
+        held = [initial_weights(device, self.cells) for device in devices]
+        cells = [(device, self.cell_of[tasks[0]]) for device, tasks in placed]
+        return needed | {(host, device) for device, cell in cells if cell not in held[device]}
 
     def resources(self, wiring: int, src: int, dst: int) -> tuple[str, ...]:
         """Return a link's resources: its own, one bus, egress or both limits, or a mixture."""
@@ -400,7 +320,7 @@ class _Maker:
             lock=dice.pick((0.0, 0.3, 0.5, 1.0)),
             handoff_ns=self.time(2),
             queue_depth=dice.pick((None, None, 1, 1, 2, 3)),
-            bookkeeping_ns=dice.pick((1, own)) if "bookkeeping" in on else 0,
+            bookkeeping_ns=self.bookkeeping_ns(own) if "bookkeeping" in on else 0,
             copy_in=copies if copy_sides in (0, 2) else {},
             copy_out=copies if copy_sides in (1, 2) else {},
             sync_ns=self.time(1),
@@ -411,7 +331,12 @@ class _Maker:
         form = self.dice.below(4)
         if form < 2:
             return self.time(3)
-        return own if form == 2 else {self.cells[0].name: own, self.names[0]: self.time(2)}  # type: ignore[dict-item]
+        return (
+            own if form == 2 else {cell.name: own for cell in self.cells if self.dice.chance(0.7)}
+        )
+
+    def bookkeeping_ns(self, own: dict[str, int]) -> int | dict[str, int]:
+        return own if self.dice.chance(0.5) else 1
 
     def noise(self) -> Noise:
         sigma = self.dice.pick((((1, 0.3),), ((1, 0.0),), ((1, 0.8), (4, 0.1))))
@@ -427,6 +352,19 @@ class _Maker:
             for _ in range(count)
         ]
         return replace(GOOD_DAY, seed=self.dice.below(1000), slowdowns=tuple(slowdowns))
+
+
+def initial_weights(device: Device, cells: Sequence[Cell]) -> set[int]:
+    """Return the cells (indices) whose weights are on `device` at time 0, if it is not the host."""
+    if device.resident is not None:
+        return {number for number, cell in enumerate(cells) if cell.name in device.resident}
+    free = 1 << 62 if device.memory_bytes is None else device.memory_bytes
+    chosen = set()
+    for number, cell in enumerate(cells):
+        if cell.param_bytes <= free:
+            chosen.add(number)
+            free -= cell.param_bytes
+    return chosen
 
 
 def _needs(graph: TaskGraph) -> list[set[int]]:

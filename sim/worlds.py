@@ -20,7 +20,7 @@ from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
-from dynpartition.sim.world_maker import World, random_world
+from dynpartition.sim.world_maker import World, initial_weights, random_world
 from dynpartition.trace import Trace
 
 __all__ = [
@@ -190,7 +190,13 @@ def _of_trace(world: World, trace: Trace) -> Iterator[str]:
     ended_ns = {task: span.end_ns for span in trace.launches for task in span.tasks}
     outputs = [span for span in trace.transfers if not span.host_input]
     loads = [(load.device, load.cell) for load in trace.loads]
-    resident = {(d.name, c) for d in world.profile.cluster.devices for c in d.resident or ()}
+    cells = world.graph.cells
+    resident = {
+        (device.name, cells[number].name)
+        for device in world.profile.cluster.devices
+        if loads
+        for number in initial_weights(device, cells)
+    }
     return _present(
         {
             "launch of 0 ns": any(span.start_ns == span.end_ns for span in trace.launches),
@@ -201,6 +207,6 @@ def _of_trace(world: World, trace: Trace) -> Iterator[str]:
             "transfer waits": any(span.start_ns > ended_ns[span.tasks[0]] for span in outputs),
             "dispatch": trace.dispatches,
             "load": loads,
-            "eviction": len(set(loads)) < len(loads) or resident.intersection(loads),
+            "weights loaded again": len(set(loads)) < len(loads) or resident.intersection(loads),
         }
     )

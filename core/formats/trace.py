@@ -73,6 +73,7 @@ class TraceFields(Record, tag_field="format", tag="dynpartition-trace"):
     dispatches: tuple[SpanFields, ...]
     loads: tuple[LoadFields, ...]
     reveals: tuple[RevealFields, ...]
+    wasted: tuple[SpanFields, ...] = ()
 
 
 def read_trace(path: Path, graph: TaskGraph) -> Trace:
@@ -108,6 +109,10 @@ def _parse(data: bytes, ids: TaskIds) -> Trace:
         ),
         tuple(_reveal(row, f"$.reveals[{n}]", ids) for n, row in enumerate(fields.reveals)),
         tuple(_load(span, f"$.loads[{n}]", ids) for n, span in enumerate(fields.loads)),
+        tuple(
+            LaunchSpan(span.device, _tasks(span, f"$.wasted[{n}]", ids), *_times(span))
+            for n, span in enumerate(fields.wasted)
+        ),
     )
 
 
@@ -154,6 +159,7 @@ def _fields(trace: Trace, ids: TaskIds) -> TraceFields:
         transfers=tuple(_transfer_fields(span, ids) for span in trace.transfers),
         dispatches=tuple(_span_fields(span, ids) for span in trace.dispatches),
         loads=tuple(LoadFields(**asdict(span)) for span in trace.loads),
+        wasted=tuple(_span_fields(span, ids) for span in trace.wasted),
         reveals=tuple(
             RevealFields(task=ids.id(row.task), end_ns=row.end_ns, known_ns=row.known_ns)
             for row in trace.reveals

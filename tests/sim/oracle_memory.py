@@ -64,19 +64,21 @@ class Memory:
         """Raise an error for what can never be loaded or never fit."""
         for p in range(self.run.count):
             if self.must_load(p) and not self.can_load(self.run.device[p]):
-                raise PlanError(f"launch {p} needs a load without a link")
+                raise PlanError(f"{self.name(p)} needs a load without a link")
         for device, there in enumerate(self.resident):
             weights = 0 if device == self.run.host else sum(self.size[cell] for cell in there)
-            self.check_fit(device, weights, f"resident cells on {self.devices[device].name}")
+            self.check_fit(device, weights, "list of resident cells")
         for p, device in enumerate(self.run.device):
-            place = f"launch {p} on {self.devices[device].name}"
-            self.check_fit(device, self.least(p), place)
+            self.check_fit(device, self.least(p), self.name(p))
 
-    def check_fit(self, device: int, size: int, place: str) -> None:
+    def check_fit(self, device: int, size: int, what: str) -> None:
         limit = self.devices[device].memory_bytes
         if limit is not None and size > limit:
             self.run.seen["out of memory before the run"] += 1
-            raise OutOfDeviceMemory(f"{place}: {size} bytes, {limit} there")
+            raise OutOfDeviceMemory(f"{what} needs {size} bytes at once, of {limit}")
+
+    def name(self, p: int) -> str:
+        return f"launch {p} on {self.run.plan.launches[p].device}"
 
     def least(self, p: int) -> int:
         """Return the bytes that launch `p` needs at once."""
@@ -123,7 +125,8 @@ class Memory:
             idle = self.evictable(device, p if what == "launch" else -1)
             if not idle:
                 self.run.seen["out of memory"] += 1
-                raise OutOfDeviceMemory(f"launch {p} on {self.devices[device].name}: {what}")
+                there = self.devices[device].name
+                raise OutOfDeviceMemory(f"{self.name(p)} needs {size} bytes on {there}: {what}")
             self.evict(device, idle, what)
 
     def evictable(self, device: int, starting: int) -> list[str]:
@@ -131,27 +134,26 @@ class Memory:
         run = self.run
         if device == run.host or not self.can_load(device):
             return []
-        pinned = {self.cell(p) for p in run.start if p not in run.finished}
-        pinned &= {self.cell(p) for p in run.start if run.device[p] == device}
         running = [p for p in run.start if p not in run.finished and run.device[p] == device]
         pinned = {self.cell(p) for p in [*running, *([starting] if starting >= 0 else [])]}
         idle = [cell for cell in self.resident[device] - pinned if self.size[cell] > 0]
-        return sorted(idle, key=lambda cell: (self.last_use[device].get(cell, NEVER), cell))
+        return sorted(idle, key=lambda cell: (self.used_ns(device, cell), cell))
+
+    def used_ns(self, device: int, cell: str) -> int:
+        return self.last_use[device].get(cell, NEVER)
 
     def evict(self, device: int, idle: list[str], what: str) -> None:
-        seen, last_use = self.run.seen, self.last_use[device]
-        seen[f"eviction for a {what}"] += 1
-        seen["eviction by name"] += len({last_use.get(cell, NEVER) for cell in idle[:2]}) < len(
-            idle[:2]
-        )
-        seen["eviction by last use"] += idle != sorted(idle)
+        self.note_eviction(device, idle, what)
         self.resident[device].remove(idle[0])
-        upcoming = [p for p in range(self.run.count) if self.run.device[p] == device]
-        upcoming = [p for p in upcoming if self.run.is_next(p)]
-        seen["eviction of what the next launch needs"] += any(
-            self.cell(p) == idle[0] for p in upcoming
-        )
-        last_use.pop(idle[0], None)
+
+    def note_eviction(self, device: int, idle: list[str], what: str) -> None:
+        seen, run = self.run.seen, self.run
+        times = [self.used_ns(device, cell) for cell in idle]
+        seen[f"eviction for a {what}"] += 1
+        seen["eviction by name"] += times.count(times[0]) > 1
+        seen["eviction by last use"] += idle[0] != min(idle)
+        upcoming = [p for p in range(run.count) if run.device[p] == device and run.is_next(p)]
+        seen["eviction of what comes next"] += any(self.cell(p) == idle[0] for p in upcoming)
 
     # Outputs
 

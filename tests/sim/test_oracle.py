@@ -139,6 +139,7 @@ def happened(trace: Trace) -> dict[str, object]:
             for s in trace.transfers
         ),
         "dispatches": sorted((s.device, s.tasks, s.start_ns, s.end_ns) for s in trace.dispatches),
+        "loads": sorted((s.device, s.cell, s.bytes, s.start_ns, s.end_ns) for s in trace.loads),
         "reveals": sorted((r.task, r.end_ns, r.known_ns) for r in trace.reveals),
         "makespan_ns": trace.makespan_ns,
     }
