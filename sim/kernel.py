@@ -81,7 +81,8 @@ COMING, HELD_BACK, QUEUED, JOINED, ARRIVED = range(5)  # STATE
 
 OK, OUT_OF_MEMORY, UNPRICED, STUCK = range(4)
 OUTCOME, WHO, WHERE, NEEDED, FREE, LOADED = range(6)  # columns of outcomes (B, 6)
-"""OUT_OF_MEMORY: launch, device, bytes, bytes. UNPRICED: link, -, bytes of a merged transfer."""
+"""OUT_OF_MEMORY: launch, device, bytes, bytes. UNPRICED: link, -, bytes of a merged
+transfer. LOADED: rows of the load log."""
 
 # Columns of the work table `resources` (R, 5); nodes are (NEXT, BEFORE) of one transfer in one queue.
 FIRST, LAST, BUSY, RUNNING, MARKED = range(5)
@@ -660,6 +661,7 @@ def merged_ns(
     bandwidth = program.links[link, BANDWIDTH]
     if bandwidth > 0:
         return affine_ns(program.links[link, LATENCY_NS], bandwidth, size_bytes)
+    link += program.machine[LINKS]
     for row in range(len(extras.merged)):
         if extras.merged[row, 0] == link and extras.merged[row, 1] == size_bytes:
             return extras.merged[row, 2]

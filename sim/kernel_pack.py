@@ -104,6 +104,34 @@ def _flat(rows: Iterable[Sequence[int]]) -> IntArray:
     return np.array([value for row in rows for value in row], dtype=np.int64)
 
 
+def check_range(world: ProgramWorld) -> None:
+    """Raise OverflowError where the times of a world might not fit into 62 bits."""
+    priced, program, prices = world
+    slowest = min((speed for row in prices.paces for _, speed in row), default=1.0)
+    dispatch = priced.profile.dispatch
+    known_ns = dispatch.sync_ns + dispatch.decision_ns + dispatch.handoff_ns
+    pairs = set(zip(program.copy_link.tolist(), program.copy_bytes.tolist(), strict=True))
+    longest_ns = max((priced.transfer_ns(*pair) for pair in pairs), default=0)
+    total_ns = (
+        sum(prices.launch_ns) / min(slowest, 1.0)
+        + sum(prices.dispatch_ns)
+        + sum(prices.push_ns)
+        + 2 * program.n_copies * longest_ns  # twice: merged transfers
+        + (program.n_launches + program.n_copies) * (known_ns + _longest_load_ns(priced))
+        + max(priced.graph.available_ns)
+    )
+    if total_ns >= kernel.NEVER // 2:
+        raise OverflowError(f"a run may take {total_ns:.3g} ns; the kernel counts up to 2.3e18")
+
+
+def _longest_load_ns(priced: PricedGraph) -> int:
+    if not needs_memory(priced):
+        return 0
+    largest = max(cell.param_bytes for cell in priced.graph.cells)
+    links = range(len(priced.cluster.links))
+    return max((priced.transfer_ns(link, largest) for link in links), default=0)
+
+
 def is_plain(world: ProgramWorld) -> bool:
     """Return whether the plain kernel can run the world."""
     priced, program, prices = world
@@ -195,6 +223,20 @@ class ExtraTables:
     paces_ns: list[int]
     lasts_ns: IntArray
     share_ns: IntArray
+
+    @staticmethod
+    def of_refused(plain: PlainTables) -> ExtraTables:
+        """Return tables for a world that is never run: of the right sizes, with nothing in them."""
+        n_launches, n_copies = len(plain.launches), len(plain.copies)
+        return ExtraTables(
+            *(_zeros(n_launches, 11), _zeros(n_copies, 8), _zeros(0, 3), _zeros(0), _zeros(0, 2)),
+            *(_zeros(0, 6), _zeros(0, 4), _zeros(0, 2), _zeros(0, 2), [], _zeros(n_launches, 1)),
+            _zeros(n_launches, 1),
+        )
+
+
+def _zeros(*shape: int) -> IntArray:
+    return np.zeros(shape, dtype=np.int64)
 
 
 @dataclass(slots=True)

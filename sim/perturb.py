@@ -81,7 +81,6 @@ class _Draw:
             name: {d: self._affine(cost, f"{name}/{d}") for d, cost in table.items()}
             for name, table in (("copy_in", dispatch.copy_in), ("copy_out", dispatch.copy_out))
         }
-        times = ("h_copy", "handoff_ns", "sync_ns", "decision_ns")
         return replace(
             dispatch,
             h=self._per_cell(dispatch.h),
@@ -89,7 +88,10 @@ class _Draw:
             bookkeeping_ns=self._per_device(dispatch.bookkeeping_ns, "bookkeeping"),
             copy_in=copies["copy_in"],
             copy_out=copies["copy_out"],
-            **{name: self.amount(getattr(dispatch, name), name) for name in times},
+            h_copy=self.amount(dispatch.h_copy, "h_copy"),
+            handoff_ns=self.amount(dispatch.handoff_ns, "handoff_ns"),
+            sync_ns=self.amount(dispatch.sync_ns, "sync_ns"),
+            decision_ns=self.amount(dispatch.decision_ns, "decision_ns"),
         )
 
     def _per_device(self, amounts: PerDevice, key: str) -> PerDevice:

@@ -506,9 +506,7 @@ class Oracle:
                 )
                 continue
             if copy.push.kind != LOAD:
-                self.memory.reserve(
-                    copy.push.dst, copy.push.bytes, copy.push.position, "transfer"
-                )
+                self.memory.reserve(copy.push.dst, copy.push.bytes, copy.push.position, "transfer")
             self.seen["blocking load"] += copy.push.kind == LOAD and bool(self.blocked(copy))
             link = self.cluster.link_index(copy.push.src, copy.push.dst)
             copy.start_ns = self.now

@@ -160,8 +160,10 @@ class Memory:
     def used(self, device: int) -> int:
         """Return the bytes taken on `device` now."""
         run = self.run
-        weights = 0 if device == run.host else sum(
-            self.size[cell] for cell in self.resident[device] | self.loading[device]
+        weights = (
+            0
+            if device == run.host
+            else sum(self.size[cell] for cell in self.resident[device] | self.loading[device])
         )
         outputs = sum(run.size[t] for t in run.position if self.holds(device, t))
         inputs = sum(

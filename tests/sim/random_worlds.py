@@ -24,7 +24,7 @@ from dynpartition import (
     Task,
     TaskGraph,
 )
-from dynpartition.conditions import Conditions, Slowdown
+from dynpartition.conditions import GOOD_DAY, Conditions, Slowdown
 from dynpartition.profile import Noise
 
 HOST_MODES = ("none", "single", "threads", "processes", "replay")
@@ -36,7 +36,7 @@ class World:
     graph: TaskGraph
     profile: Profile
     plan: Plan
-    conditions: Conditions = Conditions()
+    conditions: Conditions = GOOD_DAY
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,10 @@ def conditions(draw: st.DrawFn, names: tuple[str, ...], *, slow: bool) -> Condit
         st.sampled_from([0.3, 0.5, 0.5, 1.0, 2.0, 3.7]),
     )
     slowdowns = st.lists(
-        incident, min_size=1, max_size=4, unique_by=lambda slowdown: (slowdown.device, slowdown.at_ns)
+        incident,
+        min_size=1,
+        max_size=4,
+        unique_by=lambda slowdown: (slowdown.device, slowdown.at_ns),
     )
     return Conditions(
         seed=draw(st.integers(0, 3)),
@@ -235,9 +238,7 @@ def without_links(world: World, chosen: list[bool]) -> World:
         for link, absent in zip(cluster.links, chosen, strict=False)
         if not absent or (link.src, link.dst) in needed
     )
-    return replace(
-        world, profile=replace(world.profile, cluster=replace(cluster, links=links))
-    )
+    return replace(world, profile=replace(world.profile, cluster=replace(cluster, links=links)))
 
 
 def links_needed(world: World) -> set[tuple[str, str]]:

@@ -1,104 +1,13 @@
 """Worlds small enough to compute by hand, run through the command line.
 
-Unless a world says otherwise: three devices of different speed, every link with 5 ns latency and
-1 byte/ns, and tasks that cost 100 ns on `cpu:0`, 10 ns on `cuda:0` and 20 ns on `cuda:1`.
+What they are made of, and what it costs, is said in `tests.sim.small_worlds`.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from dynpartition.__main__ import main
-
-Json = dict[str, Any]
-
-COSTS = {"cpu:0": 100, "cuda:0": 10, "cuda:1": 20}
-
-
-def task(number: int, *inputs: int, size: int = 20, **fields: Any) -> Json:
-    return {
-        "id": number,
-        "cell": "cell",
-        "inputs": list(inputs),
-        "output_bytes": size,
-        "duration_ns": COSTS,
-        **fields,
-    }
-
-
-def link(src: str, dst: str, **fields: Any) -> Json:
-    cost = {} if "table" in fields else {"latency_ns": 5, "bandwidth_bytes_per_s": 10**9}
-    return {"src": src, "dst": dst, **cost, **fields}
-
-
-def profile(links: list[Json] | None = None, **fields: Any) -> Json:
-    devices = [{"name": name, "kind": name.split(":")[0]} for name in COSTS]
-    pairs = [(a, b) for a in COSTS for b in COSTS if a != b]
-    return {
-        "format": "dynpartition-profile",
-        "version": 1,
-        "devices": devices,
-        "links": [link(a, b) for a, b in pairs] if links is None else links,
-        "cells": {},
-        **fields,
-    }
-
-
-class World:
-    """Runs `dynpartition simulate` on files in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def run(self, tasks: list[Json], plan: list[tuple[str, list[int]]], profile: Json) -> Json:
-        names = {
-            "graph": {
-                "format": "dynpartition-graph",
-                "version": 1,
-                "name": "world",
-                "cells": [{"name": "cell", "param_bytes": 0}],
-                "tasks": tasks,
-            },
-            "profile": profile,
-            "plan": {
-                "format": "dynpartition-plan",
-                "version": 1,
-                "launches": [{"device": device, "tasks": tasks} for device, tasks in plan],
-            },
-        }
-        arguments = ["simulate"]
-        for name, content in names.items():
-            path = self.folder / f"{name}.json"
-            path.write_text(json.dumps(content))
-            arguments += [f"--{name}", str(path)]
-        out = self.folder / "trace.json"
-        assert main([*arguments, "--json", str(out)]) == 0
-        trace: Json = json.loads(out.read_text())
-        return trace
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-def spans(trace: Json) -> list[tuple[str, list[int], int, int]]:
-    return [(s["device"], s["tasks"], s["start_ns"], s["end_ns"]) for s in trace["launches"]]
-
-
-def moves(trace: Json) -> list[tuple[str, list[int], int, int, int]]:
-    return [
-        (f"{s['src']}->{s['dst']}", s["tasks"], s["bytes"], s["start_ns"], s["end_ns"])
-        for s in trace["transfers"]
-    ]
-
-
-def dispatches(trace: Json) -> list[tuple[str, list[int], int, int]]:
-    return [(s["device"], s["tasks"], s["start_ns"], s["end_ns"]) for s in trace["dispatches"]]
+from tests.sim.small_worlds import COSTS, World, dispatches, link, moves, profile, spans, task
 
 
 def test_chain_pays_one_transfer(world: World) -> None:
@@ -543,3 +452,106 @@ def test_link_table_is_interpolated_in_log_log_space(world: World) -> None:
         [task(0, size=1000), task(1, 0)], [("cpu:0", [0]), ("cuda:0", [1])], profile([table])
     )
     assert moves(trace)[0][4] - moves(trace)[0][3] in (100, 101)
+
+
+@pytest.mark.parametrize(("arrival_ns", "pushed_ns"), [(50, 100), (150, 150)])
+def test_an_output_goes_to_a_later_reader_when_that_has_arrived(
+    world: World, arrival_ns: int, pushed_ns: int
+) -> None:
+    """Task 1 makes its launch late: it is not staged for it (20 ns), however early it arrives.
+
+    cpu:0     |0: 0 100|
+    ->cuda:0           ·|arrival of 1 or end of 0: 25 ns|1: 10 ns|
+    """
+    staging = {"cpu:0": {"latency_ns": 0, "bandwidth_bytes_per_s": 10**9}}
+    trace = world.run(
+        [task(0), task(1, 0, arrival_ns=arrival_ns)],
+        [("cpu:0", [0]), ("cuda:0", [1])],
+        profile(dispatch={"host_mode": "none", "copy_out": staging}),
+    )
+    assert moves(trace) == [("cpu:0->cuda:0", [0], 20, pushed_ns, pushed_ns + 25)]
+    assert spans(trace) == [
+        ("cpu:0", [0], 0, 100),
+        ("cuda:0", [1], pushed_ns + 25, pushed_ns + 35),
+    ]
+
+
+def test_the_first_reader_pays_for_a_transfer_that_waited_for_its_arrival(world: World) -> None:
+    """h is 8 ns, h_copy 2 ns; the transfer does not wait for either.
+
+    host      |0: 0 8|      …      |1: 150 160|
+    cuda:1           |0: 8 28|
+    ->cuda:0                       |150 175|1: 175 185|
+    """
+    trace = world.run(
+        [task(0), task(1, 0, arrival_ns=150)],
+        [("cuda:1", [0]), ("cuda:0", [1])],
+        profile(dispatch={"host_mode": "single", "h": 8, "h_copy": 2}),
+    )
+    assert dispatches(trace) == [("cuda:1", [0], 0, 8), ("cuda:0", [1], 150, 160)]
+    assert moves(trace) == [("cuda:1->cuda:0", [0], 20, 150, 175)]
+    assert spans(trace) == [("cuda:1", [0], 8, 28), ("cuda:0", [1], 175, 185)]
+
+
+def test_nothing_arrives_before_what_it_reads_or_what_reveals_it(world: World) -> None:
+    """Tasks 1 and 2 name no arrival, but read, or are revealed by, a task that arrives at 50.
+
+    cuda:0     |0: 50 60|
+    ->cuda:1   |host input of 1: 50 85|  its output for 1: 60 85|1: 85 105|
+    ->cpu:0             |60 85|2: 85 185|
+    """
+    trace = world.run(
+        [task(0, arrival_ns=50), task(1, 0, host_bytes=30), task(2, revealed_by=0)],
+        [("cuda:0", [0]), ("cuda:1", [1]), ("cpu:0", [2])],
+        profile(),
+    )
+    assert moves(trace) == [
+        ("cpu:0->cuda:1", [1], 30, 50, 85),
+        ("cuda:0->cpu:0", [0], 20, 60, 85),
+        ("cuda:0->cuda:1", [0], 20, 60, 85),
+    ]
+    assert spans(trace) == [
+        ("cuda:0", [0], 50, 60),
+        ("cuda:1", [1], 85, 105),
+        ("cpu:0", [2], 85, 185),
+    ]
+    assert trace["makespan_ns"] == 185  # from time 0, when tasks 1 and 2 say that they arrive
+
+
+def test_a_slowdown_counts_from_the_launch_that_starts_at_its_time(world: World) -> None:
+    """Half speed from 10 on, 0.3 from 31 (10 / 0.3 = 33.3, rounded up), twice the speed from 64.
+
+    cuda:0  |0: 0 10|1: 10 30|2: 30 50|3: 50 84|4: 84 89|
+    cuda:1  |5: 0 20|
+    """
+    trace = world.run(
+        [task(number) for number in range(6)],
+        [*(("cuda:0", [number]) for number in range(5)), ("cuda:1", [5])],
+        profile(),
+        slow=["cuda:0@10ns:0.5", "cuda:0@64ns:2", "cuda:0@31ns:0.3"],
+    )
+    assert [s[2:] for s in spans(trace)] == [
+        (0, 10),
+        (10, 30),
+        (30, 50),
+        (50, 84),
+        (84, 89),
+        (0, 20),
+    ]
+
+
+def test_a_stall_is_part_of_what_a_slowdown_stretches(world: World) -> None:
+    """No spread, but each launch stalls 7 ns; transfers do not. Half speed from 42: 2 · (10 + 7).
+
+    cuda:1  |0: 0 27|
+    link            |27 52|
+    cuda:0                |1: 52 86|
+    """
+    trace = world.run(
+        [task(0), task(1, 0)],
+        [("cuda:1", [0]), ("cuda:0", [1])],
+        profile(noise={"sigma": 0.0, "stall_probability": 1.0, "stall_ns": 7}),
+        slow=["cuda:0@42ns:0.5"],
+    )
+    assert moves(trace) == [("cuda:1->cuda:0", [0], 20, 27, 52)]
+    assert spans(trace) == [("cuda:1", [0], 0, 27), ("cuda:0", [1], 52, 86)]

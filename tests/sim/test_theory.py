@@ -268,12 +268,7 @@ def scaled(world: World, factor: int) -> World:
     return replace(
         world,
         graph=scaled_graph(graph, factor),
-        profile=replace(
-            profile,
-            cluster=cluster,
-            cells=cells,
-            dispatch=scaled_dispatch(profile.dispatch, factor),
-        ),
+        profile=replace(profile, cluster=cluster, cells=cells, dispatch=dispatch),
         conditions=Conditions(slowdowns=tuple(slowdowns)),
     )
 
