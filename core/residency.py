@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynpartition.buffers import Buffers
+from dynpartition.cluster import Device
 from dynpartition.errors import OutOfDeviceMemory, PlanError
 from dynpartition.profile import PricedGraph
 from dynpartition.program import Program
@@ -28,16 +29,29 @@ class Store:
 
 
 def needs_memory(priced: PricedGraph) -> bool:
-    """Return whether memory or weights can change what happens."""
-    return any(device.tracks_memory for device in priced.cluster.devices)
+    """Return whether memory or weights can change what happens, whatever the plan."""
+    tracked = [device for device in priced.cluster.devices if device.tracks_memory]
+    return any(not _holds_everything(priced, device) for device in tracked)
+
+
+def _holds_everything(priced: PricedGraph, device: Device) -> bool:
+    """Return whether all weights are there, and all outputs and host inputs fit beside them."""
+    graph = priced.graph
+    if device.resident is not None and not set(graph.cell_names) <= set(device.resident):
+        return False
+    weights = sum(cell.param_bytes for cell in graph.cells)
+    # A device holds each of them at most once.
+    everything = weights + int(graph.output_bytes.sum()) + int(graph.host_bytes.sum())
+    return device.memory_bytes is None or everything <= device.memory_bytes
 
 
 def find_stores(priced: PricedGraph) -> list[Store]:
     """Return each device's store; OutOfDeviceMemory if its `resident` cells do not fit."""
-    return [_store(priced, device) for device in range(len(priced.cluster.devices))]
+    matters = needs_memory(priced)
+    return [_store(priced, device, matters) for device in range(len(priced.cluster.devices))]
 
 
-def _store(priced: PricedGraph, index: int) -> Store:
+def _store(priced: PricedGraph, index: int, matters: bool) -> Store:
     cluster = priced.cluster
     device = cluster.devices[index]
     is_host = index == cluster.host_index
@@ -46,7 +60,7 @@ def _store(priced: PricedGraph, index: int) -> Store:
     return Store(
         name=device.name,
         capacity_bytes=capacity,
-        loads_weights=not is_host and not (unlimited and device.resident is None),
+        loads_weights=matters and not is_host and not (unlimited and device.resident is None),
         resident=() if is_host else _resident(priced, index, capacity),
         link=-1 if is_host else cluster.link_index(cluster.host_index, index),
     )

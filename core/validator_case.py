@@ -6,19 +6,29 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from dynpartition.cluster import Link
+from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
-from dynpartition.trace import LaunchSpan, Trace, TransferSpan
+from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, Trace, TransferSpan
 
-Span = LaunchSpan | TransferSpan
+Span = LaunchSpan | TransferSpan | LoadSpan | DispatchSpan
+Moved = TransferSpan | LoadSpan
+"""What a link carries."""
 
 
 class Case:
     """One trace and its plan; tasks and devices are known, the plan is legal."""
 
     def __init__(
-        self, graph: TaskGraph, profile: Profile, plan: Plan, trace: Trace, tolerance_ns: int
+        self,
+        graph: TaskGraph,
+        profile: Profile,
+        plan: Plan,
+        trace: Trace,
+        *,
+        tolerance_ns: int = 0,
+        conditions: Conditions = GOOD_DAY,
     ) -> None:
         self.graph = graph
         self.profile = profile
@@ -27,6 +37,7 @@ class Case:
         self.plan = plan
         self.trace = trace
         self.tolerance_ns = tolerance_ns
+        self.conditions = conditions
         self.number_of = {launch.tasks: i for i, launch in enumerate(plan.launches)}
         self.launch_of = {task: i for i, row in enumerate(plan.launches) for task in row.tasks}
         self.device_of = plan.placement()
@@ -54,6 +65,17 @@ class Case:
         """Planned launch → revealers that must be known before it."""
         rows = self.graph.gates
         return [frozenset(g for t in row.tasks for g in rows[t]) for row in self.plan.launches]
+
+    @cached_property
+    def arrived_ns(self) -> list[int]:
+        """Planned launch → when all its tasks have arrived, with what they read or wait for."""
+        available_ns = self.graph.available_ns
+        return [max(available_ns[task] for task in row.tasks) for row in self.plan.launches]
+
+    @cached_property
+    def moved(self) -> tuple[Moved, ...]:
+        """Everything that travels over links."""
+        return (*self.trace.transfers, *self.trace.loads)
 
     @cached_property
     def known_ns(self) -> dict[int, int]:
@@ -93,15 +115,24 @@ class Case:
         """(task, destination) → the transfers that bring its host input there."""
         return _by_task_and_destination(self.trace.transfers, host_input=True)
 
-    def link(self, span: TransferSpan) -> Link | None:
-        """Return the link that a transfer used; None when there is none."""
-        ends = self.cluster.index(span.src), self.cluster.index(span.dst)
-        index = self.cluster.link_index(*ends)
+    def link(self, span: Moved) -> Link | None:
+        """Return the link that a transfer or a load used; None when there is none."""
+        ends = (self.host, span.device) if isinstance(span, LoadSpan) else (span.src, span.dst)
+        index = self.cluster.link_index(*(self.cluster.index(end) for end in ends))
         return None if index < 0 else self.cluster.links[index]
 
     def late_gates(self, task: int, dst: str) -> frozenset[int]:
         """Return the gates of the asking launch that the producer's launch does not have."""
         return self.gates[self.asked_by[task, dst]] - self.gates[self.launch_of[task]]
+
+    def late_arrival_ns(self, task: int, dst: str) -> int:
+        """Return when the asking launch arrives if the producer's launch was there before; or 0."""
+        asked_ns = self.arrived_ns[self.asked_by[task, dst]]
+        return asked_ns if asked_ns > self.arrived_ns[self.launch_of[task]] else 0
+
+    def is_late(self, task: int, dst: str) -> bool:
+        """Return whether the output gains its first reader there after its launch was planned."""
+        return bool(self.late_gates(task, dst) or self.late_arrival_ns(task, dst))
 
 
 def _by_task_and_destination(
@@ -120,14 +151,13 @@ def _names(graph: TaskGraph, tasks: Sequence[int]) -> str:
     return f"{graph.label(tasks[0])}{more}"
 
 
-def transfer_label(case: Case, span: TransferSpan) -> str:
-    """Return how messages name a transfer."""
-    what = "host input" if span.host_input else "transfer"
-    return f"{what} of {_names(case.graph, span.tasks)} {span.src}->{span.dst}"
-
-
 def label(case: Case, span: Span) -> str:
     """Return how messages name a span."""
+    if isinstance(span, LoadSpan):
+        return f"load of {span.cell} to {span.device}"
+    names = _names(case.graph, span.tasks)
     if isinstance(span, TransferSpan):
-        return transfer_label(case, span)
-    return f"launch of {_names(case.graph, span.tasks)} on {span.device}"
+        what = "host input" if span.host_input else "transfer"
+        return f"{what} of {names} {span.src}->{span.dst}"
+    what = "dispatch" if isinstance(span, DispatchSpan) else "launch"
+    return f"{what} of {names} on {span.device}"

@@ -94,11 +94,11 @@ def _check_transfers_needed(case: Case) -> Iterator[str]:
 def _check_transfer_ends(case: Case) -> Iterator[str]:
     for span in case.trace.transfers:
         if case.link(span) is None:
-            yield f"{transfer_label(case, span)} has no such link"
+            yield f"{label(case, span)} has no such link"
         for task in span.tasks:
             src = case.host if span.host_input else case.device_of[task]
             if span.src != src:
-                yield f"{transfer_label(case, span)}: {case.graph.label(task)} is on {src}"
+                yield f"{label(case, span)}: {case.graph.label(task)} is on {src}"
 
 
 def _check_transfer_bytes(case: Case) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _check_transfer_bytes(case: Case) -> Iterator[str]:
         sizes = case.graph.host_bytes if span.host_input else case.graph.output_bytes
         expected = int(sizes[list(span.tasks)].sum())
         if span.bytes != expected:
-            yield f"{transfer_label(case, span)} moves {span.bytes} bytes instead of {expected}"
+            yield f"{label(case, span)} moves {span.bytes} bytes instead of {expected}"
 
 
 def _check_transfer_starts(case: Case) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _check_transfer_starts(case: Case) -> Iterator[str]:
             for bound_ns, event in _push_bounds(case, span, task):
                 if case.early(span.start_ns, bound_ns):
                     when = f"starts at {span.start_ns} ns before {event} at {bound_ns} ns"
-                    yield f"{transfer_label(case, span)} {when}"
+                    yield f"{label(case, span)} {when}"
 
 
 def _push_bounds(case: Case, span: TransferSpan, task: int) -> Iterator[tuple[int, str]]:
@@ -217,79 +217,6 @@ def _check_makespan(case: Case) -> Iterator[str]:
         yield f"the makespan is {case.trace.makespan_ns} ns instead of {expected_ns} ns"
 
 
-def _check_transfer_durations(case: Case) -> Iterator[str]:
-    for span in case.trace.transfers:
-        link = case.link(span)
-        if link is not None:
-            expected_ns = transfer_ns(link.cost, span.bytes)
-            yield from _compare(case, span, expected_ns)
-
-
-def _check_launch_durations(case: Case) -> Iterator[str]:
-    priced = PricedGraph(case.graph, case.profile)
-    for number, span in case.spans:
-        device = case.cluster.index(case.plan.launches[number].device)
-        if all(priced.can_run(task, device) for task in span.tasks):
-            yield from _compare(case, span, _launch_ns(case, priced, number))
-        else:
-            yield f"{case.label(number)} has no cost there"
-
-
-def _compare(case: Case, span: Span, expected_ns: int) -> Iterator[str]:
-    lasted_ns = span.end_ns - span.start_ns
-    if abs(lasted_ns - expected_ns) > case.tolerance_ns:
-        yield f"{label(case, span)} lasts {lasted_ns} ns instead of {expected_ns} ns"
-
-
-def _launch_ns(case: Case, priced: PricedGraph, number: int) -> int:
-    launch, dispatch = case.plan.launches[number], case.profile.dispatch
-    return (
-        priced.compute_ns(launch.tasks, case.cluster.index(launch.device))
-        + len(launch.tasks) * dispatch.bookkeeping_on(launch.device)
-        + _staging_ns(dispatch.copy_in.get(launch.device), _gathered_bytes(case, number))
-        + _staging_ns(dispatch.copy_out.get(launch.device), _staged_bytes(case, number))
-    )
-
-
-def _staging_ns(cost: AffineCost | None, sizes: Iterable[int]) -> int:
-    return 0 if cost is None else sum(transfer_ns(cost, size) for size in sizes)
-
-
-def _gathered_bytes(case: Case, number: int) -> Iterator[int]:
-    """Yield the bytes of each edge from another device, then of each host input."""
-    launch, graph = case.plan.launches[number], case.graph
-    for task in launch.tasks:
-        for source in graph.input_lists[task]:
-            if case.device_of[source] != launch.device:
-                yield int(graph.output_bytes[source])
-        if (task, launch.device) in case.fed_from:
-            yield int(graph.host_bytes[task])
-
-
-def _staged_bytes(case: Case, number: int) -> Iterator[int]:
-    """Yield the bytes of each output that a task elsewhere, known by then, reads."""
-    launch, graph = case.plan.launches[number], case.graph
-    for task in launch.tasks:
-        if any(_reads_from_afar(case, task, reader) for reader in graph.reader_lists[task]):
-            yield int(graph.output_bytes[task])
-
-
-def _reads_from_afar(case: Case, task: int, reader: int) -> bool:
-    dst = case.device_of[reader]
-    known = case.gates[case.launch_of[task]] >= case.gates[case.launch_of[reader]]
-    return known and dst != case.device_of[task] and not case.late_gates(task, dst)
-
-
-def _check_decision_times(case: Case) -> Iterator[str]:
-    """A value is known when it is on the host, has been read there and acted upon."""
-    delay_ns = case.profile.dispatch.sync_ns + case.profile.dispatch.decision_ns
-    for reveal in case.trace.reveals:
-        bounds = [bound_ns for bound_ns, _ in _reveal_bounds(case, reveal)]
-        if case.early(reveal.known_ns, max(bounds) + delay_ns):
-            name = case.graph.label(reveal.task)
-            yield f"{name} is known at {reveal.known_ns} ns before sync and decision are over"
-
-
 Check = Callable[[Case], Iterator[str]]
 
 CHECKS: tuple[Check, ...] = (
@@ -309,10 +236,3 @@ CHECKS: tuple[Check, ...] = (
     _check_makespan,
 )
 """Rules that every trace obeys, on either clock."""
-
-EXACT_CHECKS: tuple[Check, ...] = (
-    _check_launch_durations,
-    _check_transfer_durations,
-    _check_decision_times,
-)
-"""Rules that compare a trace with the profile's costs."""

@@ -1,0 +1,1 @@
+"""Engines that the simulator is measured against, and the worlds for it."""
