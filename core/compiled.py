@@ -32,10 +32,10 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """Compile `function` as a part of the compiled functions that call it."""
-    return _jit(function, cache=False, forceinline=True)
+    return _jit(function, inline="always")
 
 
-def _jit(function: Function, **options: bool) -> Function:
+def _jit(function: Function, **options: bool | str) -> Function:
     made: Any = numba.njit(error_model="numpy", nogil=True, **options)(function)
     return made  # type: ignore[no-any-return]
 

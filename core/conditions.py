@@ -53,6 +53,8 @@ class Conditions:
     losses: tuple[Loss, ...] = ()
     under_way_ns: Mapping[int, int] = field(default_factory=dict)
     """Task that a loss left under way → how long its launch still takes; set by the simulator."""
+    copies: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Task → devices that hold its output besides its own after a loss; set by the simulator."""
 
     def check(self, cluster: Cluster) -> None:
         """Raise an error that names a device that `cluster` does not have."""

@@ -28,7 +28,9 @@ class ProgramPrices:
     paces: tuple[tuple[tuple[int, float], ...], ...]
     """D rows of (at_ns, speed): how fast launches are that start from then on."""
     carried: frozenset[int] = frozenset()
-    """Launches from before a loss: they cost what they cost, whatever the pace."""
+    """Launches from before a loss: no host work, and the same time whatever the pace."""
+    there: frozenset[int] = frozenset()
+    """Transfers from before a loss: what they would bring is there."""
 
     def lasts_ns(self, launch: int, device: int, start_ns: int) -> int:
         """Return how long a launch lasts that starts on `device` at `start_ns`."""
@@ -45,29 +47,47 @@ def price(
     """Return what each launch of `program` costs; ProfileError when a cost is missing."""
     devices = program.launch_device.tolist()
     expected = [_launch_ns(program, priced, c, d) for c, d in enumerate(devices)]
+    carried, there = _from_before(program, priced, conditions)
     prices = ProgramPrices(
         launch_ns=tuple(_with_luck(expected, program, priced, conditions)),
         dispatch_ns=tuple(_dispatch_ns(program, priced, c, d) for c, d in enumerate(devices)),
-        push_ns=_push_ns(program, priced),
+        push_ns=_push_ns(program, priced, carried, there),
         paces=_paces(priced, conditions),
+        carried=carried,
+        there=there,
     )
-    return _with_carried(prices, program, priced, conditions)
+    return _with_carried(prices, program, conditions) if carried else prices
+
+
+def _from_before(
+    program: Program, priced: PricedGraph, conditions: Conditions
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the launches and the transfers from before a loss."""
+    if CARRIED not in priced.graph.cells:
+        return frozenset(), frozenset()
+    cell, rows = priced.graph.cells.index(CARRIED), program.launch_tasks.rows
+    carried = set(np.flatnonzero(program.launch_cell == cell).tolist())
+    carried |= {c for c, tasks in enumerate(rows) if tasks[0] in conditions.under_way_ns}
+    held = {(task, name) for task, names in conditions.copies.items() for name in names}
+    there = {
+        copy
+        for copy, (tasks, dst) in enumerate(
+            zip(program.copy_tasks.rows, program.copy_dst.tolist(), strict=True)
+        )
+        if not program.copy_is_input[copy]
+        and held.issuperset((task, priced.cluster.names[dst]) for task in tasks)
+    }
+    return frozenset(carried), frozenset(there)
 
 
 def _with_carried(
-    prices: ProgramPrices, program: Program, priced: PricedGraph, conditions: Conditions
+    prices: ProgramPrices, program: Program, conditions: Conditions
 ) -> ProgramPrices:
-    if CARRIED not in priced.graph.cells:
-        return prices
-    cell = priced.graph.cells.index(CARRIED)
-    carried = frozenset(np.flatnonzero(program.launch_cell == cell).tolist())
     launch_ns, dispatch_ns = list(prices.launch_ns), list(prices.dispatch_ns)
-    for launch in carried:
+    for launch in prices.carried:
         launch_ns[launch] = conditions.under_way_ns.get(program.launch_tasks.rows[launch][0], 0)
         dispatch_ns[launch] = 0
-    return replace(
-        prices, launch_ns=tuple(launch_ns), dispatch_ns=tuple(dispatch_ns), carried=carried
-    )
+    return replace(prices, launch_ns=tuple(launch_ns), dispatch_ns=tuple(dispatch_ns))
 
 
 def _with_luck(
@@ -156,16 +176,22 @@ def _dispatch_ns(program: Program, priced: PricedGraph, launch: int, device: int
     return priced.profile.dispatch.h_ns(cell, priced.cluster.devices[device])
 
 
-def _push_ns(program: Program, priced: PricedGraph) -> tuple[int, ...]:
-    """Charge each transfer to its producer; host inputs and late ones to their first reader."""
+def _push_ns(
+    program: Program, priced: PricedGraph, carried: frozenset[int], there: frozenset[int]
+) -> tuple[int, ...]:
+    """Charge each transfer to its producer; host inputs and late ones to their first reader.
+
+    Launches from before a loss pay nothing: what leaves them now is charged like late transfers.
+    """
     h_copy = priced.profile.dispatch.h_copy
     charged = [0] * program.n_launches
-    seen: set[int] = set()
+    seen = set(there)
     for launch in range(program.n_launches):
         for copy in program.launch_waits.rows[launch]:
-            if not program.is_prompt(copy):
+            if not program.is_prompt(copy) or int(program.copy_launch[copy]) in carried:
                 charged[launch] += h_copy if copy not in seen else 0
                 seen.add(copy)
-        prompt = [c for c in program.launch_copies.rows[launch] if program.is_prompt(c)]
-        charged[launch] += h_copy * len(prompt)
+        if launch not in carried:
+            prompt = [c for c in program.launch_copies.rows[launch] if program.is_prompt(c)]
+            charged[launch] += h_copy * len(prompt)
     return tuple(charged)

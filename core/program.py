@@ -13,6 +13,7 @@ COPYs of inputs that come from the host.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -144,38 +145,39 @@ class _Lowering:
         self.launch_of: dict[int, int] = {}
         self.copy_of: dict[tuple[int, int], int] = {}  # (task, destination) → transfer
         self.group_of: dict[tuple[int, int, tuple[int, ...], int], int] = {}
-        revealers = set(graph.revealers)
+        self.host = cluster.host_index
+        self.fed = set(np.flatnonzero(graph.host_bytes).tolist())
+        self.host_needs = {*np.flatnonzero(graph.returns).tolist(), *graph.revealers}
         for launch in plan.launches:
             self._add_launch(cluster.index(launch.device), launch.tasks)
-            self._add_answers(len(self.steps) - 1, revealers)
 
     def _add_launch(self, device: int, tasks: tuple[int, ...]) -> None:
-        gates = sorted({gate for task in tasks for gate in self.graph.gates[task]})
-        arrival_ns = max(self.graph.available_ns[task] for task in tasks)
-        step = _Step(device, tasks, tuple(gates), arrival_ns)
+        gates = _joined(self.graph.gates, tasks)
+        arrival_ns = max([self.graph.available_ns[task] for task in tasks])
+        step = _Step(device, tasks, tuple(sorted(gates)), arrival_ns)
         number = len(self.steps)
         self.steps.append(step)
         self.launch_of.update(dict.fromkeys(tasks, number))
-        needed = dict.fromkeys(source for task in tasks for source in self.graph.input_lists[task])
+        needed = _joined(self.graph.input_lists, tasks)
         waits = [self._delivery(source, device, step) for source in needed]
-        step.waits.extend(dict.fromkeys(copy for copy in waits if copy >= 0))
-        self._add_host_input(number, step)
+        step.waits.extend(dict.fromkeys([copy for copy in waits if copy >= 0]))
+        if device != self.host:
+            self._add_host_input(number, step)
+            self._add_answers(step)
 
     def _add_host_input(self, number: int, step: _Step) -> None:
-        fed = [task for task in step.tasks if self.graph.host_bytes[task] > 0]
-        host = self.cluster.host_index
-        if fed and step.device != host:
-            link = self._link(host, step.device, f"the input of {self.graph.label(fed[0])}")
+        fed = [task for task in step.tasks if task in self.fed]
+        if fed:
+            link = self._link(self.host, step.device, "input", fed[0])
             step.waits.append(len(self.copies))
-            copy = _Copy(number, True, host, step.device, link, fed, step.gates, step.arrival_ns)
-            self.copies.append(copy)
+            due = (step.gates, step.arrival_ns)
+            self.copies.append(_Copy(number, True, self.host, step.device, link, fed, *due))
 
-    def _add_answers(self, number: int, revealers: set[int]) -> None:
+    def _add_answers(self, step: _Step) -> None:
         """Send results that the host needs: answers, and values that reveal tasks."""
-        step = self.steps[number]
         for task in step.tasks:
-            if self.graph.returns[task] or task in revealers:
-                self._delivery(task, self.cluster.host_index, step)
+            if task in self.host_needs:
+                self._delivery(task, self.host, step)
 
     def _delivery(self, task: int, dst: int, reader: _Step) -> int:
         """Return the transfer that brings `task`'s output to `dst`; -1 when it is made there."""
@@ -183,7 +185,7 @@ class _Lowering:
         if producer.device == dst:
             return -1
         if (task, dst) not in self.copy_of:
-            gates = tuple(gate for gate in reader.gates if gate not in producer.gates)
+            gates = tuple([gate for gate in reader.gates if gate not in producer.gates])
             due_ns = reader.arrival_ns if reader.arrival_ns > producer.arrival_ns else 0
             number = self._group(task, dst, gates, due_ns)
             self.copies[number].tasks.append(task)
@@ -195,19 +197,20 @@ class _Lowering:
         key = (launch, dst, gates, due_ns)
         if key not in self.group_of:
             src = self.steps[launch].device
-            link = self._link(src, dst, f"the output of {self.graph.label(task)}")
+            link = self._link(src, dst, "output", task)
             self.group_of[key] = len(self.copies)
             self.steps[launch].copies.append(len(self.copies))
             self.copies.append(_Copy(launch, False, src, dst, link, [], gates, due_ns))
         return self.group_of[key]
 
-    def _link(self, src: int, dst: int, what: str) -> int:
+    def _link(self, src: int, dst: int, what: str, task: int) -> int:
         link = self.cluster.link_index(src, dst)
         if link < 0:
             names = self.cluster.names
             raise PlanError(
-                f"{what} must travel from {names[src]} to {names[dst]}, but the profile has no"
-                " such link; add the link or place the tasks on one device"
+                f"the {what} of {self.graph.label(task)} must travel from {names[src]} to"
+                f" {names[dst]}, but the profile has no such link; add the link or place the tasks"
+                " on one device"
             )
         return link
 
@@ -226,23 +229,22 @@ class _Lowering:
             copy_src=frozen([copy.src for copy in copies]),
             copy_dst=frozen([copy.dst for copy in copies]),
             copy_link=frozen([copy.link for copy in copies]),
-            copy_bytes=frozen([self._bytes(copy) for copy in copies]),
+            copy_bytes=frozen(self._bytes()),
             copy_tasks=Ragged.of([sorted(copy.tasks) for copy in copies]),
             copy_gates=Ragged.of([copy.gates for copy in copies]),
             copy_due_ns=frozen([copy.due_ns for copy in copies]),
             code=tuple(self._code(device) for device in range(len(self.cluster.devices))),
         )
 
-    def _bytes(self, copy: _Copy) -> int:
-        sizes = self.graph.host_bytes if copy.is_input else self.graph.output_bytes
-        return int(sizes[copy.tasks].sum())
+    def _bytes(self) -> list[int]:
+        fed: list[int] = self.graph.host_bytes.tolist()
+        made: list[int] = self.graph.output_bytes.tolist()
+        sizes = [(fed if copy.is_input else made, copy.tasks) for copy in self.copies]
+        return [sum([size[task] for task in tasks]) for size, tasks in sizes]
 
     def _code(self, device: int) -> IntArray:
-        pairs = [
-            (COPY, number)
-            for number, copy in enumerate(self.copies)
-            if copy.is_input and copy.src == device
-        ]
+        inputs = enumerate(self.copies) if device == self.host else ()
+        pairs = [(COPY, number) for number, copy in inputs if copy.is_input]
         for number, step in enumerate(self.steps):
             if step.device == device:
                 pairs += [(WAIT, copy) for copy in step.waits]
@@ -251,7 +253,16 @@ class _Lowering:
         return frozen(np.array(pairs, dtype=np.int64).reshape(-1, 2))
 
     def _by_destination(self, copies: list[int]) -> list[int]:
+        if len(copies) < 2:
+            return copies
         return sorted(copies, key=lambda copy: (self.copies[copy].dst, copy))
+
+
+def _joined(rows: Sequence[tuple[int, ...]], tasks: tuple[int, ...]) -> Iterable[int]:
+    """Return what stands in the rows of `tasks`, once each, in order."""
+    if len(tasks) == 1:
+        return dict.fromkeys(rows[tasks[0]])
+    return dict.fromkeys([value for task in tasks for value in rows[task]])
 
 
 def _code_since(

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dynpartition.cluster import Cluster
+from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.errors import PlanError, ProfileError, ScheduleError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan, check_plan
 from dynpartition.profile import Profile
 from dynpartition.trace import Trace
 from dynpartition.validator_case import Case
-from dynpartition.validator_checks import CHECKS, EXACT_CHECKS
+from dynpartition.validator_checks import CHECKS
+from dynpartition.validator_durations import EXACT_CHECKS
+from dynpartition.validator_loads import LOAD_CHECKS
+from dynpartition.validator_memory import check_memory
 
 SHOWN_MAX = 5
 """How many violations an error message lists."""
@@ -29,20 +33,27 @@ def find_violations(
     *,
     tolerance_ns: int = 0,
     exact_durations: bool = False,
+    conditions: Conditions = GOOD_DAY,
 ) -> list[str]:
     """Return every way in which `trace` breaks the execution semantics; empty: none.
 
     `tolerance_ns` is how far two clocks of a real machine may disagree; 0 for simulated traces.
-    `exact_durations` also compares durations with the profile: for simulations without noise.
+    `exact_durations` also compares durations with the profile and the `conditions` of the run.
+    What devices hold is worked out without tolerance, where nothing else is wrong. Runs that lost
+    a device are not covered.
     """
     unusable = _unusable_plan(graph, profile.cluster, plan) or [
         *_unreadable_spans(graph, profile.cluster, trace)
     ]
     if unusable:
         return unusable
-    case = Case(graph, profile, plan, trace, tolerance_ns)
-    checks = [*CHECKS, *(EXACT_CHECKS if exact_durations else ())]
-    return [message for check in checks for message in check(case)]
+    case = Case(graph, profile, plan, trace, tolerance_ns=tolerance_ns, conditions=conditions)
+    found = [message for check in (*CHECKS, *LOAD_CHECKS) for message in check(case)]
+    if not found and not tolerance_ns:
+        found += check_memory(case)
+    if exact_durations:
+        found += [message for check in EXACT_CHECKS for message in check(case)]
+    return found
 
 
 def check_trace(
@@ -53,10 +64,14 @@ def check_trace(
     *,
     tolerance_ns: int = 0,
     exact_durations: bool = False,
+    conditions: Conditions = GOOD_DAY,
 ) -> None:
     """Raise ScheduleError, with the first violations and their number, unless there are none."""
     found = find_violations(
-        graph, profile, plan, trace, tolerance_ns=tolerance_ns, exact_durations=exact_durations
+        *(graph, profile, plan, trace),
+        tolerance_ns=tolerance_ns,
+        exact_durations=exact_durations,
+        conditions=conditions,
     )
     if found:
         more = len(found) - SHOWN_MAX
@@ -98,10 +113,11 @@ def _unusable_plan(graph: TaskGraph, cluster: Cluster, plan: Plan) -> list[str]:
 
 
 def _unreadable_spans(graph: TaskGraph, cluster: Cluster, trace: Trace) -> Iterator[str]:
-    """Yield names that nothing else could be said about: unknown tasks and devices."""
+    """Yield names that nothing else could be said about: unknown tasks, devices and cells."""
     named = [
         *((f"trace launch {i}", s.tasks, (s.device,)) for i, s in enumerate(trace.launches)),
         *((f"transfer {i}", s.tasks, (s.src, s.dst)) for i, s in enumerate(trace.transfers)),
+        *((f"dispatch {i}", s.tasks, (s.device,)) for i, s in enumerate(trace.dispatches)),
         *((f"reveal {i}", (r.task,), ()) for i, r in enumerate(trace.reveals)),
     ]
     for place, tasks, devices in named:
@@ -113,3 +129,8 @@ def _unreadable_spans(graph: TaskGraph, cluster: Cluster, trace: Trace) -> Itera
         for device in devices:
             if device not in cluster.names:
                 yield f"{place}: no device is named {device!r}"
+    for number, load in enumerate(trace.loads):
+        if load.device not in cluster.names:
+            yield f"load {number}: no device is named {load.device!r}"
+        if load.cell not in graph.cell_names:
+            yield f"load {number}: no cell is named {load.cell!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from dynpartition.cluster import Link
@@ -59,6 +59,26 @@ class Case:
     def spans(self) -> list[tuple[int, LaunchSpan]]:
         """Plan number and span of every planned launch that the trace has, in plan order."""
         return sorted(self.span_of.items())
+
+    @cached_property
+    def before(self) -> dict[int, int]:
+        """Planned launch → the one before it on its device, where there is one."""
+        last: dict[str, int] = {}
+        before: dict[int, int] = {}
+        for number, launch in enumerate(self.plan.launches):
+            if launch.device in last:
+                before[number] = last[launch.device]
+            last[launch.device] = number
+        return before
+
+    @cached_property
+    def runs_of(self) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """(device, cell) → (start, planned number) of its launches there, ascending."""
+        runs: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for number, span in self.spans:
+            cell = self.graph.cell_name(span.tasks[0])
+            runs.setdefault((span.device, cell), []).append((span.start_ns, number))
+        return {key: sorted(row) for key, row in runs.items()}
 
     @cached_property
     def gates(self) -> list[frozenset[int]]:
@@ -133,6 +153,10 @@ class Case:
     def is_late(self, task: int, dst: str) -> bool:
         """Return whether the output gains its first reader there after its launch was planned."""
         return bool(self.late_gates(task, dst) or self.late_arrival_ns(task, dst))
+
+
+Check = Callable[[Case], Iterator[str]]
+"""Yields a message per violation of one rule."""
 
 
 def _by_task_and_destination(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TypeVar
 
-from dynpartition.cluster import AffineCost
-from dynpartition.costs import transfer_ns
-from dynpartition.profile import PricedGraph
 from dynpartition.trace import LaunchSpan, Reveal, TransferSpan
-from dynpartition.validator_case import Case, Span, label, transfer_label
+from dynpartition.validator_case import Case, Check, Moved, Span, label
 
-_AnySpan = TypeVar("_AnySpan", LaunchSpan, TransferSpan, Span)
+_AnySpan = TypeVar("_AnySpan", LaunchSpan, Moved, Span)
 
 
 def _check_times(case: Case) -> Iterator[str]:
-    spans: list[Span] = [*case.trace.launches, *case.trace.transfers]
+    spans: list[Span] = [*case.trace.launches, *case.moved, *case.trace.dispatches]
     for span in spans:
         if span.start_ns < 0:
             yield f"{label(case, span)} starts at {span.start_ns} ns, before the run"
@@ -112,23 +109,24 @@ def _check_transfer_bytes(case: Case) -> Iterator[str]:
 def _check_transfer_starts(case: Case) -> Iterator[str]:
     """Nothing leaves before it is made, has arrived, and somebody known asks for it."""
     for span in case.trace.transfers:
-        for task in span.tasks:
-            for bound_ns, event in _push_bounds(case, span, task):
-                if case.early(span.start_ns, bound_ns):
-                    when = f"starts at {span.start_ns} ns before {event} at {bound_ns} ns"
-                    yield f"{label(case, span)} {when}"
+        bounds = dict.fromkeys(bound for t in span.tasks for bound in _push_bounds(case, span, t))
+        for bound_ns, event in bounds:
+            if case.early(span.start_ns, bound_ns):
+                when = f"starts at {span.start_ns} ns before {event} at {bound_ns} ns"
+                yield f"{label(case, span)} {when}"
 
 
 def _push_bounds(case: Case, span: TransferSpan, task: int) -> Iterator[tuple[int, str]]:
-    name = case.graph.label(task)
     launch = case.launch_of[task]
     gates = case.gates[launch]
     if span.host_input:
-        yield int(case.graph.arrival_ns[task]), f"{name} arrives"
-    else:
-        if launch in case.span_of:
-            yield case.span_of[launch].end_ns, f"{name} ends"
-        gates = case.late_gates(task, span.dst) if (task, span.dst) in case.asked_by else gates
+        yield case.arrived_ns[launch], f"{case.label(launch)} arrives"
+    elif launch in case.span_of:
+        yield case.span_of[launch].end_ns, f"{case.graph.label(task)} ends"
+    if not span.host_input and (task, span.dst) in case.asked_by:
+        gates = case.late_gates(task, span.dst)
+        reader = case.label(case.asked_by[task, span.dst])
+        yield case.late_arrival_ns(task, span.dst), f"{reader} arrives"
     for gate in sorted(gates):
         yield case.known_ns.get(gate, 0), f"{case.graph.label(gate)} is known"
 
@@ -144,8 +142,8 @@ def _clashes(case: Case, spans: Iterable[_AnySpan]) -> Iterator[tuple[_AnySpan, 
 
 
 def _check_resources(case: Case) -> Iterator[str]:
-    users: dict[str, list[TransferSpan]] = {}
-    for span in case.trace.transfers:
+    users: dict[str, list[Moved]] = {}
+    for span in case.moved:
         link = case.link(span)
         for resource in dict.fromkeys(link.held) if link else ():
             users.setdefault(resource, []).append(span)
@@ -157,7 +155,7 @@ def _check_resources(case: Case) -> Iterator[str]:
 def _check_blocked_devices(case: Case) -> Iterator[str]:
     """A copy over a link that blocks a device occupies it like a launch."""
     users: dict[str, list[Span]] = {}
-    for span in case.trace.transfers:
+    for span in case.moved:
         link = case.link(span)
         for device in link.blocked_devices if link else ():
             users.setdefault(device, []).append(span)
@@ -166,21 +164,29 @@ def _check_blocked_devices(case: Case) -> Iterator[str]:
             users[launch.device].append(launch)
     for device, spans in users.items():
         for a, b in _clashes(case, spans):
-            if isinstance(a, TransferSpan) or isinstance(b, TransferSpan):
+            if not (isinstance(a, LaunchSpan) and isinstance(b, LaunchSpan)):
                 yield f"{label(case, b)} overlaps {label(case, a)}, which blocks {device}"
 
 
 def _check_gates(case: Case) -> Iterator[str]:
-    """No launch before the request arrived and every task that hid it is known."""
-    for number, span in case.spans:
-        arrival_ns = max(int(case.graph.arrival_ns[task]) for task in span.tasks)
-        if case.early(span.start_ns, arrival_ns):
-            yield f"{case.label(number)} starts before its arrival at {arrival_ns} ns"
-        for gate in sorted(case.gates[number]):
-            known_ns = case.known_ns.get(gate, 0)
-            if case.early(span.start_ns, known_ns):
-                name = case.graph.label(gate)
-                yield f"{case.label(number)} starts before {name} is known at {known_ns} ns"
+    """No launch, and no host work for it, before it has arrived and all that hid it is known."""
+    begun = [(number, span.start_ns, "starts") for number, span in case.spans]
+    for dispatch in case.trace.dispatches:
+        if dispatch.tasks in case.number_of:
+            begun.append((case.number_of[dispatch.tasks], dispatch.start_ns, "is dispatched"))
+        else:
+            yield f"{label(case, dispatch)} is for no launch of the plan"
+    for number, start_ns, what in begun:
+        for bound_ns, event in release_bounds(case, number):
+            if case.early(start_ns, bound_ns):
+                yield f"{case.label(number)} {what} before {event} at {bound_ns} ns"
+
+
+def release_bounds(case: Case, number: int) -> Iterator[tuple[int, str]]:
+    """Yield the times, and what they are, before which nothing may happen for a launch."""
+    yield case.arrived_ns[number], "its arrival"
+    for gate in sorted(case.gates[number]):
+        yield case.known_ns.get(gate, 0), f"{case.graph.label(gate)} is known"
 
 
 def _check_reveals(case: Case) -> Iterator[str]:
@@ -192,12 +198,13 @@ def _check_reveals(case: Case) -> Iterator[str]:
         name = case.graph.label(reveal.task)
         if reveal.task not in case.graph.revealers:
             yield f"{name} is revealed but hides nothing"
-        for bound_ns, event in _reveal_bounds(case, reveal):
+        for bound_ns, event in reveal_bounds(case, reveal):
             if case.early(reveal.known_ns, bound_ns):
                 yield f"{name} is known at {reveal.known_ns} ns before {event} at {bound_ns} ns"
 
 
-def _reveal_bounds(case: Case, reveal: Reveal) -> Iterator[tuple[int, str]]:
+def reveal_bounds(case: Case, reveal: Reveal) -> Iterator[tuple[int, str]]:
+    """Yield the times, and what they are, before which a value cannot be known."""
     yield reveal.end_ns, "its reveal's end"
     span = case.span_of.get(case.launch_of[reveal.task])
     if span is not None:
@@ -216,8 +223,6 @@ def _check_makespan(case: Case) -> Iterator[str]:
     if abs(case.trace.makespan_ns - expected_ns) > case.tolerance_ns:
         yield f"the makespan is {case.trace.makespan_ns} ns instead of {expected_ns} ns"
 
-
-Check = Callable[[Case], Iterator[str]]
 
 CHECKS: tuple[Check, ...] = (
     _check_times,

@@ -8,12 +8,13 @@ from dynpartition.cluster import AffineCost
 from dynpartition.costs import slowed_ns, transfer_ns
 from dynpartition.luck import Luck
 from dynpartition.profile import PricedGraph
-from dynpartition.validator_case import Case, Span, label
-from dynpartition.validator_checks import Check, reveal_bounds
+from dynpartition.trace import LaunchSpan
+from dynpartition.validator_case import Case, Check, Span, label
+from dynpartition.validator_checks import reveal_bounds
 
 
-def _check_transfer_durations(case: Case) -> Iterator[str]:
-    for span in case.trace.transfers:
+def _check_link_durations(case: Case) -> Iterator[str]:
+    for span in case.moved:
         link = case.link(span)
         if link is not None:
             expected_ns = transfer_ns(link.cost, span.bytes)
@@ -21,13 +22,33 @@ def _check_transfer_durations(case: Case) -> Iterator[str]:
 
 
 def _check_launch_durations(case: Case) -> Iterator[str]:
-    priced = PricedGraph(case.graph, case.profile)
+    priced, luck = PricedGraph(case.graph, case.profile), _luck(case)
     for number, span in case.spans:
         device = case.cluster.index(case.plan.launches[number].device)
         if all(priced.can_run(task, device) for task in span.tasks):
-            yield from _compare(case, span, _launch_ns(case, priced, number))
+            quiet_ns = _launch_ns(case, priced, number)
+            noisy_ns = quiet_ns if luck is None else _with_luck(case, luck, span, quiet_ns)
+            yield from _compare(case, span, _at_pace(case, span, noisy_ns))
         else:
             yield f"{case.label(number)} has no cost there"
+
+
+def _luck(case: Case) -> Luck | None:
+    noise, conditions = case.profile.noise, case.conditions
+    key = conditions.luck or case.graph.digest
+    return None if noise is None else Luck(noise, seed=conditions.seed, graph_key=key)
+
+
+def _with_luck(case: Case, luck: Luck, span: LaunchSpan, quiet_ns: int) -> int:
+    smallest = min(int(case.graph.ids[task]) for task in span.tasks)
+    return luck.duration_ns(quiet_ns, device=span.device, task_id=smallest)
+
+
+def _at_pace(case: Case, span: LaunchSpan, full_ns: int) -> int:
+    """Slow a launch down by the latest slowdown of its device that had begun when it started."""
+    begun = [s for s in case.conditions.slowdowns if s.device == span.device]
+    begun = sorted((s for s in begun if s.at_ns <= span.start_ns), key=lambda s: s.at_ns)
+    return slowed_ns(full_ns, begun[-1].speed) if begun else full_ns
 
 
 def _compare(case: Case, span: Span, expected_ns: int) -> Iterator[str]:
@@ -70,16 +91,17 @@ def _staged_bytes(case: Case, number: int) -> Iterator[int]:
 
 
 def _reads_from_afar(case: Case, task: int, reader: int) -> bool:
-    dst = case.device_of[reader]
-    known = case.gates[case.launch_of[task]] >= case.gates[case.launch_of[reader]]
-    return known and dst != case.device_of[task] and not case.late_gates(task, dst)
+    dst, made, read = case.device_of[reader], case.launch_of[task], case.launch_of[reader]
+    known = case.gates[made] >= case.gates[read]
+    arrived = case.arrived_ns[made] >= case.arrived_ns[read]
+    return known and arrived and dst != case.device_of[task] and not case.is_late(task, dst)
 
 
 def _check_decision_times(case: Case) -> Iterator[str]:
     """A value is known when it is on the host, has been read there and acted upon."""
     delay_ns = case.profile.dispatch.sync_ns + case.profile.dispatch.decision_ns
     for reveal in case.trace.reveals:
-        bounds = [bound_ns for bound_ns, _ in _reveal_bounds(case, reveal)]
+        bounds = [bound_ns for bound_ns, _ in reveal_bounds(case, reveal)]
         if case.early(reveal.known_ns, max(bounds) + delay_ns):
             name = case.graph.label(reveal.task)
             yield f"{name} is known at {reveal.known_ns} ns before sync and decision are over"

@@ -83,6 +83,7 @@ class SimSession(Session):
         self._simulated: Trace | None = None  # the plan so far, in the complete graph's numbering
         self._losses = sorted(conditions.losses, key=lambda loss: loss.at_ns)
         self._lost: frozenset[str] = frozenset()
+        self._known_before_loss: frozenset[int] = frozenset()
         self._history: History | None = None
         self._finished = False
         self._show_tasks()
@@ -224,30 +225,37 @@ class SimSession(Session):
         to_place = False
         while self._losses and self._losses[0].at_ns <= instant_ns:
             loss = self._losses.pop(0)
-            trace = self._simulation()
+            trace = self._simulation(complete=False)  # not all that is shown has been placed
             shown = frozenset(self._order)
+            # Not `_known`: where sync and decision take no time, new launches may delay at this
+            # very instant what has just been shown.
+            self._known_before_loss |= {r.task for r in trace.reveals if r.known_ns <= loss.at_ns}
             leg = Leg(
                 *(self._original, self._complete, self._profile, self._planned(), trace),
-                *(shown, self._known, self._lost),
+                *(shown, self._known_before_loss, self._lost, self._conditions),
             )
-            rest = after_loss(leg, loss, self._conditions)
+            rest = after_loss(leg, loss)
             self._lost |= {loss.device}
             self._history = self._history or History()
             self._history.add(rest, trace, loss.at_ns)
             self._complete, self._profile = rest.graph, rest.profile
-            self._conditions = replace(self._conditions, under_way_ns=rest.under_way_ns)
+            self._conditions = replace(
+                self._conditions, under_way_ns=rest.under_way_ns, copies=rest.copies
+            )
+            self._engine = simulate  # others do not know what losses leave behind
             self._graph = self._complete.subgraph(self._order)
             self._plan, self._simulated = self._in_session(rest.carried), None
             to_place |= len(self._plan) < len(self._order)
         return to_place
 
-    def _simulation(self) -> Trace:
+    def _simulation(self, *, complete: bool = True) -> Trace:
+        """Simulate the plan so far; `complete`: it must place every task that is shown."""
         if self._simulated is None:
             self._simulated = self._engine(
                 self._complete,
                 self._profile,
                 self._planned(),
-                complete=len(self._order) == len(self._complete),
+                complete=complete and len(self._order) == len(self._complete),
                 conditions=self._conditions,
             )
         return self._simulated

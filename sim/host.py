@@ -89,8 +89,10 @@ class ReplayHost(Host):
         super().__init__(world)
         self._begun: set[int] = set()
         self._done: set[int] = set()
-        devices = world.program.launch_device.tolist()
-        self._first = {device: devices.index(device) for device in dict.fromkeys(devices)}
+        self._first: dict[int, int] = {}
+        for launch, device in enumerate(world.program.launch_device.tolist()):
+            if launch not in world.prices.carried:
+                self._first.setdefault(device, launch)
 
     def dispatched(self, launch: int) -> bool:
         """Return whether the device's program has been started and the launch is known."""
@@ -148,6 +150,8 @@ class WalkingHost(Host):
         self._walk_of = {launch: walk for walk in self._walks for launch in walk.launches}
         self._dispatched: set[int] = set()
         self._unfinished = [0] * len(world.priced.cluster.devices)
+        for launch in world.prices.carried:
+            self._unfinished[world.device(launch)] += 1
         self._lock = _Lock() if lock else None
         self._lock_share = world.priced.profile.dispatch.lock
 
@@ -187,7 +191,7 @@ class WalkingHost(Host):
     def launch_ended(self, launch: int) -> None:
         """Free the queue slot; on a CPU the walk goes on after paying for the transfers."""
         self._unfinished[self.world.device(launch)] -= 1
-        if not self.world.is_cpu(launch):
+        if not self.world.is_cpu(launch) or launch in self.world.prices.carried:
             return
         walk = self._walk_of[launch]
         push_ns = self.world.prices.push_ns[launch]
@@ -262,7 +266,7 @@ def make_host(world: HostWorld) -> Host:
         return NoHost(world)
     if mode == "replay":
         return ReplayHost(world)
-    everything = range(world.program.n_launches)
+    everything = [c for c in range(world.program.n_launches) if c not in world.prices.carried]
     devices = range(len(world.priced.cluster.devices))
     per_device = [[c for c in everything if world.device(c) == device] for device in devices]
     walks = [everything] if mode == "single" else per_device

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from dynpartition.compiled import compiled, inlined
 from dynpartition.types import IntArray
 
@@ -27,20 +25,7 @@ NEVER = 1 << 62
 NONE = -1
 BLOCK_BITS = 6  # 64 slots per block
 
-# Columns of worlds (B, 23): where the rows of each world lie, and facts about it.
-(
-    MACHINE, LAUNCHES, LAUNCHES_END, COPIES, COPIES_END, FIRST_NS, REVEALERS, REVEALERS_END,
-    GROUPS, GROUPS_END, ARRIVALS, ARRIVALS_END, BUFFERS, BUFFERS_END, CELLS, CELLS_END, STOCK,
-    LOADS, OWN_DEVICES, ROWS, ROWS_END, OWN_PACES, OWN_PACES_END,
-) = range(23)  # fmt: skip
-
-# Columns of machines (M, 13).
-(
-    DEVICES, RESOURCES, SHIFT, HOST, MODE, KNOWN_AFTER_NS, HANDOFF_NS, DEPTH, LOCKS, LINKS,
-    LINKS_END, OWN_HELD, OWN_HELD_END,
-) = range(13)  # fmt: skip
-
-NO_HOST, SINGLE, THREADS, PROCESSES, REPLAY = range(5)  # MODE
+NO_HOST, SINGLE, THREADS, PROCESSES, REPLAY = range(5)  # Places.mode
 
 HELD, HELD_END, TO, LATENCY_NS, BANDWIDTH = range(5)  # columns of links (K, 5)
 
@@ -62,7 +47,7 @@ LINK, DST, COPY_NS, RANK, ANSWER, IS_INPUT = range(6)  # columns of copies (C, 6
     COPY_READS_END,
 ) = range(8)  # fmt: skip
 
-SHOWS, SHOWS_END, REVEALS_GROUP = range(3)  # columns of revealers (V, 3)
+SHOWS, SHOWS_END = range(2)  # columns of revealers (V, 2)
 AT_NS, ITEM = range(2)  # columns of arrivals (n, 2)
 """Items: launch l is l, transfer c is L + c, group g is L + C + g."""
 
@@ -81,107 +66,138 @@ COMING, HELD_BACK, QUEUED, JOINED, ARRIVED = range(5)  # STATE
 
 OK, OUT_OF_MEMORY, UNPRICED, STUCK = range(4)
 OUTCOME, WHO, WHERE, NEEDED, FREE, LOADED = range(6)  # columns of outcomes (B, 6)
+N_OUTCOMES = 6
 """OUT_OF_MEMORY: launch, device, bytes, bytes. UNPRICED: link, -, bytes of a merged
 transfer. LOADED: rows of the load log."""
 
-# Columns of the work table `resources` (R, 5); nodes are (NEXT, BEFORE) of one transfer in one queue.
+# Columns of the work tables `resources` (R, 5) and `nodes` (a transfer in one queue, 2).
 FIRST, LAST, BUSY, RUNNING, MARKED = range(5)
 NEXT, BEFORE = range(2)
 # Columns of the work table `engines` (D, 4).
 CURRENT, TURN, WAIT, AWAKE = range(4)
-N_MARKED, N_AWAKE, LAST_NS, FAILED, N_DUE, N_READY, N_LOADS = range(7)  # `counts`
+N_MARKED, N_AWAKE, LAST_NS, FAILED, N_DUE, N_LOADS = range(6)  # `counts`
+N_COUNTS = 6
 # Columns of the work table `walks` (D, 6).
 WALK_LAUNCH, WALK_BUSY, WANTS_SINCE, UNFINISHED, BEGUN, REPLAY_DONE = range(6)
 # Columns of the work table `stores` (D, 3).
 FREE_BYTES, LOADING, USED_BY = range(3)
 
 
-class Program(NamedTuple):
-    """What one world's program does, with the links of its machine."""
+N_OWN = 44
+"""How many of the `Places` are a world's own."""
 
-    machine: IntArray
-    """Row of machines."""
-    launches: IntArray
-    copies: IntArray
-    rows: IntArray
-    links: IntArray
-    held: IntArray
+
+class Places(NamedTuple):
+    """Where things are, and facts about one world: all int64.
+
+    Compiled code gets two arrays: `t`, the tables, and `s`, the state and the logs. Passing arrays
+    one by one would cost more than the simulation.
+    """
+
+    # Facts.
+    n_launches: int
+    n_copies: int
+    """Without the rows for loads."""
+    n_devices: int
+    n_resources: int
+    shift: int
+    """A transfer has up to 1 << shift queues."""
+    host: int
+    mode: int
+    known_after_ns: int
+    handoff_ns: int
+    depth: int
+    """Launches dispatched and unfinished per device, at most."""
+    locks: int
+    """Whether CPU launches need the lock."""
+    first_link: int
+    """Row of the first link among those of all machines."""
+    first_ns: int
+    """Earliest arrival."""
+    n_revealers: int
+    n_groups: int
+    n_arrivals: int
+    n_buffers: int
+    n_cells: int
+    n_paces: int
+    """Columns of lasts_ns and share_ns."""
+    n_merged: int
+    n_slots: int
+    """Of end_ns: resources and, in the full kernel, host walks and the lock."""
+    n_blocks: int
+    # Tables, places in `t`: see the names of the columns.
+    launches: int
+    copies: int
+    rows: int
+    """Ragged rows, of which other tables hold ranges."""
+    links: int
+    held: int
     """The resources of each link, the devices that it blocks last."""
-
-
-class Work(NamedTuple):
-    """Where a run keeps its state; made once for many worlds, large enough for each."""
-
-    end_ns: IntArray
-    """(S,) per slot when what runs there ends, NEVER if nothing does."""
-    soonest_ns: IntArray
-    """Per block of 64 slots."""
-    resources: IntArray
-    engines: IntArray
-    nodes: IntArray
-    marked: IntArray
-    """(R,) resources whose queue may go on."""
-    awake: IntArray
-    """(D,) devices that may start a launch."""
-    counts: IntArray
-    follower: IntArray
-    """(L,) the next launch of the same device, or NONE."""
-    launch_log: IntArray
-    copy_log: IntArray
-
-
-class Extras(NamedTuple):
-    """What only the full kernel reads; see the column names."""
-
-    launches: IntArray
-    copies: IntArray
-    revealers: IntArray
-    group_gates: IntArray
-    """(G,) revealers and arrivals that hold the group open."""
-    arrivals: IntArray
-    devices: IntArray
-    buffers: IntArray
-    cells: IntArray
-    stock: IntArray
-    paces_ns: IntArray
+    launch_extras: int
+    copy_extras: int
+    revealers: int
+    group_counts: int
+    """(G,) revealers and arrivals that hold each group open."""
+    arrivals: int
+    device_extras: int
+    buffers: int
+    cells: int
+    stock: int
+    paces_ns: int
     """From when on each pace of a device counts."""
-    lasts_ns: IntArray
-    """(L, P) launch durations: as planned, then by pace."""
-    share_ns: IntArray
-    """(L, P) how long launches hold the lock."""
-    merged: IntArray
+    lasts_ns: int
+    """(L, n_paces) launch durations: as planned, then by pace."""
+    share_ns: int
+    """(L, n_paces) how long launches hold the lock."""
+    merged: int
     """(n, 3): link, bytes, ns of merged transfers over links priced by a table."""
-
-
-class ExtraWork(NamedTuple):
-    """What only the full kernel keeps."""
-
-    launch_gates: IntArray
+    # Logs, places in `s`: of this world.
+    launch_log: int
+    copy_log: int
+    load_log: int
+    reveal_log: int
+    # State, places in `s`: shared by all worlds, one after the other.
+    end_ns: int
+    """(n_slots,) when what runs there ends, NEVER if nothing does."""
+    soonest_ns: int
+    """(n_blocks,) the soonest of each block."""
+    resources: int
+    engines: int
+    nodes: int
+    marked: int
+    """(R,) resources whose queue may go on."""
+    awake: int
+    """(D,) devices that may start a launch."""
+    counts: int
+    follower: int
+    """(L,) the next launch of the same device, or NONE."""
+    launch_gates: int
     """(L,) revealers and arrivals that launches still wait for."""
-    dispatched: IntArray
-    copy_gates: IntArray
-    due: IntArray
-    """(C,) transfers that become ready in this round; also those that start."""
-    walks: IntArray
-    handed: IntArray
+    dispatched: int
+    copy_gates: int
+    due: int
+    """(C + D,) transfers that become ready in this round; then those that start."""
+    walks: int
+    handed: int
     """(C, 2) (time, transfer) of hand-offs under way."""
-    telling: IntArray
+    telling: int
     """(V, 2) (time, revealer) of values under way."""
-    stores: IntArray
-    last_use: IntArray
-    """(D·Q,) end of the last use of a cell; -1: not used yet, -2: not resident."""
-    holds: IntArray
+    stores: int
+    last_use: int
+    """(D·Q,) end of the last use of a cell, FRESH or GONE."""
+    holds: int
     """(U,) who still needs the buffer."""
-    group_gates: IntArray
-    kept: IntArray
+    group_gates: int
+    kept: int
     """(U + G,) lists of the buffers that only their open group holds: next, first."""
-    fifo: IntArray
+    fifo: int
     """Heads and tails: arrivals, handed, telling."""
-    load_log: IntArray
-    reveal_log: IntArray
-    status: IntArray
-    """(5,) row of outcomes."""
+    status: int
+    """Row of outcomes, for a run that fails."""
 
+
+Full = bool | None
+"""None: the plain kernel. Compiled code is specialised to that, so its branches cost nothing."""
 
 ARRIVED_UP_TO, HANDED_FROM, HANDED_TO, TELLING_FROM, TELLING_TO = range(5)  # `fifo`
 GONE = -2  # last_use of a cell that is not there
@@ -192,484 +208,484 @@ FRESH = -1  # last_use of a cell that nothing has used yet
 
 
 @inlined
-def run_world(program: Program, work: Work, extras: Extras | None, more: ExtraWork | None) -> None:
+def run_world(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
     """Run one program from time 0 until nothing is left to happen."""
-    reset(program, work, extras, more)
+    reset(t, s, p, full)
     now_ns = 0
-    begin(program, work, extras, more)
+    begin(t, s, p, full)
     while now_ns < NEVER:
-        if extras is not None:
-            push_due(program, work, extras, more, now_ns)
-            begin_loads(program, work, extras, more, now_ns)
-            start_transfers_in_order(program, work, extras, more, now_ns)
-            dispatch(program, work, extras, more, now_ns)
-            start_all_launches(program, work, extras, more, now_ns)
-            grant_lock(program, work, extras, more, now_ns)
-            if work.counts[FAILED] != 0:
+        if full is not None:
+            push_due(t, s, p, now_ns)
+            begin_loads(t, s, p, now_ns)
+            start_transfers_in_order(t, s, p, now_ns)
+            dispatch(t, s, p, now_ns)
+            start_all_launches(t, s, p, now_ns)
+            grant_lock(t, s, p, now_ns)
+            if s[p.counts + FAILED] != 0:
                 return
         else:
-            start_transfers(program, work, now_ns)
-            start_launches(program, work, now_ns)
-        now_ns = soonest(work, extras, more)
+            start_transfers(t, s, p, now_ns)
+            start_launches(t, s, p, now_ns)
+        now_ns = soonest(t, s, p, full)
         if now_ns < NEVER:
-            complete(program, work, extras, more, now_ns)
+            complete(t, s, p, full, now_ns)
 
 
 @inlined
-def reset(program: Program, work: Work, extras: Extras | None, more: ExtraWork | None) -> None:
+def reset(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
     """Make the work tables those of a world that has not begun."""
-    machine = program.machine
-    n_devices = machine[DEVICES]
-    n_launches = len(program.launches)
-    work.end_ns[:] = NEVER
-    work.soonest_ns[:] = NEVER
-    for resource in range(machine[RESOURCES]):
-        work.resources[resource, FIRST] = NONE
-        work.resources[resource, LAST] = NONE
-        work.resources[resource, BUSY] = 0
-        work.resources[resource, MARKED] = 0
+    n_devices = p.n_devices
+    n_launches = p.n_launches
+    for slot in range(p.n_slots):
+        s[p.end_ns + slot] = NEVER
+    for block in range(p.n_blocks):
+        s[p.soonest_ns + block] = NEVER
+    for resource in range(p.n_resources):
+        s[p.resources + 5 * resource + FIRST] = NONE
+        s[p.resources + 5 * resource + LAST] = NONE
+        s[p.resources + 5 * resource + BUSY] = 0
+        s[p.resources + 5 * resource + MARKED] = 0
     for device in range(n_devices):
-        work.engines[device, CURRENT] = NONE
-        work.engines[device, TURN] = NONE
-        work.engines[device, AWAKE] = 0
-    for count in range(len(work.counts)):
-        work.counts[count] = 0
+        s[p.engines + 4 * device + CURRENT] = NONE
+        s[p.engines + 4 * device + TURN] = NONE
+        s[p.engines + 4 * device + AWAKE] = 0
+    for count in range(N_COUNTS):
+        s[p.counts + count] = 0
     for launch in range(n_launches - 1, -1, -1):
-        device = program.launches[launch, DEVICE]
-        work.follower[launch] = work.engines[device, CURRENT]
-        work.engines[device, CURRENT] = launch
-    for copy in range(len(program.copies)):
-        work.copy_log[copy, STATE] = COMING
-    if extras is not None:
-        reset_extras(program, work, extras, more)
+        device = t[p.launches + 6 * launch + DEVICE]
+        s[p.follower + launch] = s[p.engines + 4 * device + CURRENT]
+        s[p.engines + 4 * device + CURRENT] = launch
+    for copy in range(p.n_copies):
+        s[p.copy_log + 6 * copy + STATE] = COMING
+    if full is not None:
+        reset_extras(t, s, p)
 
 
 @inlined
-def begin(program: Program, work: Work, extras: Extras | None, more: ExtraWork | None) -> None:
+def begin(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
     """Let every device come to its first launch, and send the host inputs that may go."""
-    machine = program.machine
-    for device in range(machine[DEVICES]):
-        come_to(program, work, device, work.engines[device, CURRENT])
-    for copy in range(len(program.copies)):
-        if program.copies[copy, IS_INPUT] == 1:
-            send(program, work, extras, more, copy, 0)
+    for device in range(p.n_devices):
+        come_to(t, s, p, device, s[p.engines + 4 * device + CURRENT])
+    for copy in range(p.n_copies):
+        if t[p.copies + 6 * copy + IS_INPUT] == 1:
+            send(t, s, p, full, copy, 0)
 
 
 # ---- Time ----
 
 
 @inlined
-def end_later(work: Work, slot: int, at_ns: int) -> None:
+def end_later(t: IntArray, s: IntArray, p: Places, slot: int, at_ns: int) -> None:
     """Note that what runs in `slot` ends at `at_ns`."""
-    work.end_ns[slot] = at_ns
+    s[p.end_ns + slot] = at_ns
     block = slot >> BLOCK_BITS
-    if at_ns < work.soonest_ns[block]:
-        work.soonest_ns[block] = at_ns
+    if at_ns < s[p.soonest_ns + block]:
+        s[p.soonest_ns + block] = at_ns
 
 
 @inlined
-def soonest(work: Work, extras: Extras | None, more: ExtraWork | None) -> int:
+def soonest(t: IntArray, s: IntArray, p: Places, full: Full) -> int:
     """Return when something happens next, or NEVER."""
-    now_ns = work.soonest_ns[0]
-    for block in range(1, len(work.soonest_ns)):
-        now_ns = min(now_ns, work.soonest_ns[block])
-    if extras is not None:
-        fifo = more.fifo
-        if fifo[ARRIVED_UP_TO] < len(extras.arrivals):
-            now_ns = min(now_ns, extras.arrivals[fifo[ARRIVED_UP_TO], AT_NS])
-        if fifo[HANDED_FROM] < fifo[HANDED_TO]:
-            now_ns = min(now_ns, more.handed[fifo[HANDED_FROM], 0])
-        if fifo[TELLING_FROM] < fifo[TELLING_TO]:
-            now_ns = min(now_ns, more.telling[fifo[TELLING_FROM], 0])
+    now_ns = s[p.soonest_ns + 0]
+    for block in range(1, p.n_blocks):
+        now_ns = min(now_ns, s[p.soonest_ns + block])
+    if full is not None:
+        if s[p.fifo + ARRIVED_UP_TO] < p.n_arrivals:
+            now_ns = min(now_ns, t[p.arrivals + 2 * (s[p.fifo + ARRIVED_UP_TO]) + AT_NS])
+        if s[p.fifo + HANDED_FROM] < s[p.fifo + HANDED_TO]:
+            now_ns = min(now_ns, s[p.handed + 2 * (s[p.fifo + HANDED_FROM]) + 0])
+        if s[p.fifo + TELLING_FROM] < s[p.fifo + TELLING_TO]:
+            now_ns = min(now_ns, s[p.telling + 2 * (s[p.fifo + TELLING_FROM]) + 0])
     return now_ns
 
 
 @inlined
-def complete(
-    program: Program, work: Work, extras: Extras | None, more: ExtraWork | None, now_ns: int
-) -> None:
+def complete(t: IntArray, s: IntArray, p: Places, full: Full, now_ns: int) -> None:
     """Apply everything that ends now."""
-    for block in range(len(work.soonest_ns)):
-        if work.soonest_ns[block] == now_ns:
-            complete_block(program, work, extras, more, block, now_ns)
-    if extras is not None:
-        complete_extras(program, work, extras, more, now_ns)
+    for block in range(p.n_blocks):
+        if s[p.soonest_ns + block] == now_ns:
+            complete_block(t, s, p, full, block, now_ns)
+    if full is not None:
+        complete_extras(t, s, p, now_ns)
 
 
 @inlined
 def complete_block(
-    program: Program,
-    work: Work,
-    extras: Extras | None,
-    more: ExtraWork | None,
+    t: IntArray,
+    s: IntArray,
+    p: Places,
+    full: Full,
     block: int,
     now_ns: int,
 ) -> None:
     """Apply what ends now in one block of slots, and find the soonest end of the others."""
-    machine = program.machine
-    n_devices = machine[DEVICES]
-    work.soonest_ns[block] = NEVER  # may be lowered by what the endings begin
+    n_devices = p.n_devices
+    s[p.soonest_ns + block] = NEVER  # may be lowered by what the endings begin
     rest_ns = NEVER
     start = block << BLOCK_BITS
-    for slot in range(start, min(start + (1 << BLOCK_BITS), len(work.end_ns))):
-        end_ns = work.end_ns[slot]
+    for slot in range(start, min(start + (1 << BLOCK_BITS), p.n_slots)):
+        end_ns = s[p.end_ns + slot]
         if end_ns == now_ns:
-            work.end_ns[slot] = NEVER
+            s[p.end_ns + slot] = NEVER
             if slot < n_devices:
-                end_launch(program, work, extras, more, slot, now_ns)
-            elif extras is None or slot < machine[RESOURCES]:
-                copy = work.resources[slot, RUNNING]
-                end_transfer(program, work, extras, more, copy, now_ns)
-            elif slot < machine[RESOURCES] + n_devices:
-                end_host_work(program, work, extras, more, slot - machine[RESOURCES], now_ns)
+                end_launch(t, s, p, full, slot, now_ns)
+            elif full is None or slot < p.n_resources:
+                copy = s[p.resources + 5 * slot + RUNNING]
+                end_transfer(t, s, p, full, copy, now_ns)
+            elif slot < p.n_resources + n_devices:
+                end_host_work(t, s, p, slot - p.n_resources, now_ns)
         else:
             rest_ns = min(rest_ns, end_ns)
-    work.soonest_ns[block] = min(work.soonest_ns[block], rest_ns)
+    s[p.soonest_ns + block] = min(s[p.soonest_ns + block], rest_ns)
 
 
 # ---- Launches ----
 
 
 @inlined
-def wake(work: Work, device: int) -> None:
+def wake(t: IntArray, s: IntArray, p: Places, device: int) -> None:
     """Let the launch phase look at a device."""
-    if work.engines[device, AWAKE] == 0:
-        work.engines[device, AWAKE] = 1
-        work.awake[work.counts[N_AWAKE]] = device
-        work.counts[N_AWAKE] += 1
+    if s[p.engines + 4 * device + AWAKE] == 0:
+        s[p.engines + 4 * device + AWAKE] = 1
+        s[p.awake + s[p.counts + N_AWAKE]] = device
+        s[p.counts + N_AWAKE] += 1
 
 
 @inlined
-def come_to(program: Program, work: Work, device: int, launch: int) -> None:
+def come_to(t: IntArray, s: IntArray, p: Places, device: int, launch: int) -> None:
     """Make `launch` (or NONE) the current one of a device."""
-    work.engines[device, CURRENT] = launch
-    work.engines[device, TURN] = NONE
+    s[p.engines + 4 * device + CURRENT] = launch
+    s[p.engines + 4 * device + TURN] = NONE
     if launch >= 0:
-        work.engines[device, WAIT] = program.launches[launch, WAITS]
-        run_ahead(program, work, device)
+        s[p.engines + 4 * device + WAIT] = t[p.launches + 6 * launch + WAITS]
+        run_ahead(t, s, p, device)
 
 
 @inlined
-def run_ahead(program: Program, work: Work, device: int) -> None:
+def run_ahead(t: IntArray, s: IntArray, p: Places, device: int) -> None:
     """Pass the WAITs for transfers that have arrived; behind the last it is the launch's turn."""
-    launch = work.engines[device, CURRENT]
+    launch = s[p.engines + 4 * device + CURRENT]
     if launch < 0:
         return
-    wait = work.engines[device, WAIT]
-    end = program.launches[launch, WAITS_END]
-    while wait < end and work.copy_log[program.rows[wait], STATE] == ARRIVED:
+    wait = s[p.engines + 4 * device + WAIT]
+    end = t[p.launches + 6 * launch + WAITS_END]
+    while wait < end and s[p.copy_log + 6 * (t[p.rows + wait]) + STATE] == ARRIVED:
         wait += 1
-    work.engines[device, WAIT] = wait
+    s[p.engines + 4 * device + WAIT] = wait
     if wait == end:
-        work.engines[device, TURN] = launch
-        wake(work, device)
+        s[p.engines + 4 * device + TURN] = launch
+        wake(t, s, p, device)
 
 
 @inlined
-def start_launches(program: Program, work: Work, now_ns: int) -> None:
+def start_launches(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Start the launch of every woken device that is free (plain worlds)."""
-    for index in range(work.counts[N_AWAKE]):
-        device = work.awake[index]
-        work.engines[device, AWAKE] = 0
-        launch = work.engines[device, TURN]
-        if launch >= 0 and work.resources[device, BUSY] == 0:
-            work.resources[device, BUSY] = 1
-            work.launch_log[launch, STARTED] = now_ns
-            end_later(work, device, now_ns + program.launches[launch, LAUNCH_NS])
-    work.counts[N_AWAKE] = 0
+    for index in range(s[p.counts + N_AWAKE]):
+        device = s[p.awake + index]
+        s[p.engines + 4 * device + AWAKE] = 0
+        launch = s[p.engines + 4 * device + TURN]
+        if launch >= 0 and s[p.resources + 5 * device + BUSY] == 0:
+            s[p.resources + 5 * device + BUSY] = 1
+            s[p.launch_log + 4 * launch + STARTED] = now_ns
+            end_later(t, s, p, device, now_ns + t[p.launches + 6 * launch + LAUNCH_NS])
+    s[p.counts + N_AWAKE] = 0
 
 
 @inlined
 def end_launch(
-    program: Program,
-    work: Work,
-    extras: Extras | None,
-    more: ExtraWork | None,
+    t: IntArray,
+    s: IntArray,
+    p: Places,
+    full: Full,
     device: int,
     now_ns: int,
 ) -> None:
     """Free the device, go on to its next launch, and send the outputs."""
-    launch = work.engines[device, CURRENT]
-    work.launch_log[launch, ENDED] = now_ns
-    work.counts[LAST_NS] = now_ns  # time never goes back
-    work.resources[device, BUSY] = 0
-    mark(work, device)
-    if extras is not None:
-        release_launch_memory(program, work, extras, more, launch, now_ns)
-    come_to(program, work, device, work.follower[launch])
-    for row in range(program.launches[launch, SENDS], program.launches[launch, SENDS_END]):
-        send(program, work, extras, more, program.rows[row], now_ns)
-    if extras is not None:
-        end_dispatched(program, work, extras, more, launch, now_ns)
-        begin = extras.launches[launch, LAUNCH_REVEALS]
-        for row in range(begin, extras.launches[launch, LAUNCH_REVEALS_END]):
-            revealer = program.rows[row]
-            more.reveal_log[revealer, MADE_NS] = now_ns
-            if device == program.machine[HOST]:
-                tell_later(program, more, revealer, now_ns)
+    launch = s[p.engines + 4 * device + CURRENT]
+    s[p.launch_log + 4 * launch + ENDED] = now_ns
+    s[p.counts + LAST_NS] = now_ns  # time never goes back
+    s[p.resources + 5 * device + BUSY] = 0
+    mark(t, s, p, device)
+    if full is not None:
+        release_launch_memory(t, s, p, launch, now_ns)
+    come_to(t, s, p, device, s[p.follower + launch])
+    for row in range(t[p.launches + 6 * launch + SENDS], t[p.launches + 6 * launch + SENDS_END]):
+        send(t, s, p, full, t[p.rows + row], now_ns)
+    if full is not None:
+        end_dispatched(t, s, p, launch, now_ns)
+        begin = t[p.launch_extras + 11 * launch + LAUNCH_REVEALS]
+        for row in range(begin, t[p.launch_extras + 11 * launch + LAUNCH_REVEALS_END]):
+            revealer = t[p.rows + row]
+            s[p.reveal_log + 2 * revealer + MADE_NS] = now_ns
+            if device == p.host:
+                tell_later(t, s, p, revealer, now_ns)
 
 
 # ---- Transfers ----
 
 
 @inlined
-def mark(work: Work, resource: int) -> None:
+def mark(t: IntArray, s: IntArray, p: Places, resource: int) -> None:
     """Let the transfer phase look at the queue of a resource."""
-    if work.resources[resource, MARKED] == 0 and work.resources[resource, FIRST] >= 0:
-        work.resources[resource, MARKED] = 1
-        work.marked[work.counts[N_MARKED]] = resource
-        work.counts[N_MARKED] += 1
+    if s[p.resources + 5 * resource + MARKED] == 0 and s[p.resources + 5 * resource + FIRST] >= 0:
+        s[p.resources + 5 * resource + MARKED] = 1
+        s[p.marked + s[p.counts + N_MARKED]] = resource
+        s[p.counts + N_MARKED] += 1
 
 
 @inlined
 def send(
-    program: Program,
-    work: Work,
-    extras: Extras | None,
-    more: ExtraWork | None,
+    t: IntArray,
+    s: IntArray,
+    p: Places,
+    full: Full,
     copy: int,
     now_ns: int,
 ) -> None:
     """Execute a COPY: queue the transfer or, if its reader is not known yet, hold it back."""
-    if extras is None:
-        enqueue(program, work, copy, now_ns)
-    elif more.copy_gates[copy] > 0:
-        work.copy_log[copy, STATE] = HELD_BACK
+    if full is None:
+        enqueue(t, s, p, copy, now_ns)
+    elif s[p.copy_gates + copy] > 0:
+        s[p.copy_log + 6 * copy + STATE] = HELD_BACK
     else:
-        more.due[work.counts[N_DUE]] = copy
-        work.counts[N_DUE] += 1
+        s[p.due + s[p.counts + N_DUE]] = copy
+        s[p.counts + N_DUE] += 1
 
 
 @inlined
-def enqueue(program: Program, work: Work, copy: int, now_ns: int) -> None:
+def enqueue(t: IntArray, s: IntArray, p: Places, copy: int, now_ns: int) -> None:
     """Put a transfer that is ready into the queues of its link's resources."""
-    work.copy_log[copy, READY] = now_ns
-    work.copy_log[copy, STATE] = QUEUED
-    shift = program.machine[SHIFT]
-    link = program.copies[copy, LINK]
+    s[p.copy_log + 6 * copy + READY] = now_ns
+    s[p.copy_log + 6 * copy + STATE] = QUEUED
+    shift = p.shift
+    link = t[p.copies + 6 * copy + LINK]
     node = copy << shift
-    for row in range(program.links[link, HELD], program.links[link, HELD_END]):
-        insert(program, work, copy, node, program.held[row], now_ns)
+    for row in range(t[p.links + 5 * link + HELD], t[p.links + 5 * link + HELD_END]):
+        insert(t, s, p, copy, node, t[p.held + row], now_ns)
         node += 1
-    mark(work, program.held[program.links[link, HELD]])
+    mark(t, s, p, t[p.held + t[p.links + 5 * link + HELD]])
 
 
 @inlined
-def insert(program: Program, work: Work, copy: int, node: int, resource: int, now_ns: int) -> None:
+def insert(
+    t: IntArray, s: IntArray, p: Places, copy: int, node: int, resource: int, now_ns: int
+) -> None:
     """Insert a transfer into one queue, before those of the same instant that rank behind it."""
-    shift = program.machine[SHIFT]
-    rank = program.copies[copy, RANK]
-    before = work.resources[resource, LAST]
+    shift = p.shift
+    rank = t[p.copies + 6 * copy + RANK]
+    before = s[p.resources + 5 * resource + LAST]
     after = NONE
     while before >= 0:
         other = before >> shift
-        if work.copy_log[other, READY] < now_ns or program.copies[other, RANK] <= rank:
+        if s[p.copy_log + 6 * other + READY] < now_ns or t[p.copies + 6 * other + RANK] <= rank:
             break
         after = before
-        before = work.nodes[before, BEFORE]
-    work.nodes[node, NEXT] = after
-    work.nodes[node, BEFORE] = before
+        before = s[p.nodes + 2 * before + BEFORE]
+    s[p.nodes + 2 * node + NEXT] = after
+    s[p.nodes + 2 * node + BEFORE] = before
     if before >= 0:
-        work.nodes[before, NEXT] = node
+        s[p.nodes + 2 * before + NEXT] = node
     else:
-        work.resources[resource, FIRST] = node
+        s[p.resources + 5 * resource + FIRST] = node
     if after >= 0:
-        work.nodes[after, BEFORE] = node
+        s[p.nodes + 2 * after + BEFORE] = node
     else:
-        work.resources[resource, LAST] = node
+        s[p.resources + 5 * resource + LAST] = node
 
 
 @inlined
-def startable(program: Program, work: Work, resource: int) -> int:
+def startable(t: IntArray, s: IntArray, p: Places, resource: int) -> int:
     """Return the first transfer of a queue if it may start now, or NONE.
 
     What may start shares no resource with anything else that may, so nothing depends on the order
     in which queues are looked at.
     """
-    node = work.resources[resource, FIRST]
-    if node < 0 or work.resources[resource, BUSY] != 0:
+    node = s[p.resources + 5 * resource + FIRST]
+    if node < 0 or s[p.resources + 5 * resource + BUSY] != 0:
         return NONE
-    shift = program.machine[SHIFT]
+    shift = p.shift
     copy = node >> shift
-    link = program.copies[copy, LINK]
-    for row in range(program.links[link, HELD], program.links[link, HELD_END]):
-        other = program.held[row]
-        first = work.resources[other, FIRST]
-        if work.resources[other, BUSY] != 0 or first < 0 or first >> shift != copy:
+    link = t[p.copies + 6 * copy + LINK]
+    for row in range(t[p.links + 5 * link + HELD], t[p.links + 5 * link + HELD_END]):
+        other = t[p.held + row]
+        first = s[p.resources + 5 * other + FIRST]
+        if s[p.resources + 5 * other + BUSY] != 0 or first < 0 or first >> shift != copy:
             return NONE
     return copy
 
 
 @inlined
-def start_transfers(program: Program, work: Work, now_ns: int) -> None:
+def start_transfers(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Start every transfer that may start now (plain worlds)."""
-    for index in range(work.counts[N_MARKED]):
-        resource = work.marked[index]
-        work.resources[resource, MARKED] = 0
-        copy = startable(program, work, resource)
+    for index in range(s[p.counts + N_MARKED]):
+        resource = s[p.marked + index]
+        s[p.resources + 5 * resource + MARKED] = 0
+        copy = startable(t, s, p, resource)
         if copy >= 0:
-            start_transfer(program, work, copy, now_ns, program.copies[copy, COPY_NS])
-    work.counts[N_MARKED] = 0
+            start_transfer(t, s, p, copy, now_ns, t[p.copies + 6 * copy + COPY_NS])
+    s[p.counts + N_MARKED] = 0
 
 
 @inlined
-def start_transfer(program: Program, work: Work, copy: int, now_ns: int, lasts_ns: int) -> None:
+def start_transfer(
+    t: IntArray, s: IntArray, p: Places, copy: int, now_ns: int, lasts_ns: int
+) -> None:
     """Take a transfer out of its queues and occupy its resources."""
-    node = copy << program.machine[SHIFT]
-    link = program.copies[copy, LINK]
-    slot = program.held[program.links[link, HELD]]
-    for row in range(program.links[link, HELD], program.links[link, HELD_END]):
-        resource = program.held[row]
-        after = work.nodes[node, NEXT]
-        work.resources[resource, BUSY] = 1
-        work.resources[resource, FIRST] = after
+    node = copy << p.shift
+    link = t[p.copies + 6 * copy + LINK]
+    slot = t[p.held + t[p.links + 5 * link + HELD]]
+    for row in range(t[p.links + 5 * link + HELD], t[p.links + 5 * link + HELD_END]):
+        resource = t[p.held + row]
+        after = s[p.nodes + 2 * node + NEXT]
+        s[p.resources + 5 * resource + BUSY] = 1
+        s[p.resources + 5 * resource + FIRST] = after
         if after >= 0:
-            work.nodes[after, BEFORE] = NONE
+            s[p.nodes + 2 * after + BEFORE] = NONE
         else:
-            work.resources[resource, LAST] = NONE
+            s[p.resources + 5 * resource + LAST] = NONE
         node += 1
-    work.resources[slot, RUNNING] = copy
-    work.copy_log[copy, COPY_STARTED] = now_ns
-    end_later(work, slot, now_ns + lasts_ns)
+    s[p.resources + 5 * slot + RUNNING] = copy
+    s[p.copy_log + 6 * copy + COPY_STARTED] = now_ns
+    end_later(t, s, p, slot, now_ns + lasts_ns)
 
 
 @inlined
 def end_transfer(
-    program: Program,
-    work: Work,
-    extras: Extras | None,
-    more: ExtraWork | None,
+    t: IntArray,
+    s: IntArray,
+    p: Places,
+    full: Full,
     copy: int,
     now_ns: int,
 ) -> None:
     """Free the resources and hand over what the transfer carried."""
-    n_devices = program.machine[DEVICES]
-    work.copy_log[copy, COPY_ENDED] = now_ns
-    link = program.copies[copy, LINK]
-    for row in range(program.links[link, HELD], program.links[link, HELD_END]):
-        resource = program.held[row]
-        work.resources[resource, BUSY] = 0
-        mark(work, resource)
-        if resource < n_devices and work.engines[resource, TURN] >= 0:
-            wake(work, resource)
-    if extras is not None:
-        end_full_transfer(program, work, extras, more, copy, now_ns)
+    n_devices = p.n_devices
+    s[p.copy_log + 6 * copy + COPY_ENDED] = now_ns
+    link = t[p.copies + 6 * copy + LINK]
+    for row in range(t[p.links + 5 * link + HELD], t[p.links + 5 * link + HELD_END]):
+        resource = t[p.held + row]
+        s[p.resources + 5 * resource + BUSY] = 0
+        mark(t, s, p, resource)
+        if resource < n_devices and s[p.engines + 4 * resource + TURN] >= 0:
+            wake(t, s, p, resource)
+    if full is not None:
+        end_full_transfer(t, s, p, copy, now_ns)
     else:
-        if program.copies[copy, ANSWER] == 1:
-            work.counts[LAST_NS] = now_ns
-        work.copy_log[copy, STATE] = ARRIVED
-        arrive(program, work, program.copies[copy, DST])
+        if t[p.copies + 6 * copy + ANSWER] == 1:
+            s[p.counts + LAST_NS] = now_ns
+        s[p.copy_log + 6 * copy + STATE] = ARRIVED
+        arrive(t, s, p, t[p.copies + 6 * copy + DST])
 
 
 @inlined
-def arrive(program: Program, work: Work, device: int) -> None:
+def arrive(t: IntArray, s: IntArray, p: Places, device: int) -> None:
     """Let a device go on that may have waited for what has arrived."""
-    if work.engines[device, TURN] < 0:
-        run_ahead(program, work, device)
+    if s[p.engines + 4 * device + TURN] < 0:
+        run_ahead(t, s, p, device)
 
 
 # ---- What only the full kernel does ----
 
 
 @inlined
-def reset_extras(program: Program, work: Work, extras: Extras, more: ExtraWork) -> None:
+def reset_extras(t: IntArray, s: IntArray, p: Places) -> None:
     """Make the tables of the full kernel those of a world that has not begun."""
-    machine = program.machine
-    n_launches, n_devices = len(program.launches), len(extras.devices)
-    more.fifo[:] = 0
+    n_launches, n_devices = p.n_launches, p.n_devices
+    for end in range(5):
+        s[p.fifo + end] = 0
     for launch in range(n_launches):
-        more.launch_gates[launch] = extras.launches[launch, LAUNCH_GATES]
-        more.dispatched[launch] = 0
-        work.launch_log[launch, HOST_STARTED] = NONE
-    for copy in range(len(extras.copies)):
-        more.copy_gates[copy] = extras.copies[copy, COPY_GATES]
-        work.copy_log[copy, COPY_STARTED] = NONE
-    for revealer in range(len(extras.revealers)):
-        more.reveal_log[revealer, KNOWN_NS] = NONE
+        s[p.launch_gates + launch] = t[p.launch_extras + 11 * launch + LAUNCH_GATES]
+        s[p.dispatched + launch] = 0
+        s[p.launch_log + 4 * launch + HOST_STARTED] = NONE
+    for copy in range(p.n_copies):
+        s[p.copy_gates + copy] = t[p.copy_extras + 8 * copy + COPY_GATES]
+        s[p.copy_log + 6 * copy + COPY_STARTED] = NONE
+    for revealer in range(p.n_revealers):
+        s[p.reveal_log + 2 * revealer + KNOWN_NS] = NONE
     for device in range(n_devices):
-        more.walks[device, :] = 0
-        more.walks[device, WANTS_SINCE] = NEVER
-        more.walks[device, WALK_LAUNCH] = work.engines[device, CURRENT]
-    if machine[MODE] == SINGLE:
-        more.walks[0, WALK_LAUNCH] = 0 if n_launches else NONE
-    reset_memory(extras, more)
+        for column in range(6):
+            s[p.walks + 6 * device + column] = 0
+        s[p.walks + 6 * device + WANTS_SINCE] = NEVER
+        s[p.walks + 6 * device + WALK_LAUNCH] = s[p.engines + 4 * device + CURRENT]
+    if p.mode == SINGLE:
+        s[p.walks + WALK_LAUNCH] = 0 if n_launches else NONE
+    reset_memory(t, s, p)
 
 
 @inlined
-def push_due(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int
-) -> None:
+def push_due(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Queue what became ready; copies of one launch to one destination travel together."""
-    n_due = work.counts[N_DUE]
-    sort(program, work, more.due, n_due)
-    work.counts[N_DUE] = 0
+    n_due = s[p.counts + N_DUE]
+    sort(t, s, p, p.due, n_due)
+    s[p.counts + N_DUE] = 0
     at = 0
     while at < n_due:
-        leader = more.due[at]
-        work.copy_log[leader, CHAIN] = NONE
-        work.copy_log[leader, LASTS] = program.copies[leader, COPY_NS]
-        size_bytes = extras.copies[leader, BYTES]
+        leader = s[p.due + at]
+        s[p.copy_log + 6 * leader + CHAIN] = NONE
+        s[p.copy_log + 6 * leader + LASTS] = t[p.copies + 6 * leader + COPY_NS]
+        size_bytes = t[p.copy_extras + 8 * leader + BYTES]
         at += 1
         joined = False
-        while at < n_due and program.copies[more.due[at], RANK] == program.copies[leader, RANK]:
-            copy = more.due[at]
-            work.copy_log[copy, STATE] = JOINED
-            work.copy_log[copy, CHAIN] = work.copy_log[leader, CHAIN]
-            work.copy_log[leader, CHAIN] = copy
-            size_bytes += extras.copies[copy, BYTES]
+        while (
+            at < n_due
+            and t[p.copies + 6 * (s[p.due + at]) + RANK] == t[p.copies + 6 * leader + RANK]
+        ):
+            copy = s[p.due + at]
+            s[p.copy_log + 6 * copy + STATE] = JOINED
+            s[p.copy_log + 6 * copy + CHAIN] = s[p.copy_log + 6 * leader + CHAIN]
+            s[p.copy_log + 6 * leader + CHAIN] = copy
+            size_bytes += t[p.copy_extras + 8 * copy + BYTES]
             joined = True
             at += 1
         if joined:
-            link = program.copies[leader, LINK]
-            work.copy_log[leader, LASTS] = merged_ns(program, work, extras, more, link, size_bytes)
-        enqueue(program, work, leader, now_ns)
+            link = t[p.copies + 6 * leader + LINK]
+            s[p.copy_log + 6 * leader + LASTS] = merged_ns(t, s, p, link, size_bytes)
+        enqueue(t, s, p, leader, now_ns)
 
 
 @inlined
-def sort(program: Program, work: Work, copies: IntArray, count: int) -> None:
-    """Sort transfers by (ready time, rank) in place: Shell's sort with Knuth's gaps."""
+def sort(t: IntArray, s: IntArray, p: Places, copies: int, count: int) -> None:
+    """Sort `count` transfers at place `copies` by (ready time, rank): Shell's, Knuth's gaps."""
     gap = 1
     while gap < count // 3:
         gap = 3 * gap + 1
     while gap > 0:
         for index in range(gap, count):
-            copy = copies[index]
+            copy = s[copies + index]
             at = index - gap
-            while at >= 0 and behind(program, work, copies[at], copy):
-                copies[at + gap] = copies[at]
+            while at >= 0 and behind(t, s, p, s[copies + at], copy):
+                s[copies + at + gap] = s[copies + at]
                 at -= gap
-            copies[at + gap] = copy
+            s[copies + at + gap] = copy
         gap //= 3
 
 
 @inlined
-def behind(program: Program, work: Work, copy: int, other: int) -> bool:
+def behind(t: IntArray, s: IntArray, p: Places, copy: int, other: int) -> bool:
     """Return whether `copy` comes after `other` in every queue; both queued, or both not yet."""
-    if work.copy_log[copy, STATE] == COMING or work.copy_log[copy, STATE] == HELD_BACK:
-        return program.copies[copy, RANK] > program.copies[other, RANK]
-    ready_ns, other_ns = work.copy_log[copy, READY], work.copy_log[other, READY]
+    if s[p.copy_log + 6 * copy + STATE] == COMING or s[p.copy_log + 6 * copy + STATE] == HELD_BACK:
+        return t[p.copies + 6 * copy + RANK] > t[p.copies + 6 * other + RANK]
+    ready_ns, other_ns = s[p.copy_log + 6 * copy + READY], s[p.copy_log + 6 * other + READY]
     if ready_ns != other_ns:
         return ready_ns > other_ns
-    return program.copies[copy, RANK] > program.copies[other, RANK]
+    return t[p.copies + 6 * copy + RANK] > t[p.copies + 6 * other + RANK]
 
 
 @inlined
-def merged_ns(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, link: int, size_bytes: int
-) -> int:
+def merged_ns(t: IntArray, s: IntArray, p: Places, link: int, size_bytes: int) -> int:
     """Return how long a merged transfer takes; stop the run if a table that Python reads knows."""
-    bandwidth = program.links[link, BANDWIDTH]
+    bandwidth = t[p.links + 5 * link + BANDWIDTH]
     if bandwidth > 0:
-        return affine_ns(program.links[link, LATENCY_NS], bandwidth, size_bytes)
-    link += program.machine[LINKS]
-    for row in range(len(extras.merged)):
-        if extras.merged[row, 0] == link and extras.merged[row, 1] == size_bytes:
-            return extras.merged[row, 2]
-    if work.counts[FAILED] == 0:
-        work.counts[FAILED] = 1
-        more.status[OUTCOME] = UNPRICED
-        more.status[WHO] = link
-        more.status[NEEDED] = size_bytes
+        return affine_ns(t[p.links + 5 * link + LATENCY_NS], bandwidth, size_bytes)
+    link += p.first_link
+    for row in range(p.n_merged):
+        if t[p.merged + 3 * row + 0] == link and t[p.merged + 3 * row + 1] == size_bytes:
+            return t[p.merged + 3 * row + 2]
+    if s[p.counts + FAILED] == 0:
+        s[p.counts + FAILED] = 1
+        s[p.status + OUTCOME] = UNPRICED
+        s[p.status + WHO] = link
+        s[p.status + NEEDED] = size_bytes
     return 0
 
 
@@ -687,658 +703,631 @@ def affine_ns(latency_ns: int, bandwidth: int, size_bytes: int) -> int:
 
 
 @inlined
-def start_transfers_in_order(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int
-) -> None:
+def start_transfers_in_order(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Start every transfer that may start now, in queue order: the first takes memory first."""
     count = 0
-    for index in range(work.counts[N_MARKED]):
-        resource = work.marked[index]
-        work.resources[resource, MARKED] = 0
-        copy = startable(program, work, resource)
-        if copy >= 0 and work.copy_log[copy, STATE] == QUEUED:
-            work.copy_log[copy, STATE] = JOINED  # so that its other resources do not find it too
-            more.due[count] = copy
+    for index in range(s[p.counts + N_MARKED]):
+        resource = s[p.marked + index]
+        s[p.resources + 5 * resource + MARKED] = 0
+        copy = startable(t, s, p, resource)
+        if copy >= 0 and s[p.copy_log + 6 * copy + STATE] == QUEUED:
+            s[p.copy_log + 6 * copy + STATE] = (
+                JOINED  # so that its other resources do not find it too
+            )
+            s[p.due + count] = copy
             count += 1
-    work.counts[N_MARKED] = 0
-    sort(program, work, more.due, count)
+    s[p.counts + N_MARKED] = 0
+    sort(t, s, p, p.due, count)
     for index in range(count):
-        copy = more.due[index]
-        reserve_for_transfer(program, work, extras, more, copy)
-        start_transfer(program, work, copy, now_ns, work.copy_log[copy, LASTS])
+        copy = s[p.due + index]
+        reserve_for_transfer(t, s, p, copy)
+        start_transfer(t, s, p, copy, now_ns, s[p.copy_log + 6 * copy + LASTS])
 
 
 @inlined
-def end_full_transfer(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, copy: int, now_ns: int
-) -> None:
+def end_full_transfer(t: IntArray, s: IntArray, p: Places, copy: int, now_ns: int) -> None:
     """Hand over what the transfer carried: weights, an input, or outputs."""
-    if copy >= len(extras.copies):
-        end_load(program, work, extras, more, copy - len(extras.copies), now_ns)
+    if copy >= p.n_copies:
+        end_load(t, s, p, copy - p.n_copies, now_ns)
         return
-    release_transfer_memory(program, work, extras, more, copy)
-    machine, is_output = program.machine, program.copies[copy, IS_INPUT] == 0
-    if is_output and machine[HANDOFF_NS] > 0:
-        more.handed[more.fifo[HANDED_TO], 0] = now_ns + machine[HANDOFF_NS]
-        more.handed[more.fifo[HANDED_TO], 1] = copy
-        more.fifo[HANDED_TO] += 1
+    release_transfer_memory(t, s, p, copy)
+    is_output = t[p.copies + 6 * copy + IS_INPUT] == 0
+    if is_output and p.handoff_ns > 0:
+        s[p.handed + 2 * (s[p.fifo + HANDED_TO]) + 0] = now_ns + p.handoff_ns
+        s[p.handed + 2 * (s[p.fifo + HANDED_TO]) + 1] = copy
+        s[p.fifo + HANDED_TO] += 1
     else:
-        hand_over(program, work, copy)
-    if is_output and program.copies[copy, DST] == machine[HOST]:
+        hand_over(t, s, p, copy)
+    if is_output and t[p.copies + 6 * copy + DST] == p.host:
         while copy >= 0:
-            if program.copies[copy, ANSWER] == 1:
-                work.counts[LAST_NS] = now_ns
-            begin = extras.copies[copy, COPY_REVEALS]
-            for row in range(begin, extras.copies[copy, COPY_REVEALS_END]):
-                tell_later(program, more, program.rows[row], now_ns)
-            copy = work.copy_log[copy, CHAIN]
+            if t[p.copies + 6 * copy + ANSWER] == 1:
+                s[p.counts + LAST_NS] = now_ns
+            begin = t[p.copy_extras + 8 * copy + COPY_REVEALS]
+            for row in range(begin, t[p.copy_extras + 8 * copy + COPY_REVEALS_END]):
+                tell_later(t, s, p, t[p.rows + row], now_ns)
+            copy = s[p.copy_log + 6 * copy + CHAIN]
 
 
 @inlined
-def hand_over(program: Program, work: Work, copy: int) -> None:
+def hand_over(t: IntArray, s: IntArray, p: Places, copy: int) -> None:
     """Let the readers see all that travelled together."""
-    device = program.copies[copy, DST]
+    device = t[p.copies + 6 * copy + DST]
     while copy >= 0:
-        work.copy_log[copy, STATE] = ARRIVED
-        copy = work.copy_log[copy, CHAIN]
-    arrive(program, work, device)
+        s[p.copy_log + 6 * copy + STATE] = ARRIVED
+        copy = s[p.copy_log + 6 * copy + CHAIN]
+    arrive(t, s, p, device)
 
 
 # ---- Revelation and arrival ----
 
 
 @inlined
-def tell_later(program: Program, more: ExtraWork, revealer: int, now_ns: int) -> None:
+def tell_later(t: IntArray, s: IntArray, p: Places, revealer: int, now_ns: int) -> None:
     """The value is on the host: it is known after the host has read it and decided."""
-    more.telling[more.fifo[TELLING_TO], 0] = now_ns + program.machine[KNOWN_AFTER_NS]
-    more.telling[more.fifo[TELLING_TO], 1] = revealer
-    more.fifo[TELLING_TO] += 1
+    s[p.telling + 2 * (s[p.fifo + TELLING_TO]) + 0] = now_ns + p.known_after_ns
+    s[p.telling + 2 * (s[p.fifo + TELLING_TO]) + 1] = revealer
+    s[p.fifo + TELLING_TO] += 1
 
 
 @inlined
-def complete_extras(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int
-) -> None:
+def complete_extras(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Apply arrivals, hand-offs and values that become known now."""
-    fifo = more.fifo
-    n_arrivals = len(extras.arrivals)
-    while fifo[ARRIVED_UP_TO] < n_arrivals:
-        if extras.arrivals[fifo[ARRIVED_UP_TO], AT_NS] != now_ns:
+    n_arrivals = p.n_arrivals
+    while s[p.fifo + ARRIVED_UP_TO] < n_arrivals:
+        if t[p.arrivals + 2 * (s[p.fifo + ARRIVED_UP_TO]) + AT_NS] != now_ns:
             break
-        open_gate(program, work, extras, more, extras.arrivals[fifo[ARRIVED_UP_TO], ITEM])
-        fifo[ARRIVED_UP_TO] += 1
-    while fifo[HANDED_FROM] < fifo[HANDED_TO] and more.handed[fifo[HANDED_FROM], 0] == now_ns:
-        hand_over(program, work, more.handed[fifo[HANDED_FROM], 1])
-        fifo[HANDED_FROM] += 1
-    while fifo[TELLING_FROM] < fifo[TELLING_TO] and more.telling[fifo[TELLING_FROM], 0] == now_ns:
-        revealer = more.telling[fifo[TELLING_FROM], 1]
-        fifo[TELLING_FROM] += 1
-        more.reveal_log[revealer, KNOWN_NS] = now_ns
-        begin = extras.revealers[revealer, SHOWS]
-        for row in range(begin, extras.revealers[revealer, SHOWS_END]):
-            open_gate(program, work, extras, more, program.rows[row])
+        open_gate(t, s, p, t[p.arrivals + 2 * (s[p.fifo + ARRIVED_UP_TO]) + ITEM])
+        s[p.fifo + ARRIVED_UP_TO] += 1
+    while (
+        s[p.fifo + HANDED_FROM] < s[p.fifo + HANDED_TO]
+        and s[p.handed + 2 * (s[p.fifo + HANDED_FROM]) + 0] == now_ns
+    ):
+        hand_over(t, s, p, s[p.handed + 2 * (s[p.fifo + HANDED_FROM]) + 1])
+        s[p.fifo + HANDED_FROM] += 1
+    while (
+        s[p.fifo + TELLING_FROM] < s[p.fifo + TELLING_TO]
+        and s[p.telling + 2 * (s[p.fifo + TELLING_FROM]) + 0] == now_ns
+    ):
+        revealer = s[p.telling + 2 * (s[p.fifo + TELLING_FROM]) + 1]
+        s[p.fifo + TELLING_FROM] += 1
+        s[p.reveal_log + 2 * revealer + KNOWN_NS] = now_ns
+        begin = t[p.revealers + 2 * revealer + SHOWS]
+        for row in range(begin, t[p.revealers + 2 * revealer + SHOWS_END]):
+            open_gate(t, s, p, t[p.rows + row])
 
 
 @inlined
-def open_gate(program: Program, work: Work, extras: Extras, more: ExtraWork, item: int) -> None:
+def open_gate(t: IntArray, s: IntArray, p: Places, item: int) -> None:
     """Take away one of the reasons why a launch, a transfer or a group of buffers waits."""
-    n_launches, n_copies = len(program.launches), len(extras.copies)
+    n_launches, n_copies = p.n_launches, p.n_copies
     if item < n_launches:
-        more.launch_gates[item] -= 1
+        s[p.launch_gates + item] -= 1
     elif item < n_launches + n_copies:
         copy = item - n_launches
-        more.copy_gates[copy] -= 1
-        if more.copy_gates[copy] == 0 and work.copy_log[copy, STATE] == HELD_BACK:
-            more.due[work.counts[N_DUE]] = copy
-            work.counts[N_DUE] += 1
+        s[p.copy_gates + copy] -= 1
+        if s[p.copy_gates + copy] == 0 and s[p.copy_log + 6 * copy + STATE] == HELD_BACK:
+            s[p.due + s[p.counts + N_DUE]] = copy
+            s[p.counts + N_DUE] += 1
     else:
-        open_group_gate(extras, more, item - n_launches - n_copies)
+        open_group_gate(t, s, p, item - n_launches - n_copies)
 
 
 # ---- Hosts ----
 
 
 @inlined
-def dispatch(program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int) -> None:
+def dispatch(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Begin the host work that may begin now."""
-    mode = program.machine[MODE]
+    mode = p.mode
     if mode == REPLAY:
-        for device in range(len(extras.devices)):
-            launch = work.engines[device, CURRENT]
-            if launch >= 0 and more.walks[device, BEGUN] == 0 and more.launch_gates[launch] == 0:
-                more.walks[device, BEGUN] = 1
-                if extras.devices[device, IS_CPU] == 1:
-                    more.walks[device, REPLAY_DONE] = 1
+        for device in range(p.n_devices):
+            launch = s[p.engines + 4 * device + CURRENT]
+            if (
+                launch >= 0
+                and s[p.walks + 6 * device + BEGUN] == 0
+                and s[p.launch_gates + launch] == 0
+            ):
+                s[p.walks + 6 * device + BEGUN] = 1
+                if t[p.device_extras + 6 * device + IS_CPU] == 1:
+                    s[p.walks + 6 * device + REPLAY_DONE] = 1
                 else:
-                    work_ns = extras.launches[launch, DISPATCH_NS]
-                    begin_host_work(program, work, device, launch, work_ns, now_ns)
+                    work_ns = t[p.launch_extras + 11 * launch + DISPATCH_NS]
+                    begin_host_work(t, s, p, device, launch, work_ns, now_ns)
     elif mode == SINGLE:
-        take_next(program, work, extras, more, 0, now_ns)
+        take_next(t, s, p, 0, now_ns)
     elif mode != NO_HOST:
-        for walk in range(len(extras.devices)):
-            take_next(program, work, extras, more, walk, now_ns)
+        for walk in range(p.n_devices):
+            take_next(t, s, p, walk, now_ns)
 
 
 @inlined
-def take_next(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, walk: int, now_ns: int
-) -> None:
+def take_next(t: IntArray, s: IntArray, p: Places, walk: int, now_ns: int) -> None:
     """Let an idle walk go on to its next launch, if that is released and its queue has room."""
-    launch = more.walks[walk, WALK_LAUNCH]
-    if launch < 0 or more.walks[walk, WALK_BUSY] != 0:
+    launch = s[p.walks + 6 * walk + WALK_LAUNCH]
+    if launch < 0 or s[p.walks + 6 * walk + WALK_BUSY] != 0:
         return
-    device = program.launches[launch, DEVICE]
-    full = more.walks[device, UNFINISHED] >= program.machine[DEPTH]
-    if full or more.launch_gates[launch] > 0:
+    device = t[p.launches + 6 * launch + DEVICE]
+    full = s[p.walks + 6 * device + UNFINISHED] >= p.depth
+    if full or s[p.launch_gates + launch] > 0:
         return
-    more.walks[device, UNFINISHED] += 1
-    if extras.devices[device, IS_CPU] == 1:
-        more.walks[walk, WALK_BUSY] = 2
-        more.dispatched[launch] = 1
+    s[p.walks + 6 * device + UNFINISHED] += 1
+    if t[p.device_extras + 6 * device + IS_CPU] == 1:
+        s[p.walks + 6 * walk + WALK_BUSY] = 2
+        s[p.dispatched + launch] = 1
     else:
-        do_host_work(program, work, extras, more, walk, now_ns)
+        do_host_work(t, s, p, walk, now_ns)
 
 
 @inlined
-def host_work_ns(program: Program, extras: Extras, launch: int) -> int:
+def host_work_ns(t: IntArray, s: IntArray, p: Places, launch: int) -> int:
     """Return the host time before a CUDA launch, or after a CPU launch."""
-    if extras.devices[program.launches[launch, DEVICE], IS_CPU] == 1:
-        return extras.launches[launch, PUSH_NS]
-    return extras.launches[launch, DISPATCH_NS] + extras.launches[launch, PUSH_NS]
-
-
-@inlined
-def do_host_work(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, walk: int, now_ns: int
-) -> None:
-    """Begin the host work of a walk's launch, or queue it for the lock."""
-    launch = more.walks[walk, WALK_LAUNCH]
-    more.walks[walk, WALK_BUSY] = 1
-    if program.machine[MODE] == THREADS:
-        more.walks[walk, WANTS_SINCE] = now_ns
-    else:
-        work_ns = host_work_ns(program, extras, launch)
-        begin_host_work(program, work, walk, launch, work_ns, now_ns)
-
-
-@inlined
-def begin_host_work(
-    program: Program, work: Work, walk: int, launch: int, work_ns: int, now_ns: int
-) -> None:
-    """Occupy a walk for `work_ns`."""
-    if work_ns > 0:
-        work.launch_log[launch, HOST_STARTED] = now_ns
-        work.launch_log[launch, HOST_ENDED] = now_ns + work_ns
-    end_later(work, program.machine[RESOURCES] + walk, now_ns + work_ns)
-
-
-@inlined
-def end_host_work(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, walk: int, now_ns: int
-) -> None:
-    """Let the launch go that was dispatched, and the walk go on."""
-    if program.machine[MODE] == REPLAY:
-        more.walks[walk, REPLAY_DONE] = 1
-        return
-    more.dispatched[more.walks[walk, WALK_LAUNCH]] = 1
-    go_on(program, work, more, walk)
-
-
-@inlined
-def go_on(program: Program, work: Work, more: ExtraWork, walk: int) -> None:
-    """Turn a walk to its next launch."""
-    launch = more.walks[walk, WALK_LAUNCH]
-    after = work.follower[launch]
-    if program.machine[MODE] == SINGLE:
-        after = launch + 1 if launch + 1 < len(program.launches) else NONE
-    more.walks[walk, WALK_LAUNCH] = after
-    more.walks[walk, WALK_BUSY] = 0
-
-
-@inlined
-def end_dispatched(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, launch: int, now_ns: int
-) -> None:
-    """Free the queue slot of a launch; on a CPU its walk pays for the transfers and goes on."""
-    mode = program.machine[MODE]
-    if mode == NO_HOST or mode == REPLAY:
-        return
-    device = program.launches[launch, DEVICE]
-    more.walks[device, UNFINISHED] -= 1
-    if extras.devices[device, IS_CPU] == 1:
-        walk = 0 if mode == SINGLE else device
-        if extras.launches[launch, PUSH_NS] > 0:
-            do_host_work(program, work, extras, more, walk, now_ns)
-        else:
-            go_on(program, work, more, walk)
-
-
-@inlined
-def start_all_launches(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int
-) -> None:
-    """Start every launch that may start now, by device; CPU launches may need the lock first."""
-    work.counts[N_AWAKE] = 0
-    for device in range(len(extras.devices)):
-        work.engines[device, AWAKE] = 0
-        launch = work.engines[device, TURN]
-        ready = launch >= 0 and work.resources[device, BUSY] == 0
-        ready = ready and may_start(program, extras, more, launch, device)
-        if needs_lock(program, extras, more, device):
-            if not ready:
-                more.walks[device, WANTS_SINCE] = NEVER  # it will queue anew
-            elif more.walks[device, WANTS_SINCE] == NEVER:
-                more.walks[device, WANTS_SINCE] = now_ns
-        elif ready:
-            start_launch(program, work, extras, more, launch, now_ns)
-
-
-@inlined
-def may_start(
-    program: Program, extras: Extras, more: ExtraWork, launch: int, device: int
-) -> bool:
-    """Return whether the weights are there and the host has done its part."""
-    if not has_weights(extras, more, launch, device):
-        return False
-    mode = program.machine[MODE]
-    if mode == NO_HOST:
-        return more.launch_gates[launch] == 0
-    if mode == REPLAY:
-        return more.walks[device, REPLAY_DONE] == 1 and more.launch_gates[launch] == 0
-    return more.dispatched[launch] == 1
-
-
-@inlined
-def needs_lock(program: Program, extras: Extras, more: ExtraWork, device: int) -> bool:
-    """Return whether the next launch of a device must have the lock to start."""
+    if t[p.device_extras + 6 * (t[p.launches + 6 * launch + DEVICE]) + IS_CPU] == 1:
+        return t[p.launch_extras + 11 * launch + PUSH_NS]
     return (
-        program.machine[MODE] == THREADS
-        and program.machine[LOCKS] == 1
-        and extras.devices[device, IS_CPU] == 1
-        and more.walks[device, WALK_BUSY] != 1
+        t[p.launch_extras + 11 * launch + DISPATCH_NS] + t[p.launch_extras + 11 * launch + PUSH_NS]
     )
 
 
 @inlined
-def grant_lock(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int
+def do_host_work(t: IntArray, s: IntArray, p: Places, walk: int, now_ns: int) -> None:
+    """Begin the host work of a walk's launch, or queue it for the lock."""
+    launch = s[p.walks + 6 * walk + WALK_LAUNCH]
+    s[p.walks + 6 * walk + WALK_BUSY] = 1
+    if p.mode == THREADS:
+        s[p.walks + 6 * walk + WANTS_SINCE] = now_ns
+    else:
+        work_ns = host_work_ns(t, s, p, launch)
+        begin_host_work(t, s, p, walk, launch, work_ns, now_ns)
+
+
+@inlined
+def begin_host_work(
+    t: IntArray, s: IntArray, p: Places, walk: int, launch: int, work_ns: int, now_ns: int
 ) -> None:
+    """Occupy a walk for `work_ns`."""
+    if work_ns > 0:
+        s[p.launch_log + 4 * launch + HOST_STARTED] = now_ns
+        s[p.launch_log + 4 * launch + HOST_ENDED] = now_ns + work_ns
+    end_later(t, s, p, p.n_resources + walk, now_ns + work_ns)
+
+
+@inlined
+def end_host_work(t: IntArray, s: IntArray, p: Places, walk: int, now_ns: int) -> None:
+    """Let the launch go that was dispatched, and the walk go on."""
+    if p.mode == REPLAY:
+        s[p.walks + 6 * walk + REPLAY_DONE] = 1
+        return
+    s[p.dispatched + s[p.walks + 6 * walk + WALK_LAUNCH]] = 1
+    go_on(t, s, p, walk)
+
+
+@inlined
+def go_on(t: IntArray, s: IntArray, p: Places, walk: int) -> None:
+    """Turn a walk to its next launch."""
+    launch = s[p.walks + 6 * walk + WALK_LAUNCH]
+    after = s[p.follower + launch]
+    if p.mode == SINGLE:
+        after = launch + 1 if launch + 1 < p.n_launches else NONE
+    s[p.walks + 6 * walk + WALK_LAUNCH] = after
+    s[p.walks + 6 * walk + WALK_BUSY] = 0
+
+
+@inlined
+def end_dispatched(t: IntArray, s: IntArray, p: Places, launch: int, now_ns: int) -> None:
+    """Free the queue slot of a launch; on a CPU its walk pays for the transfers and goes on."""
+    mode = p.mode
+    if mode in (NO_HOST, REPLAY):
+        return
+    device = t[p.launches + 6 * launch + DEVICE]
+    s[p.walks + 6 * device + UNFINISHED] -= 1
+    if t[p.device_extras + 6 * device + IS_CPU] == 1:
+        walk = 0 if mode == SINGLE else device
+        if t[p.launch_extras + 11 * launch + PUSH_NS] > 0:
+            do_host_work(t, s, p, walk, now_ns)
+        else:
+            go_on(t, s, p, walk)
+
+
+@inlined
+def start_all_launches(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
+    """Start every launch that may start now, by device; CPU launches may need the lock first."""
+    s[p.counts + N_AWAKE] = 0
+    for device in range(p.n_devices):
+        s[p.engines + 4 * device + AWAKE] = 0
+        launch = s[p.engines + 4 * device + TURN]
+        ready = launch >= 0 and s[p.resources + 5 * device + BUSY] == 0
+        ready = ready and may_start(t, s, p, launch, device)
+        if needs_lock(t, s, p, device):
+            if not ready:
+                s[p.walks + 6 * device + WANTS_SINCE] = NEVER  # it will queue anew
+            elif s[p.walks + 6 * device + WANTS_SINCE] == NEVER:
+                s[p.walks + 6 * device + WANTS_SINCE] = now_ns
+        elif ready:
+            start_launch(t, s, p, launch, now_ns)
+
+
+@inlined
+def may_start(t: IntArray, s: IntArray, p: Places, launch: int, device: int) -> bool:
+    """Return whether the weights are there and the host has done its part."""
+    if not has_weights(t, s, p, launch, device):
+        return False
+    mode = p.mode
+    if mode == NO_HOST:
+        return s[p.launch_gates + launch] == 0
+    if mode == REPLAY:
+        return s[p.walks + 6 * device + REPLAY_DONE] == 1 and s[p.launch_gates + launch] == 0
+    return s[p.dispatched + launch] == 1
+
+
+@inlined
+def needs_lock(t: IntArray, s: IntArray, p: Places, device: int) -> bool:
+    """Return whether the next launch of a device must have the lock to start."""
+    return (
+        p.mode == THREADS
+        and p.locks == 1
+        and t[p.device_extras + 6 * device + IS_CPU] == 1
+        and s[p.walks + 6 * device + WALK_BUSY] != 1
+    )
+
+
+@inlined
+def grant_lock(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Give an idle lock to the first in (ready time, plan position): host work or a launch."""
-    lock = len(work.end_ns) - 1
-    if program.machine[MODE] != THREADS or work.end_ns[lock] != NEVER:
+    lock = p.n_slots - 1
+    if p.mode != THREADS or s[p.end_ns + lock] != NEVER:
         return
     first, first_ns, first_launch = NONE, NEVER, NEVER
-    for walk in range(len(extras.devices)):
-        since_ns, launch = more.walks[walk, WANTS_SINCE], more.walks[walk, WALK_LAUNCH]
+    for walk in range(p.n_devices):
+        since_ns, launch = s[p.walks + 6 * walk + WANTS_SINCE], s[p.walks + 6 * walk + WALK_LAUNCH]
         if since_ns < first_ns or (since_ns == first_ns < NEVER and launch < first_launch):
             first, first_ns, first_launch = walk, since_ns, launch
     if first < 0:
         return
-    more.walks[first, WANTS_SINCE] = NEVER
-    if more.walks[first, WALK_BUSY] == 1:
-        work_ns = host_work_ns(program, extras, first_launch)
-        end_later(work, lock, now_ns + work_ns)
-        begin_host_work(program, work, first, first_launch, work_ns, now_ns)
+    s[p.walks + 6 * first + WANTS_SINCE] = NEVER
+    if s[p.walks + 6 * first + WALK_BUSY] == 1:
+        work_ns = host_work_ns(t, s, p, first_launch)
+        end_later(t, s, p, lock, now_ns + work_ns)
+        begin_host_work(t, s, p, first, first_launch, work_ns, now_ns)
     else:
-        pace = pace_at(extras, first, now_ns)
-        end_later(work, lock, now_ns + extras.share_ns[first_launch, pace])
-        start_launch(program, work, extras, more, first_launch, now_ns)
+        pace = pace_at(t, s, p, first, now_ns)
+        end_later(t, s, p, lock, now_ns + t[p.share_ns + p.n_paces * first_launch + pace])
+        start_launch(t, s, p, first_launch, now_ns)
 
 
 @inlined
-def pace_at(extras: Extras, device: int, now_ns: int) -> int:
+def pace_at(t: IntArray, s: IntArray, p: Places, device: int, now_ns: int) -> int:
     """Return how many slowdowns of a device have begun."""
-    begin = extras.devices[device, PACES]
+    begin = t[p.device_extras + 6 * device + PACES]
     pace = 0
-    for row in range(begin, extras.devices[device, PACES_END]):
-        if extras.paces_ns[row] <= now_ns:
+    for row in range(begin, t[p.device_extras + 6 * device + PACES_END]):
+        if t[p.paces_ns + row] <= now_ns:
             pace = row - begin + 1
     return pace
 
 
 @inlined
-def start_launch(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, launch: int, now_ns: int
-) -> None:
+def start_launch(t: IntArray, s: IntArray, p: Places, launch: int, now_ns: int) -> None:
     """Reserve memory for the outputs and occupy the device."""
-    device = program.launches[launch, DEVICE]
-    work.resources[device, BUSY] = 1
-    work.launch_log[launch, STARTED] = now_ns
-    more.stores[device, USED_BY] = extras.launches[launch, CELL]
-    reserve(program, work, extras, more, device, extras.launches[launch, MAKES_BYTES], launch)
-    lasts_ns = extras.lasts_ns[launch, pace_at(extras, device, now_ns)]
-    end_later(work, device, now_ns + lasts_ns)
+    device = t[p.launches + 6 * launch + DEVICE]
+    s[p.resources + 5 * device + BUSY] = 1
+    s[p.launch_log + 4 * launch + STARTED] = now_ns
+    s[p.stores + 3 * device + USED_BY] = t[p.launch_extras + 11 * launch + CELL]
+    reserve(t, s, p, device, t[p.launch_extras + 11 * launch + MAKES_BYTES], launch)
+    lasts_ns = t[p.lasts_ns + p.n_paces * launch + pace_at(t, s, p, device, now_ns)]
+    end_later(t, s, p, device, now_ns + lasts_ns)
 
 
 # ---- Weights and memory ----
 
 
 @inlined
-def reset_memory(extras: Extras, more: ExtraWork) -> None:
+def reset_memory(t: IntArray, s: IntArray, p: Places) -> None:
     """Put the weights where they are at time 0."""
-    n_cells, n_buffers, n_groups = len(extras.cells), len(extras.buffers), len(extras.group_gates)
-    for device in range(len(extras.devices)):
-        free_bytes = extras.devices[device, CAPACITY]
+    n_cells, n_buffers, n_groups = p.n_cells, p.n_buffers, p.n_groups
+    for device in range(p.n_devices):
+        free_bytes = t[p.device_extras + 6 * device + CAPACITY]
         for cell in range(n_cells):
             at = device * n_cells + cell
-            more.last_use[at] = FRESH if extras.stock[at, RESIDENT] == 1 else GONE
-            if extras.stock[at, RESIDENT] == 1:
-                free_bytes -= extras.cells[cell, CELL_BYTES]
-        more.stores[device, FREE_BYTES] = free_bytes
-        more.stores[device, LOADING] = NONE
-        more.stores[device, USED_BY] = NONE
+            s[p.last_use + at] = FRESH if t[p.stock + 2 * at + RESIDENT] == 1 else GONE
+            if t[p.stock + 2 * at + RESIDENT] == 1:
+                free_bytes -= t[p.cells + 2 * cell + CELL_BYTES]
+        s[p.stores + 3 * device + FREE_BYTES] = free_bytes
+        s[p.stores + 3 * device + LOADING] = NONE
+        s[p.stores + 3 * device + USED_BY] = NONE
     for buffer in range(n_buffers):
-        more.holds[buffer] = extras.buffers[buffer, READERS] + 1  # and who makes it
+        s[p.holds + buffer] = t[p.buffers + 4 * buffer + READERS] + 1  # and who makes it
     for group in range(n_groups):
-        more.group_gates[group] = extras.group_gates[group]
-        more.kept[n_buffers + group] = NONE
+        s[p.group_gates + group] = t[p.group_counts + group]
+        s[p.kept + n_buffers + group] = NONE
 
 
 @inlined
-def has_weights(extras: Extras, more: ExtraWork, launch: int, device: int) -> bool:
+def has_weights(t: IntArray, s: IntArray, p: Places, launch: int, device: int) -> bool:
     """Return whether the weights of a launch are on its device."""
-    if extras.devices[device, HOLDS_WEIGHTS] == 0:
+    if t[p.device_extras + 6 * device + HOLDS_WEIGHTS] == 0:
         return True
-    return more.last_use[device * len(extras.cells) + extras.launches[launch, CELL]] != GONE
+    return s[p.last_use + device * p.n_cells + t[p.launch_extras + 11 * launch + CELL]] != GONE
 
 
 @inlined
-def begin_loads(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, now_ns: int
-) -> None:
+def begin_loads(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Make room for, and queue, the weights that idle devices need next."""
-    for device in range(len(extras.devices)):
-        launch = work.engines[device, CURRENT]
-        if extras.devices[device, HOLDS_WEIGHTS] == 1 and launch >= 0:
-            idle = work.resources[device, BUSY] == 0 and more.stores[device, LOADING] < 0
-            released = more.launch_gates[launch] == 0
-            if idle and released and not has_weights(extras, more, launch, device):
-                begin_load(program, work, extras, more, launch, now_ns)
+    for device in range(p.n_devices):
+        launch = s[p.engines + 4 * device + CURRENT]
+        if t[p.device_extras + 6 * device + HOLDS_WEIGHTS] == 1 and launch >= 0:
+            idle = (
+                s[p.resources + 5 * device + BUSY] == 0 and s[p.stores + 3 * device + LOADING] < 0
+            )
+            released = s[p.launch_gates + launch] == 0
+            if idle and released and not has_weights(t, s, p, launch, device):
+                begin_load(t, s, p, launch, now_ns)
 
 
 @inlined
-def begin_load(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, launch: int, now_ns: int
-) -> None:
+def begin_load(t: IntArray, s: IntArray, p: Places, launch: int, now_ns: int) -> None:
     """Reserve memory for the weights of `launch` and queue them on the link from the host."""
-    device, cell = program.launches[launch, DEVICE], extras.launches[launch, CELL]
-    more.stores[device, LOADING] = cell
-    reserve(program, work, extras, more, device, extras.cells[cell, CELL_BYTES], launch)
-    load = len(extras.copies) + device
-    program.copies[load, RANK] = 3 * (launch * len(extras.devices) + device) + 2
-    work.copy_log[load, CHAIN] = NONE
-    work.copy_log[load, LASTS] = extras.stock[device * len(extras.cells) + cell, LOAD_NS]
-    enqueue(program, work, load, now_ns)
+    device, cell = t[p.launches + 6 * launch + DEVICE], t[p.launch_extras + 11 * launch + CELL]
+    s[p.stores + 3 * device + LOADING] = cell
+    reserve(t, s, p, device, t[p.cells + 2 * cell + CELL_BYTES], launch)
+    load = p.n_copies + device
+    t[p.copies + 6 * load + RANK] = 3 * (launch * p.n_devices + device) + 2
+    s[p.copy_log + 6 * load + CHAIN] = NONE
+    s[p.copy_log + 6 * load + LASTS] = t[p.stock + 2 * (device * p.n_cells + cell) + LOAD_NS]
+    enqueue(t, s, p, load, now_ns)
 
 
 @inlined
-def end_load(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, device: int, now_ns: int
-) -> None:
+def end_load(t: IntArray, s: IntArray, p: Places, device: int, now_ns: int) -> None:
     """The weights are there, and count as used."""
-    cell = more.stores[device, LOADING]
-    more.stores[device, LOADING] = NONE
-    more.last_use[device * len(extras.cells) + cell] = now_ns
-    row = work.counts[N_LOADS]
-    more.load_log[row, LOAD_DEVICE] = device
-    more.load_log[row, LOAD_CELL] = cell
-    more.load_log[row, LOAD_STARTED] = work.copy_log[len(extras.copies) + device, COPY_STARTED]
-    more.load_log[row, LOAD_ENDED] = now_ns
-    work.counts[N_LOADS] += 1
+    cell = s[p.stores + 3 * device + LOADING]
+    s[p.stores + 3 * device + LOADING] = NONE
+    s[p.last_use + device * p.n_cells + cell] = now_ns
+    row = s[p.counts + N_LOADS]
+    s[p.load_log + 4 * row + LOAD_DEVICE] = device
+    s[p.load_log + 4 * row + LOAD_CELL] = cell
+    s[p.load_log + 4 * row + LOAD_STARTED] = s[
+        p.copy_log + 6 * (p.n_copies + device) + COPY_STARTED
+    ]
+    s[p.load_log + 4 * row + LOAD_ENDED] = now_ns
+    s[p.counts + N_LOADS] += 1
 
 
 @inlined
-def reserve_for_transfer(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, copy: int
-) -> None:
+def reserve_for_transfer(t: IntArray, s: IntArray, p: Places, copy: int) -> None:
     """Reserve what a transfer brings; loads did so before."""
-    if copy >= len(extras.copies):
+    if copy >= p.n_copies:
         return
-    launch = program.copies[copy, RANK] // 3 // len(extras.devices)
-    device = program.copies[copy, DST]
+    launch = t[p.copies + 6 * copy + RANK] // 3 // p.n_devices
+    device = t[p.copies + 6 * copy + DST]
     needed = 0
     while copy >= 0:
-        needed += extras.copies[copy, BYTES]
-        copy = work.copy_log[copy, CHAIN]
-    reserve(program, work, extras, more, device, needed, launch)
+        needed += t[p.copy_extras + 8 * copy + BYTES]
+        copy = s[p.copy_log + 6 * copy + CHAIN]
+    reserve(t, s, p, device, needed, launch)
 
 
 @inlined
 def reserve(
-    program: Program,
-    work: Work,
-    extras: Extras,
-    more: ExtraWork,
+    t: IntArray,
+    s: IntArray,
+    p: Places,
     device: int,
     needed: int,
     launch: int,
 ) -> None:
     """Take bytes of a device, evicting idle weights if needed; or end the run."""
-    n_cells = len(extras.cells)
-    while more.stores[device, FREE_BYTES] < needed and work.counts[FAILED] == 0:
-        cell = victim(extras, more, device)
+    n_cells = p.n_cells
+    while s[p.stores + 3 * device + FREE_BYTES] < needed and s[p.counts + FAILED] == 0:
+        cell = victim(t, s, p, device)
         if cell < 0:
-            work.counts[FAILED] = 1
-            more.status[OUTCOME] = OUT_OF_MEMORY
-            more.status[WHO] = launch
-            more.status[WHERE] = device
-            more.status[NEEDED] = needed
-            more.status[FREE] = more.stores[device, FREE_BYTES]
+            s[p.counts + FAILED] = 1
+            s[p.status + OUTCOME] = OUT_OF_MEMORY
+            s[p.status + WHO] = launch
+            s[p.status + WHERE] = device
+            s[p.status + NEEDED] = needed
+            s[p.status + FREE] = s[p.stores + 3 * device + FREE_BYTES]
         else:
-            more.last_use[device * n_cells + cell] = GONE
-            more.stores[device, FREE_BYTES] += extras.cells[cell, CELL_BYTES]
-    more.stores[device, FREE_BYTES] -= needed
+            s[p.last_use + device * n_cells + cell] = GONE
+            s[p.stores + 3 * device + FREE_BYTES] += t[p.cells + 2 * cell + CELL_BYTES]
+    s[p.stores + 3 * device + FREE_BYTES] -= needed
 
 
 @inlined
-def victim(extras: Extras, more: ExtraWork, device: int) -> int:
+def victim(t: IntArray, s: IntArray, p: Places, device: int) -> int:
     """Return the idle cell used least recently, ties by name, or NONE."""
-    if extras.devices[device, LOAD_LINK] < 0:
+    if t[p.device_extras + 6 * device + LOAD_LINK] < 0:
         return NONE
-    n_cells = len(extras.cells)
+    n_cells = p.n_cells
     found = NONE
     for cell in range(n_cells):
-        used_ns = more.last_use[device * n_cells + cell]
-        if used_ns == GONE or cell == more.stores[device, USED_BY]:
+        used_ns = s[p.last_use + device * n_cells + cell]
+        if used_ns == GONE or cell == s[p.stores + 3 * device + USED_BY]:
             continue
-        if extras.cells[cell, CELL_BYTES] == 0:
+        if t[p.cells + 2 * cell + CELL_BYTES] == 0:
             continue
-        best_ns = NEVER if found < 0 else more.last_use[device * n_cells + found]
-        by_name = found >= 0 and extras.cells[cell, NAME_RANK] < extras.cells[found, NAME_RANK]
+        best_ns = NEVER if found < 0 else s[p.last_use + device * n_cells + found]
+        by_name = (
+            found >= 0 and t[p.cells + 2 * cell + NAME_RANK] < t[p.cells + 2 * found + NAME_RANK]
+        )
         if used_ns < best_ns or (used_ns == best_ns and by_name):
             found = cell
     return found
 
 
 @inlined
-def let_go(extras: Extras, more: ExtraWork, buffer: int) -> None:
+def let_go(t: IntArray, s: IntArray, p: Places, buffer: int) -> None:
     """Free a buffer if nobody needs it any more; if only its open group does, remember that."""
-    more.holds[buffer] -= 1
-    if more.holds[buffer] == 0:
-        group = extras.buffers[buffer, BUFFER_GROUP]
-        if group >= 0 and more.group_gates[group] > 0:
-            more.kept[buffer] = more.kept[len(extras.buffers) + group]
-            more.kept[len(extras.buffers) + group] = buffer
+    s[p.holds + buffer] -= 1
+    if s[p.holds + buffer] == 0:
+        group = t[p.buffers + 4 * buffer + BUFFER_GROUP]
+        if group >= 0 and s[p.group_gates + group] > 0:
+            s[p.kept + buffer] = s[p.kept + p.n_buffers + group]
+            s[p.kept + p.n_buffers + group] = buffer
         else:
-            free(extras, more, buffer)
+            free(t, s, p, buffer)
 
 
 @inlined
-def free(extras: Extras, more: ExtraWork, buffer: int) -> None:
+def free(t: IntArray, s: IntArray, p: Places, buffer: int) -> None:
     """Give the bytes of a buffer back."""
-    device = extras.buffers[buffer, BUFFER_DEVICE]
-    more.stores[device, FREE_BYTES] += extras.buffers[buffer, BUFFER_BYTES]
+    device = t[p.buffers + 4 * buffer + BUFFER_DEVICE]
+    s[p.stores + 3 * device + FREE_BYTES] += t[p.buffers + 4 * buffer + BUFFER_BYTES]
 
 
 @inlined
-def open_group_gate(extras: Extras, more: ExtraWork, group: int) -> None:
+def open_group_gate(t: IntArray, s: IntArray, p: Places, group: int) -> None:
     """Free what a group keeps, once nothing hidden or late can read it any more."""
-    more.group_gates[group] -= 1
-    if more.group_gates[group] == 0:
-        buffer = more.kept[len(extras.buffers) + group]
+    s[p.group_gates + group] -= 1
+    if s[p.group_gates + group] == 0:
+        buffer = s[p.kept + p.n_buffers + group]
         while buffer >= 0:
-            free(extras, more, buffer)
-            buffer = more.kept[buffer]
+            free(t, s, p, buffer)
+            buffer = s[p.kept + buffer]
 
 
 @inlined
-def release_launch_memory(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, launch: int, now_ns: int
-) -> None:
+def release_launch_memory(t: IntArray, s: IntArray, p: Places, launch: int, now_ns: int) -> None:
     """Note the use of the weights, and free what the launch was the last to read."""
-    device, cell = program.launches[launch, DEVICE], extras.launches[launch, CELL]
-    more.stores[device, USED_BY] = NONE
-    if extras.devices[device, HOLDS_WEIGHTS] == 1:
-        more.last_use[device * len(extras.cells) + cell] = now_ns
-    for row in range(extras.launches[launch, MAKES], extras.launches[launch, MAKES_END]):
-        let_go(extras, more, program.rows[row])
-    for row in range(extras.launches[launch, READS], extras.launches[launch, READS_END]):
-        let_go(extras, more, program.rows[row])
+    device, cell = t[p.launches + 6 * launch + DEVICE], t[p.launch_extras + 11 * launch + CELL]
+    s[p.stores + 3 * device + USED_BY] = NONE
+    if t[p.device_extras + 6 * device + HOLDS_WEIGHTS] == 1:
+        s[p.last_use + device * p.n_cells + cell] = now_ns
+    for row in range(
+        t[p.launch_extras + 11 * launch + MAKES], t[p.launch_extras + 11 * launch + MAKES_END]
+    ):
+        let_go(t, s, p, t[p.rows + row])
+    for row in range(
+        t[p.launch_extras + 11 * launch + READS], t[p.launch_extras + 11 * launch + READS_END]
+    ):
+        let_go(t, s, p, t[p.rows + row])
 
 
 @inlined
-def release_transfer_memory(
-    program: Program, work: Work, extras: Extras, more: ExtraWork, copy: int
-) -> None:
+def release_transfer_memory(t: IntArray, s: IntArray, p: Places, copy: int) -> None:
     """Free what a transfer was the last to read."""
     while copy >= 0:
-        for row in range(extras.copies[copy, COPY_MAKES], extras.copies[copy, COPY_MAKES_END]):
-            let_go(extras, more, program.rows[row])
-        for row in range(extras.copies[copy, COPY_READS], extras.copies[copy, COPY_READS_END]):
-            let_go(extras, more, program.rows[row])
-        copy = work.copy_log[copy, CHAIN]
+        for row in range(
+            t[p.copy_extras + 8 * copy + COPY_MAKES], t[p.copy_extras + 8 * copy + COPY_MAKES_END]
+        ):
+            let_go(t, s, p, t[p.rows + row])
+        for row in range(
+            t[p.copy_extras + 8 * copy + COPY_READS], t[p.copy_extras + 8 * copy + COPY_READS_END]
+        ):
+            let_go(t, s, p, t[p.rows + row])
+        copy = s[p.copy_log + 6 * copy + CHAIN]
 
 
 # ---- Many runs ----
 
 
-class Tables(NamedTuple):
-    """Programs and machines of B worlds, one after the other; see the column names."""
-
-    worlds: IntArray
-    machines: IntArray
-    launches: IntArray
-    copies: IntArray
-    rows: IntArray
-    links: IntArray
-    held: IntArray
-
-
 @compiled
-def run_batch(
-    tables: Tables,
-    work: Work,
-    extras: Extras | None,
-    more: ExtraWork | None,
+def run_worlds(
+    t: IntArray,
+    s: IntArray,
+    worlds: IntArray,
+    shared: IntArray,
+    full: Full,
     chosen: IntArray,
-    recording: int,
     makespan_ns: IntArray,
     outcomes: IntArray,
 ) -> None:
-    """Run the `chosen` worlds; the logs of `work` and `more` are those of all B if `recording`.
+    """Run the `chosen` worlds.
 
-    Without recording all worlds write to the same place in the logs.
+    `worlds` (B, n): facts, places of tables and logs; `shared`: places of the state, of which the
+    `status` row is the world's own. Writes `makespan_ns` (B,) and `outcomes` (B, 6).
     """
     for world in chosen:
-        row = tables.worlds[world]
-        program = program_of(tables, row)
-        machine = program.machine
-        n_devices = machine[DEVICES]
-        slots = machine[RESOURCES]
-        if extras is not None:
-            slots += n_devices + 1
-        own_work = work_of(work, row, slots, recording)
-        if extras is not None:
-            own = extras_of(extras, row, machine)
-            own_more = extra_work_of(more, row, recording, outcomes[world])
-            run_world(program, own_work, own, own_more)
-        else:
-            run_world(program, own_work, None, None)
-        if own_work.counts[FAILED] == 0:
-            makespan_ns[world] = own_work.counts[LAST_NS] - row[FIRST_NS]
-            outcomes[world, OUTCOME] = OK
-            if extras is not None:
-                outcomes[world, LOADED] = own_work.counts[N_LOADS]
-            for device in range(n_devices):
-                if own_work.engines[device, CURRENT] >= 0:
-                    outcomes[world, OUTCOME] = STUCK
+        p = places_of(worlds[world], shared)
+        run_world(t, s, p, full)
+        note_outcome(s, p, full, world, makespan_ns, outcomes)
 
 
 @inlined
-def program_of(tables: Tables, row: IntArray) -> Program:
-    """Return the views of one world."""
-    machine = tables.machines[row[MACHINE]]
-    return Program(
-        machine,
-        tables.launches[row[LAUNCHES] : row[LAUNCHES_END]],
-        tables.copies[row[COPIES] : row[COPIES_END]],
-        tables.rows[row[ROWS] : row[ROWS_END]],
-        tables.links[machine[LINKS] : machine[LINKS_END]],
-        tables.held[machine[OWN_HELD] : machine[OWN_HELD_END]],
-    )
+def note_outcome(
+    s: IntArray, p: Places, full: Full, world: int, makespan_ns: IntArray, outcomes: IntArray
+) -> None:
+    """Write down how a run ended."""
+    if full is not None:
+        for column in range(N_OUTCOMES):
+            outcomes[world, column] = s[p.status + column]
+        outcomes[world, LOADED] = s[p.counts + N_LOADS]
+    if s[p.counts + FAILED] == 0:
+        makespan_ns[world] = s[p.counts + LAST_NS] - p.first_ns
+        outcomes[world, OUTCOME] = OK
+        for device in range(p.n_devices):
+            if s[p.engines + 4 * device + CURRENT] >= 0:
+                outcomes[world, OUTCOME] = STUCK
 
 
 @inlined
-def work_of(work: Work, row: IntArray, slots: int, recording: int) -> Work:
-    """Return the work tables with the logs of one world."""
-    launches = row[LAUNCHES] * recording
-    copies = row[COPIES] * recording
-    blocks = ((slots - 1) >> BLOCK_BITS) + 1
-    return Work(
-        work.end_ns[:slots],
-        work.soonest_ns[:blocks],
-        work.resources,
-        work.engines,
-        work.nodes,
-        work.marked,
-        work.awake,
-        work.counts,
-        work.follower,
-        work.launch_log[launches : launches + row[LAUNCHES_END] - row[LAUNCHES]],
-        work.copy_log[copies : copies + row[COPIES_END] - row[COPIES]],
-    )
-
-
-@inlined
-def extras_of(extras: Extras, row: IntArray, machine: IntArray) -> Extras:
-    """Return the views of one world."""
-    n_devices = machine[DEVICES]
-    n_cells = row[CELLS_END] - row[CELLS]
-    return Extras(
-        extras.launches[row[LAUNCHES] : row[LAUNCHES_END]],
-        extras.copies[row[COPIES] : row[COPIES_END] - n_devices],  # not those of the loads
-        extras.revealers[row[REVEALERS] : row[REVEALERS_END]],
-        extras.group_gates[row[GROUPS] : row[GROUPS_END]],
-        extras.arrivals[row[ARRIVALS] : row[ARRIVALS_END]],
-        extras.devices[row[OWN_DEVICES] : row[OWN_DEVICES] + n_devices],
-        extras.buffers[row[BUFFERS] : row[BUFFERS_END]],
-        extras.cells[row[CELLS] : row[CELLS_END]],
-        extras.stock[row[STOCK] : row[STOCK] + n_devices * n_cells],
-        extras.paces_ns[row[OWN_PACES] : row[OWN_PACES_END]],
-        extras.lasts_ns[row[LAUNCHES] : row[LAUNCHES_END]],
-        extras.share_ns[row[LAUNCHES] : row[LAUNCHES_END]],
-        extras.merged,
-    )
-
-
-@inlined
-def extra_work_of(more: ExtraWork, row: IntArray, recording: int, status: IntArray) -> ExtraWork:
-    """Return the work tables of the full kernel with the logs of one world."""
-    return ExtraWork(
-        more.launch_gates,
-        more.dispatched,
-        more.copy_gates,
-        more.due,
-        more.walks,
-        more.handed,
-        more.telling,
-        more.stores,
-        more.last_use,
-        more.holds,
-        more.group_gates,
-        more.kept,
-        more.fifo,
-        more.load_log[row[LOADS] * recording :],
-        more.reveal_log[row[REVEALERS] * recording :],
-        status,
+def places_of(world: IntArray, shared: IntArray) -> Places:
+    """Return the places of one world: its own, then the shared ones."""
+    return Places(
+        world[0],
+        world[1],
+        world[2],
+        world[3],
+        world[4],
+        world[5],
+        world[6],
+        world[7],
+        world[8],
+        world[9],
+        world[10],
+        world[11],
+        world[12],
+        world[13],
+        world[14],
+        world[15],
+        world[16],
+        world[17],
+        world[18],
+        world[19],
+        world[20],
+        world[21],
+        world[22],
+        world[23],
+        world[24],
+        world[25],
+        world[26],
+        world[27],
+        world[28],
+        world[29],
+        world[30],
+        world[31],
+        world[32],
+        world[33],
+        world[34],
+        world[35],
+        world[36],
+        world[37],
+        world[38],
+        world[39],
+        world[40],
+        world[41],
+        world[42],
+        world[43],
+        shared[0],
+        shared[1],
+        shared[2],
+        shared[3],
+        shared[4],
+        shared[5],
+        shared[6],
+        shared[7],
+        shared[8],
+        shared[9],
+        shared[10],
+        shared[11],
+        shared[12],
+        shared[13],
+        shared[14],
+        shared[15],
+        shared[16],
+        shared[17],
+        shared[18],
+        shared[19],
+        shared[20],
+        shared[21],
+        shared[22],
     )

@@ -27,6 +27,10 @@ MODES = {
 }
 
 
+FIELDS = {name: column for column, name in enumerate(kernel.Places._fields[: kernel.N_OWN])}
+"""Name → column of a world's own places."""
+
+
 class ProgramWorld(NamedTuple):
     """One program with its costs: what one run of the simulator needs."""
 
@@ -36,51 +40,39 @@ class ProgramWorld(NamedTuple):
 
 
 class MachineTables(NamedTuple):
-    """The machine of one profile."""
+    """The machine of one profile, in the kernel's terms."""
 
-    row: list[int]
-    """Row of machines, without the ranges of its links and their resources."""
+    facts: dict[str, int]
     links: IntArray
     """(K, 5)"""
     held: IntArray
     """Resources by link, those that are devices last."""
-
-    @property
-    def n_resources(self) -> int:
-        """Number of resources, devices included."""
-        return self.row[kernel.RESOURCES]
-
-    @property
-    def nodes_per_copy(self) -> int:
-        """Most resources of a link, rounded up to a power of two."""
-        return 1 << self.row[kernel.SHIFT]
 
 
 def machine_tables(profile: Profile) -> MachineTables:
     """Return the tables of a profile's machine."""
     cluster, dispatch = profile.cluster, profile.dispatch
     rows = _held_rows(cluster)
-    start = np.cumsum([0, *map(len, rows)])
+    start = np.cumsum([0, *map(len, rows)]).tolist()
     to = [cluster.index(link.dst) for link in cluster.links]
     costs = [_affine(link.cost) for link in cluster.links]
-    links = np.array(
-        [[a, b, dst, *cost] for a, b, dst, cost in zip(start, start[1:], to, costs, strict=False)],
-        dtype=np.int64,
-    ).reshape(-1, 5)
-    n_devices = len(cluster.devices)
-    named = {r for row in rows for r in row if r >= n_devices}
-    row = [
-        n_devices,
-        n_devices + len(named),
-        (max(map(len, rows), default=1) - 1).bit_length(),
-        cluster.host_index,
-        MODES[dispatch.host_mode],
-        dispatch.sync_ns + dispatch.decision_ns,
-        dispatch.handoff_ns if dispatch.host_mode == "processes" else 0,
-        kernel.NEVER if dispatch.queue_depth is None else dispatch.queue_depth,
-        int(bool(dispatch.lock)),
+    links = [
+        (a, b, dst, *cost) for a, b, dst, cost in zip(start, start[1:], to, costs, strict=False)
     ]
-    return MachineTables(row, links, _flat(rows))
+    n_devices = len(cluster.devices)
+    named = {resource for row in rows for resource in row if resource >= n_devices}
+    facts = {
+        "n_devices": n_devices,
+        "n_resources": n_devices + len(named),
+        "shift": (max(map(len, rows), default=1) - 1).bit_length(),
+        "host": cluster.host_index,
+        "mode": MODES[dispatch.host_mode],
+        "known_after_ns": dispatch.sync_ns + dispatch.decision_ns,
+        "handoff_ns": dispatch.handoff_ns if dispatch.host_mode == "processes" else 0,
+        "depth": kernel.NEVER if dispatch.queue_depth is None else dispatch.queue_depth,
+        "locks": int(bool(dispatch.lock)),
+    }
+    return MachineTables(facts, np.array(links, dtype=np.int64).reshape(-1, 5), _flat(rows))
 
 
 def _held_rows(cluster: Cluster) -> list[list[int]]:
@@ -144,48 +136,51 @@ def is_plain(world: ProgramWorld) -> bool:
     )
 
 
-@dataclass(slots=True)
-class PlainTables:
-    """The program of one world; ranges in it are ranges of `rows`."""
+class WorldTables:
+    """The tables of one world, by their names in the kernel's `Places`."""
 
-    launches: IntArray
-    copies: IntArray
-    rows: list[IntArray]
-    first_ns: int
-    n_rows: int = 0
+    def __init__(self, world: ProgramWorld, *, with_loads: bool) -> None:
+        """Make the tables of the plain kernel; `with_loads`: and a row per device for its loads."""
+        priced, program, prices = world
+        n_launches, n_copies = program.n_launches, program.n_copies
+        n_loads = len(priced.cluster.devices) if with_loads else 0
+        self.tables: dict[str, IntArray] = {
+            "launches": np.zeros((n_launches, 6), dtype=np.int64),
+            "copies": np.zeros((n_copies + n_loads, 6), dtype=np.int64),
+        }
+        self.facts = {
+            "n_launches": n_launches,
+            "n_copies": n_copies,
+            "first_ns": _first_arrival_ns(world),
+        }
+        self._rows: list[IntArray] = []
+        self._n_rows = 0
+        launches = self.tables["launches"]
+        launches[:, kernel.DEVICE] = program.launch_device
+        launches[:, kernel.LAUNCH_NS] = prices.launch_ns
+        self.put_range(launches, kernel.WAITS, program.launch_waits)
+        self.put_range(launches, kernel.SENDS, program.launch_copies)
+        _put_copies(self.tables["copies"][:n_copies], priced, program)
 
-    def add_rows(self, values: IntArray) -> int:
-        """Append rows and return where they begin."""
-        begin = self.n_rows
-        self.rows.append(values)
-        self.n_rows += len(values)
-        return begin
+    def put_range(self, table: IntArray, column: int, rows: Ragged) -> None:
+        """Add `rows`, and write into two columns of `table` where each of them lies."""
+        table[:, column] = self._n_rows + rows.start[:-1]
+        table[:, column + 1] = self._n_rows + rows.start[1:]
+        self._rows.append(rows.values)
+        self._n_rows += len(rows.values)
+
+    def all_tables(self) -> dict[str, IntArray]:
+        """Return all tables, the ragged rows included."""
+        return self.tables | {"rows": _joined(self._rows)}
 
 
-def plain_tables(world: ProgramWorld, *, with_loads: bool) -> PlainTables:
-    """Return the tables of one world; `with_loads`: with one row more per device for its loads."""
-    priced, program, prices = world
-    launches = np.zeros((program.n_launches, 6), dtype=np.int64)
-    n_devices = len(priced.cluster.devices)
-    copies = np.zeros((program.n_copies + with_loads * n_devices, 6), dtype=np.int64)
-    tables = PlainTables(launches, copies, [], _first_arrival_ns(world))
-    launches[:, kernel.DEVICE] = program.launch_device
-    launches[:, kernel.LAUNCH_NS] = prices.launch_ns
-    _put_range(tables, launches, kernel.WAITS, program.launch_waits)
-    _put_range(tables, launches, kernel.SENDS, program.launch_copies)
-    _put_copies(copies[: program.n_copies], priced, program)
-    return tables
+def _joined(rows: list[IntArray]) -> IntArray:
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
 
 
 def _first_arrival_ns(world: ProgramWorld) -> int:
     placed = world.program.launch_tasks.values
     return int(world.priced.graph.arrival_ns[placed].min()) if len(placed) else 0
-
-
-def _put_range(tables: PlainTables, table: IntArray, column: int, rows: Ragged) -> None:
-    begin = tables.add_rows(rows.values)
-    table[:, column] = begin + rows.start[:-1]
-    table[:, column + 1] = begin + rows.start[1:]
 
 
 def _put_copies(copies: IntArray, priced: PricedGraph, program: Program) -> None:
@@ -208,38 +203,6 @@ def _put_copies(copies: IntArray, priced: PricedGraph, program: Program) -> None
 
 
 @dataclass(slots=True)
-class ExtraTables:
-    """What the full kernel reads of one world besides its `PlainTables`."""
-
-    launches: IntArray
-    copies: IntArray
-    revealers: IntArray
-    group_gates: IntArray
-    arrivals: IntArray
-    devices: IntArray
-    buffers: IntArray
-    cells: IntArray
-    stock: IntArray
-    paces_ns: list[int]
-    lasts_ns: IntArray
-    share_ns: IntArray
-
-    @staticmethod
-    def of_refused(plain: PlainTables) -> ExtraTables:
-        """Return tables for a world that is never run: of the right sizes, with nothing in them."""
-        n_launches, n_copies = len(plain.launches), len(plain.copies)
-        return ExtraTables(
-            *(_zeros(n_launches, 11), _zeros(n_copies, 8), _zeros(0, 3), _zeros(0), _zeros(0, 2)),
-            *(_zeros(0, 6), _zeros(0, 4), _zeros(0, 2), _zeros(0, 2), [], _zeros(n_launches, 1)),
-            _zeros(n_launches, 1),
-        )
-
-
-def _zeros(*shape: int) -> IntArray:
-    return np.zeros(shape, dtype=np.int64)
-
-
-@dataclass(slots=True)
 class _Waiting:
     """Who waits for what: item numbers as in the kernel's table of arrivals."""
 
@@ -247,44 +210,39 @@ class _Waiting:
     arrivals: list[tuple[int, int]] = field(default_factory=list)
 
 
-def extra_tables(world: ProgramWorld, plain: PlainTables) -> ExtraTables:
-    """Return what the full kernel reads of one world; adds rows and loads to `plain`.
+def add_extras(own: WorldTables, world: ProgramWorld) -> None:
+    """Add what the full kernel reads besides.
 
     Raises OutOfDeviceMemory and PlanError for what can never run.
     """
-    priced, program, _ = world
+    priced, program, prices = world
     stores = find_stores(priced)
     has_memory = needs_memory(priced)
     buffers = find_buffers(program, priced.graph) if has_memory else None
     if buffers is not None:
         check_capacity(priced, program, buffers, stores)
     launches = np.zeros((program.n_launches, 11), dtype=np.int64)
-    copies = np.zeros((len(plain.copies), 8), dtype=np.int64)
-    waiting = _waiting(world, launches, copies, buffers)
-    revealers = _put_reveals(world, plain, launches, copies, waiting, buffers)
-    devices, paces_ns = _device_rows(world, stores)
-    lasts_ns, shares_ns = _durations(world)
-    _put_loads(plain, program.n_copies, stores)
-    launches[:, kernel.DISPATCH_NS] = world.prices.dispatch_ns
-    launches[:, kernel.PUSH_NS] = world.prices.push_ns
+    copies = np.zeros((program.n_copies, 8), dtype=np.int64)
+    launches[:, kernel.DISPATCH_NS] = prices.dispatch_ns
+    launches[:, kernel.PUSH_NS] = prices.push_ns
     launches[:, kernel.CELL] = program.launch_cell
-    copies[: program.n_copies, kernel.BYTES] = program.copy_bytes
+    copies[:, kernel.BYTES] = program.copy_bytes
+    own.tables |= {"launch_extras": launches, "copy_extras": copies}
+    _put_waiting(own, world, buffers)
+    _put_devices(own, world, stores)
+    _put_durations(own, world)
+    _put_loads(own, program.n_copies, stores)
     if buffers is not None:
-        _put_buffers(plain, launches, copies[: program.n_copies], buffers)
-    return ExtraTables(
-        launches=launches,
-        copies=copies,
-        revealers=revealers,
-        group_gates=_group_gates(buffers),
-        arrivals=np.array(sorted(waiting.arrivals), dtype=np.int64).reshape(-1, 2),
-        devices=devices,
-        buffers=_buffer_rows(buffers),
-        cells=_cell_rows(priced) if has_memory else np.zeros((0, 2), dtype=np.int64),
-        stock=_stock(priced, stores) if has_memory else np.zeros((0, 2), dtype=np.int64),
-        paces_ns=paces_ns,
-        lasts_ns=lasts_ns,
-        share_ns=shares_ns,
-    )
+        _put_buffers(own, buffers)
+        _put_weights(own, priced, stores)
+
+
+def _put_waiting(own: WorldTables, world: ProgramWorld, buffers: Buffers | None) -> None:
+    waiting = _waiting(world, own.tables["launch_extras"], own.tables["copy_extras"], buffers)
+    _put_reveals(own, world, waiting)
+    arrivals = np.array(sorted(waiting.arrivals), dtype=np.int64).reshape(-1, 2)
+    own.tables["arrivals"] = arrivals
+    own.facts["n_arrivals"] = len(arrivals)
 
 
 def _waiting(
@@ -316,57 +274,40 @@ def _waiting(
     return waiting
 
 
-def _put_reveals(
-    world: ProgramWorld,
-    plain: PlainTables,
-    launches: IntArray,
-    copies: IntArray,
-    waiting: _Waiting,
-    buffers: Buffers | None,
-) -> IntArray:
-    """Note which launches and transfers carry values that reveal; return the revealers' rows."""
+def _put_reveals(own: WorldTables, world: ProgramWorld, waiting: _Waiting) -> None:
+    """Note which launches and transfers carry values that reveal, and what these show."""
     priced, program, _ = world
     number = {task: index for index, task in enumerate(priced.graph.revealers)}
-    if number:
-        found = [[number[t] for t in row if t in number] for row in program.launch_tasks.rows]
-        _put_range(plain, launches, kernel.LAUNCH_REVEALS, Ragged.of(found))
-        found = [[number[t] for t in row if t in number] for row in program.copy_tasks.rows]
-        own_copies = copies[: program.n_copies]
-        _put_range(plain, own_copies, kernel.COPY_REVEALS, Ragged.of(found))
-    revealers = np.zeros((len(number), 3), dtype=np.int64)
-    _put_range(plain, revealers, kernel.SHOWS, Ragged.of(waiting.shown))
-    return revealers
-
-
-def _group_gates(buffers: Buffers | None) -> IntArray:
-    if buffers is None:
-        return np.zeros(0, dtype=np.int64)
-    return np.diff(buffers.group_revealers.start) + (buffers.group_arrival_ns > 0)
-
-
-def _device_rows(world: ProgramWorld, stores: list[Store]) -> tuple[IntArray, list[int]]:
-    """Return the devices' rows and when each pace begins, device after device."""
-    rows, paces_ns = [], []
-    for device, store, paces in zip(
-        world.priced.cluster.devices, stores, world.prices.paces, strict=True
+    revealers = np.zeros((len(number), 2), dtype=np.int64)
+    own.facts["n_revealers"] = len(number)
+    own.tables["revealers"] = revealers
+    if not number:
+        return
+    own.put_range(revealers, kernel.SHOWS, Ragged.of(waiting.shown))
+    for table, column, tasks in (
+        ("launch_extras", kernel.LAUNCH_REVEALS, program.launch_tasks),
+        ("copy_extras", kernel.COPY_REVEALS, program.copy_tasks),
     ):
+        found = [[number[task] for task in row if task in number] for row in tasks.rows]
+        own.put_range(own.tables[table], column, Ragged.of(found))
+
+
+def _put_devices(own: WorldTables, world: ProgramWorld, stores: list[Store]) -> None:
+    """Add the devices' rows and when each pace begins, device after device."""
+    rows = []
+    paces_ns: list[int] = []
+    devices = world.priced.cluster.devices
+    for device, store, paces in zip(devices, stores, world.prices.paces, strict=True):
         begin = len(paces_ns)
         paces_ns += [at_ns for at_ns, _ in paces]
-        rows.append(
-            [
-                int(device.kind == "cpu"),
-                min(store.capacity_bytes, UNLIMITED_BYTES),
-                int(store.loads_weights),
-                store.link,
-                begin,
-                len(paces_ns),
-            ]
-        )
-    return np.array(rows, dtype=np.int64), paces_ns
+        is_cpu, capacity = device.kind == "cpu", min(store.capacity_bytes, UNLIMITED_BYTES)
+        rows.append([is_cpu, capacity, store.loads_weights, store.link, begin, len(paces_ns)])
+    own.tables["device_extras"] = np.array(rows, dtype=np.int64)
+    own.tables["paces_ns"] = np.array(paces_ns, dtype=np.int64)
 
 
-def _durations(world: ProgramWorld) -> tuple[IntArray, IntArray]:
-    """Return launch durations at each pace, and how long each of them holds the lock."""
+def _put_durations(own: WorldTables, world: ProgramWorld) -> None:
+    """Add launch durations at each pace, and how long each of them holds the lock."""
     priced, program, prices = world
     lock = priced.profile.dispatch.lock
     levels = 1 + max(map(len, prices.paces), default=0)
@@ -377,51 +318,49 @@ def _durations(world: ProgramWorld) -> tuple[IntArray, IntArray]:
         for launch, device in enumerate(program.launch_device.tolist()):
             for level, (_, speed) in enumerate(prices.paces[device], start=1):
                 lasts_ns[launch, level] = slowed_ns(prices.launch_ns[launch], speed)
-    if lock:
+    if lock and priced.profile.dispatch.host_mode == "threads":
         for row, values in enumerate(lasts_ns.tolist()):
             shares_ns[row] = [share_ns(value, lock) for value in values]
-    return lasts_ns, shares_ns
+    own.tables |= {"lasts_ns": lasts_ns, "share_ns": shares_ns}
+    own.facts["n_paces"] = levels
 
 
-def _put_loads(plain: PlainTables, n_copies: int, stores: list[Store]) -> None:
-    loads = plain.copies[n_copies:]
+def _put_loads(own: WorldTables, n_copies: int, stores: list[Store]) -> None:
+    loads = own.tables["copies"][n_copies:]
     loads[:, kernel.LINK] = [store.link for store in stores]
     loads[:, kernel.DST] = range(len(stores))
     loads[:, kernel.IS_INPUT] = 2
 
 
-def _put_buffers(
-    plain: PlainTables, launches: IntArray, copies: IntArray, buffers: Buffers
-) -> None:
-    _put_range(plain, launches, kernel.MAKES, buffers.launch_makes)
-    _put_range(plain, launches, kernel.READS, buffers.launch_reads)
-    _put_range(plain, copies, kernel.COPY_MAKES, buffers.copy_makes)
-    _put_range(plain, copies, kernel.COPY_READS, buffers.copy_reads)
+def _put_buffers(own: WorldTables, buffers: Buffers) -> None:
+    launches, copies = own.tables["launch_extras"], own.tables["copy_extras"]
+    own.put_range(launches, kernel.MAKES, buffers.launch_makes)
+    own.put_range(launches, kernel.READS, buffers.launch_reads)
+    own.put_range(copies, kernel.COPY_MAKES, buffers.copy_makes)
+    own.put_range(copies, kernel.COPY_READS, buffers.copy_reads)
     sizes = buffers.bytes.tolist()
-    launches[:, kernel.MAKES_BYTES] = [
-        sum(sizes[buffer] for buffer in row) for row in buffers.launch_makes.rows
+    made_bytes = [sum(sizes[buffer] for buffer in row) for row in buffers.launch_makes.rows]
+    launches[:, kernel.MAKES_BYTES] = made_bytes
+    readers = np.array(buffers.n_readers(), dtype=np.int64)
+    columns = [buffers.device, buffers.bytes, buffers.group, readers]
+    own.tables["buffers"] = np.stack(columns, axis=1)
+    gates = np.diff(buffers.group_revealers.start) + (buffers.group_arrival_ns > 0)
+    own.tables["group_counts"] = gates
+    own.facts |= {"n_buffers": len(readers), "n_groups": len(gates)}
+
+
+def _put_weights(own: WorldTables, priced: PricedGraph, stores: list[Store]) -> None:
+    """Add the cells and, per device and cell, whether it is there at time 0 and ns to load it."""
+    cells = priced.graph.cells
+    rank = {name: index for index, name in enumerate(sorted(priced.graph.cell_names))}
+    own.tables["cells"] = np.array([(c.param_bytes, rank[c.name]) for c in cells], dtype=np.int64)
+    own.facts["n_cells"] = len(cells)
+    stock = [
+        (
+            number in store.resident,
+            priced.transfer_ns(store.link, cell.param_bytes) if store.link >= 0 else 0,
+        )
+        for store in stores
+        for number, cell in enumerate(cells)
     ]
-
-
-def _buffer_rows(buffers: Buffers | None) -> IntArray:
-    if buffers is None:
-        return np.zeros((0, 4), dtype=np.int64)
-    columns = [buffers.device, buffers.bytes, buffers.group, np.array(buffers.n_readers(), int)]
-    return np.stack(columns, axis=1).astype(np.int64).reshape(-1, 4)
-
-
-def _cell_rows(priced: PricedGraph) -> IntArray:
-    names = sorted(priced.graph.cell_names)
-    rank = {name: index for index, name in enumerate(names)}
-    rows = [[cell.param_bytes, rank[cell.name]] for cell in priced.graph.cells]
-    return np.array(rows, dtype=np.int64)
-
-
-def _stock(priced: PricedGraph, stores: list[Store]) -> IntArray:
-    """Return per device and cell: whether its weights are there at time 0, ns to load them."""
-    rows = []
-    for store in stores:
-        for number, cell in enumerate(priced.graph.cells):
-            load_ns = priced.transfer_ns(store.link, cell.param_bytes) if store.link >= 0 else 0
-            rows.append([int(number in store.resident), load_ns])
-    return np.array(rows, dtype=np.int64)
+    own.tables["stock"] = np.array(stock, dtype=np.int64)

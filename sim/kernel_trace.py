@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynpartition.sim import kernel
-from dynpartition.sim.kernel_pack import ProgramWorld
+from dynpartition.sim.kernel_pack import FIELDS, ProgramWorld
 from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, Reveal, Trace, TransferSpan
 from dynpartition.types import IntArray
 
@@ -21,15 +21,21 @@ class Log(NamedTuple):
     loads: IntArray
     reveals: IntArray
 
-    def of_world(self, row: IntArray, n_loads: int) -> Log:
-        """Return the log of one world, given its row of the kernel's table of worlds."""
-        loads = int(row[kernel.LOADS])
-        return Log(
-            self.launches[row[kernel.LAUNCHES] : row[kernel.LAUNCHES_END]],
-            self.copies[row[kernel.COPIES] : row[kernel.COPIES_END]],
-            self.loads[loads : loads + n_loads],
-            self.reveals[row[kernel.REVEALERS] : row[kernel.REVEALERS_END]],
-        )
+
+def find_log(state: IntArray, places: IntArray, n_loads: int) -> Log:
+    """Return the log of one world, given its own places."""
+
+    def table(name: str, count: int, width: int) -> IntArray:
+        begin = int(places[FIELDS[name]])
+        return state[begin : begin + count * width].reshape(count, width)
+
+    launches, copies = int(places[FIELDS["n_launches"]]), int(places[FIELDS["n_copies"]])
+    return Log(
+        table("launch_log", launches, 4),
+        table("copy_log", copies, 6),
+        table("load_log", n_loads, 4),
+        table("reveal_log", int(places[FIELDS["n_revealers"]]), 2),
+    )
 
 
 def make_trace(world: ProgramWorld, log: Log, makespan_ns: int, *, is_full: bool) -> Trace:

@@ -2,7 +2,8 @@
 
 What a device lost takes with it is decided from the trace so far. The rest becomes a graph of the
 same tasks in which those that need not run again are *carried*: they cost nothing, stand on the
-device that holds their output and have no inputs. So no engine needs to know about losses.
+device that holds their output and have no inputs. How they stand there, at once and without host
+work, only the reference engine knows: losses are too rare to need a faster one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dynpartition.pricing import price
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.program import lower
 from dynpartition.sim.reference import Machine
-from dynpartition.trace import LaunchSpan, Trace
+from dynpartition.trace import LaunchSpan, Reveal, Trace
 from dynpartition.types import IntArray, Ragged, frozen
 
 
@@ -33,9 +34,11 @@ class Rest:
     graph: TaskGraph
     profile: Profile
     carried: Plan
-    """One launch per task that is not to be placed again, where its output is."""
+    """The launches of the tasks that are not to be placed again, where their outputs are."""
     under_way_ns: Mapping[int, int]
-    """Carried task → how long its launch still takes."""
+    """First task of a carried launch that was under way → how long that still takes."""
+    copies: Mapping[int, tuple[str, ...]]
+    """Carried task → other devices that hold its output."""
     kept: tuple[LaunchSpan, ...]
     """Launches, without the tasks that run again, that ended or were under way elsewhere."""
     wasted: tuple[LaunchSpan, ...]
@@ -59,9 +62,11 @@ class Leg:
     """Revealers whose value is known by then."""
     lost: frozenset[str]
     """Devices lost before."""
+    conditions: Conditions
+    """With what earlier losses left under way."""
 
 
-def after_loss(leg: Leg, loss: Loss, conditions: Conditions) -> Rest:
+def after_loss(leg: Leg, loss: Loss) -> Rest:
     """Return what is left when `loss` cuts off a leg.
 
     Raises DeviceLost when the host is lost, or a device that alone can run what is left.
@@ -70,7 +75,7 @@ def after_loss(leg: Leg, loss: Loss, conditions: Conditions) -> Rest:
         raise DeviceLost(
             f"{loss.device} is the host and was lost at {loss.at_ns} ns; nothing can go on"
         )
-    rest = _Cut(leg, loss, _resident_then(leg, loss, conditions)).rest()
+    rest = _Cut(leg, loss, _resident_then(leg, loss)).rest()
     try:
         PricedGraph(rest.graph, rest.profile)
     except ProfileError as error:
@@ -78,14 +83,14 @@ def after_loss(leg: Leg, loss: Loss, conditions: Conditions) -> Rest:
     return rest
 
 
-def _resident_then(leg: Leg, loss: Loss, conditions: Conditions) -> list[tuple[str, ...] | None]:
+def _resident_then(leg: Leg, loss: Loss) -> list[tuple[str, ...] | None]:
     """Return per device the names of the cells that it holds at the loss; None: all."""
     if not any(device.tracks_memory for device in leg.profile.cluster.devices):
         return [None] * len(leg.profile.cluster.devices)
-    # The reference can stop midway; losses are too rare to need a faster engine.
+    # The reference can stop midway.
     program = lower(leg.graph, leg.profile.cluster, leg.plan, complete=False)
     priced = PricedGraph(leg.graph, leg.profile)
-    machine = Machine(priced, program, price(program, priced, conditions))
+    machine = Machine(priced, program, price(program, priced, leg.conditions))
     machine.run_until(loss.at_ns)
     held = [machine.resident(device) for device in range(len(priced.cluster.devices))]
     names = leg.graph.cell_names
@@ -114,7 +119,9 @@ class _Cut:
 
     def _deliveries(self) -> dict[tuple[int, str], int]:
         """Return (task, destination) → when its output is there."""
-        return {
+        copies = self.leg.conditions.copies
+        there_before = {(task, dst): 0 for task, names in copies.items() for dst in names}
+        return there_before | {
             (task, span.dst): span.end_ns
             for span in self.trace.transfers
             if not span.host_input
@@ -140,8 +147,14 @@ class _Cut:
         return (
             span is not None
             and span.device != self.loss.device
-            and span.start_ns < self.loss.at_ns < span.end_ns
+            and self._has_begun(span)
+            and span.end_ns > self.loss.at_ns
         )
+
+    def _has_begun(self, span: LaunchSpan) -> bool:
+        """Return whether a launch was under way before; not one that would start at the loss."""
+        went_on = span.tasks[0] in self.leg.conditions.under_way_ns  # from an earlier loss
+        return span.start_ns < self.loss.at_ns or went_on
 
     def _holders(self, task: int) -> Iterator[str]:
         """Yield the devices that hold the output of an ended task, the one that made it first."""
@@ -168,7 +181,8 @@ class _Cut:
         return not self._ended(reader) and self.device_of.get(reader, device) == device
 
     def _destinations(self, task: int, readers: Sequence[int]) -> set[str]:
-        wanted = {self.device_of[reader] for reader in readers if reader in self.device_of}
+        waiting = [r for r in readers if r in self.device_of and not self._ended(r)]
+        wanted = {self.device_of[reader] for reader in waiting}
         if self.leg.graph.returns[task] or task in set(self.graph.revealers) - self.known:
             wanted.add(self.host)
         return wanted - {self.device_of[task]}
@@ -192,28 +206,25 @@ class _Cut:
 
     def rest(self) -> Rest:
         """Return what is left to do."""
-        carried = [task for task in self.span_of if task not in self.again]
-        places = {task: self._place(task) for task in carried}
-        under_way = {
-            span.tasks[0]: span.end_ns - self.loss.at_ns
-            for span in self.trace.launches
-            if self._goes_on(span.tasks[0])
-        }
-        # Of one device in the order of their end: outputs of a launch under way come last.
-        carried.sort(key=lambda task: (self.span_of[task].end_ns, task in under_way, task))
-        carried.sort(key=lambda task: self._goes_on(task))
+        done = [t for t in self.span_of if not (t in self.again or self._goes_on(t))]
+        done.sort(key=lambda task: self.span_of[task].end_ns)
+        under_way = [span for span in self.trace.launches if self._goes_on(span.tasks[0])]
+        places = {task: self._place(task) for task in done}
+        launches = [Launch(places[task], (task,)) for task in done]
+        launches += [Launch(span.device, span.tasks) for span in under_way]
+        places |= {task: span.device for span in under_way for task in span.tasks}
+        copies = {task: tuple(self._survivors(task)[1:]) for task in done}
         return Rest(
             graph=self._graph(places),
             profile=without_device(self.profile, self.loss.device, self.resident),
-            carried=Plan(tuple(Launch(places[task], (task,)) for task in carried)),
-            under_way_ns=under_way,
+            carried=Plan(tuple(launches)),
+            under_way_ns={span.tasks[0]: span.end_ns - self.loss.at_ns for span in under_way},
+            copies={task: names for task, names in copies.items() if names},
             kept=tuple(self._parts(lambda task: task not in self.again)),
             wasted=tuple(self._wasted()),
         )
 
     def _place(self, task: int) -> str:
-        if self._goes_on(task):
-            return self.device_of[task]
         return next(iter(self._survivors(task)), self.host)  # or gone, and nobody needs it
 
     def _parts(self, belongs: Callable[[int], bool]) -> Iterator[LaunchSpan]:
@@ -224,20 +235,21 @@ class _Cut:
 
     def _wasted(self) -> Iterator[LaunchSpan]:
         for span in self._parts(lambda task: task in self.again):
-            if span.start_ns < self.loss.at_ns:
+            if self._has_begun(span) or span.end_ns <= self.loss.at_ns:
                 yield replace(span, end_ns=min(span.end_ns, self.loss.at_ns))
 
     def _graph(self, places: Mapping[int, str]) -> TaskGraph:
         graph, n_tasks = self.graph, len(self.graph)
         is_carried = np.zeros(n_tasks, dtype=bool)
         is_carried[list(places)] = True
+        is_done = is_carried & ~np.array([self._goes_on(task) for task in range(n_tasks)])
         cells = graph.cells if CARRIED in graph.cells else (*graph.cells, CARRIED)
         has_output = [bool(self._survivors(t)) or self._goes_on(t) for t in range(n_tasks)]
         revealed_by = [-1 if r in self.known else r for r in graph.revealed_by.tolist()]
         return replace(
             graph,
             cells=cells,
-            cell_of=frozen(np.where(is_carried, cells.index(CARRIED), graph.cell_of)),
+            cell_of=frozen(np.where(is_done, cells.index(CARRIED), graph.cell_of)),
             inputs=Ragged.of([[] if t in places else r for t, r in enumerate(graph.input_lists)]),
             output_bytes=frozen(
                 np.where(is_carried & ~np.array(has_output), 0, graph.output_bytes)
@@ -245,18 +257,16 @@ class _Cut:
             host_bytes=frozen(np.where(is_carried, 0, graph.host_bytes)),
             arrival_ns=frozen(np.maximum(graph.arrival_ns, self.loss.at_ns)),
             revealed_by=frozen([-1 if t in places else r for t, r in enumerate(revealed_by)]),
-            returns=frozen([self._must_return(task, task in places) for task in range(n_tasks)]),
+            returns=frozen([self._must_return(task) for task in range(n_tasks)]),
             durations=self._durations(places),
         )
 
-    def _must_return(self, task: int, carried: bool) -> bool:
-        returns = bool(self.leg.graph.returns[task])  # what has been answered stays so
-        if not returns or not carried:
-            return returns
-        answered = self.device_of[task] == self.host or (
-            self.delivered.get((task, self.host), self.loss.at_ns + 1) <= self.loss.at_ns
-        )
-        return not answered or self._goes_on(task)
+    def _must_return(self, task: int) -> bool:
+        """Return whether a task has not been answered, in this leg or one before."""
+        delivered_ns = self.delivered.get((task, self.host), self.loss.at_ns + 1)
+        at_host = self._ended(task) and self.device_of[task] == self.host
+        answered = at_host or delivered_ns <= self.loss.at_ns
+        return bool(self.leg.graph.returns[task]) and not answered
 
     def _durations(self, places: Mapping[int, str]) -> dict[str, IntArray]:
         """Return the tasks' own costs: none for carried ones, and nowhere on the lost device."""
@@ -297,48 +307,60 @@ class History:
     """What happened before the losses of a run."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, LaunchSpan] = {}  # task → the launch that made what is carried
+        self.kept: dict[int, LaunchSpan] = {}
+        """Carried task → the launch that made it, in plan order."""
         self.past = Trace(0, ())
         """Everything else that is over."""
 
     def add(self, rest: Rest, trace: Trace, at_ns: int) -> None:
         """Take in the leg that a loss at `at_ns` has cut off."""
-        wasted = [self._original(span, rest.graph) for span in rest.wasted]
-        self.kept = {task: self.kept.get(task, span) for span in rest.kept for task in span.tasks}
         past = self.past
         self.past = Trace(
             makespan_ns=0,
             launches=(),
             transfers=(*past.transfers, *(s for s in trace.transfers if s.end_ns <= at_ns)),
             dispatches=(*past.dispatches, *(s for s in trace.dispatches if s.end_ns <= at_ns)),
-            reveals=(*past.reveals, *(r for r in trace.reveals if r.known_ns <= at_ns)),
+            reveals=(*past.reveals, *(r for r in self._reveals(trace) if r.known_ns <= at_ns)),
             loads=(*past.loads, *(s for s in trace.loads if s.end_ns <= at_ns)),
-            wasted=(*past.wasted, *wasted),
+            wasted=(*past.wasted, *self._wasted(rest)),
         )
+        self.kept = {task: self.kept.get(task, span) for span in rest.kept for task in span.tasks}
 
-    def _original(self, span: LaunchSpan, graph: TaskGraph) -> LaunchSpan:
-        """Return the launch that really ran for a carried task that is lost now after all."""
-        earlier = self.kept.get(span.tasks[0])
-        if earlier is None:
-            return span
-        return replace(earlier, tasks=span.tasks, end_ns=min(earlier.end_ns, span.end_ns))
+    def _wasted(self, rest: Rest) -> Iterator[LaunchSpan]:
+        """Yield the launches that really ran, where what they made was carried so far."""
+        tasks = [task for span in rest.wasted for task in span.tasks]
+        for span in _launches_of({task: self.kept[task] for task in tasks if task in self.kept}):
+            end_ns = {t: wasted.end_ns for wasted in rest.wasted for t in wasted.tasks}
+            yield replace(span, end_ns=min(span.end_ns, end_ns[span.tasks[0]]))
+        for span in rest.wasted:
+            fresh = tuple(task for task in span.tasks if task not in self.kept)
+            if fresh:
+                yield replace(span, tasks=fresh)
+
+    def _reveals(self, trace: Trace) -> Iterator[Reveal]:
+        """Yield the reveals of a leg, with the end of the launch that really ran."""
+        for reveal in trace.reveals:
+            span = self.kept.get(reveal.task)
+            yield replace(reveal, end_ns=span.end_ns) if span else reveal
 
     def whole(self, last: Trace, end_ns: int, first_arrival_ns: int) -> tuple[Plan, Trace]:
         """Return the plan and trace of the whole run, given its last leg and when that ended."""
-        new = [span for span in last.launches if not set(span.tasks) <= self.kept.keys()]
-        parts: dict[LaunchSpan, list[int]] = {}
-        for task, span in self.kept.items():
-            parts.setdefault(replace(span, tasks=()), []).append(task)
-        old = [replace(span, tasks=tuple(sorted(tasks))) for span, tasks in parts.items()]
-        launches = (*sorted(old, key=lambda span: (span.start_ns, span.tasks)), *new)
-        past = self.past
+        old = sorted(_launches_of(self.kept), key=lambda span: span.start_ns)
+        new = [span for span in last.launches if span.tasks[0] not in self.kept]
+        launches, past = (*old, *new), self.past
         trace = Trace(
             makespan_ns=max([end_ns, *(span.end_ns for span in old)]) - first_arrival_ns,
             launches=launches,
             transfers=(*past.transfers, *last.transfers),
             dispatches=(*past.dispatches, *last.dispatches),
-            reveals=(*past.reveals, *last.reveals),
+            reveals=(*past.reveals, *self._reveals(last)),
             loads=(*past.loads, *last.loads),
             wasted=past.wasted,
         )
         return Plan(tuple(Launch(span.device, span.tasks) for span in launches)), trace
+
+
+def _launches_of(kept: Mapping[int, LaunchSpan]) -> Iterator[LaunchSpan]:
+    """Yield the launches of tasks, without the tasks that are not asked for."""
+    for span in dict.fromkeys(kept.values()):
+        yield replace(span, tasks=tuple(task for task in span.tasks if kept.get(task) == span))

@@ -92,6 +92,7 @@ class Machine:
         self._reveals = _Known()
         self._revealers = frozenset(priced.graph.revealers)
         self._arrival_ns: list[int] = program.launch_arrival_ns.tolist()
+        self._carried = sorted(prices.carried)
         self._clock = InstantClock()
         self._links = Links(
             priced, self._clock, self._busy, self._transfer_started, self._transfer_ended
@@ -131,6 +132,8 @@ class Machine:
 
     def _phases(self) -> Iterator[Effect]:
         """Yield one round of an instant, without what this world does not need."""
+        if self._carried:
+            yield self._resume
         yield self._push_due
         if not isinstance(self._memory, Unlimited):
             yield self._memory.begin_loads
@@ -140,6 +143,18 @@ class Machine:
         yield self._launch
         if not isinstance(self._host, NoHost):
             yield self._host.grant_lock
+
+    def _resume(self) -> None:
+        """Go on from a loss: what had been made is there, what was under way is so again."""
+        if not self._carried or self._arrival_ns[self._carried[0]] > self._clock.now_ns:
+            return
+        for launch in self._carried:
+            if self.prices.launch_ns[launch]:
+                self._start_launch(launch)
+            else:
+                self._occupy(launch)
+                self._launch_ended(launch, self._device_of[launch])
+        self._carried.clear()
 
     def _push_due(self) -> None:
         """Turn copies whose readers are known into transfers: one per launch and destination."""
@@ -154,7 +169,11 @@ class Machine:
                 held_back.append(copy)
         self._outbox = held_back
         for (launch, dst, is_input), copies in due.items():
-            self._links.push(self._transfer(launch, dst, is_input, copies))
+            transfer = self._transfer(launch, dst, is_input, copies)
+            if self.prices.there.issuperset(copies):
+                self._keep(transfer)
+            else:
+                self._links.push(transfer)
 
     def _launch(self) -> None:
         for device, engine in enumerate(self._engines):
@@ -185,12 +204,16 @@ class Machine:
             engine.next += 1
 
     def _start_launch(self, launch: int) -> None:
-        device, now_ns = self._device_of[launch], self._clock.now_ns
-        self._busy.mask |= 1 << device
-        self.start_ns[launch] = now_ns
-        self._memory.launch_started(launch, device)
-        duration_ns = self.prices.lasts_ns(launch, device, now_ns)
+        self._occupy(launch)
+        device = self._device_of[launch]
+        duration_ns = self.prices.lasts_ns(launch, device, self._clock.now_ns)
         self._clock.after(duration_ns, lambda: self._launch_ended(launch, device))
+
+    def _occupy(self, launch: int) -> None:
+        device = self._device_of[launch]
+        self._busy.mask |= 1 << device
+        self.start_ns[launch] = self._clock.now_ns
+        self._memory.launch_started(launch, device)
 
     def _launch_ended(self, launch: int, device: int) -> None:
         self.end_ns[launch] = now_ns = self._clock.now_ns
@@ -239,6 +262,16 @@ class Machine:
             self._clock.after(dispatch.handoff_ns, lambda: self._copies_arrived(transfer))
         else:
             self._copies_arrived(transfer)
+        self._reveal_what_came(transfer)
+
+    def _keep(self, transfer: Transfer) -> None:
+        """Have at the destination what a transfer brought before a loss."""
+        self._memory.transfer_started(transfer)
+        self._memory.transfer_ended(transfer)
+        self._copies_arrived(transfer)
+        self._reveal_what_came(transfer)
+
+    def _reveal_what_came(self, transfer: Transfer) -> None:
         if self._revealers and transfer.dst == self.priced.cluster.host_index:
             for task in self._revealers.intersection(self._tasks_of(transfer)):
                 if task not in self._reveals.known_ns:

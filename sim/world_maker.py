@@ -77,7 +77,7 @@ class _Maker:
     def __init__(self, seed: int, tasks_max: int, devices_max: int) -> None:
         self.dice = dice = Dice(seed)
         self.on = {name for name, odds in SWITCHES.items() if dice.chance(odds)}
-        self.scale = 10 ** (3 + dice.below(7)) if "huge numbers" in self.on else 1
+        self.scale = 10 ** (3 + dice.below(10)) if "huge numbers" in self.on else 1
         self.same = dice.below(4) if "equal costs" in self.on else -1
         count = dice.pick((1, 2, 2, 3, 3, 3, 4, 4))
         kinds: tuple[DeviceKind, ...] = ("cpu", "cuda")
@@ -302,8 +302,10 @@ class _Maker:
     def transfer_cost(self) -> TransferCost:
         latency_ns = self.time(2)
         if "link tables" in self.on and self.dice.chance(0.6):
-            first = 1 + latency_ns
-            points = ((1, first), (2, first + 1 + self.time(2)), (4, first + 2 + self.time(6)))
+            first, unit = self.scale + latency_ns, self.scale
+            sizes = (unit, 2 * unit, 4 * unit)
+            times_ns = (first, first + 1 + self.time(2), first + 2 + self.time(6))
+            points = tuple(zip(sizes, times_ns, strict=True))
             return TableCost(points[: 1 + self.dice.below(3)])
         slow = 1 + self.dice.below(2) + (self.scale > 1 and self.dice.below(3))
         return AffineCost(latency_ns, 10**9 // slow)

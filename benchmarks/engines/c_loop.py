@@ -21,6 +21,7 @@ FIELDS = (
 )
 """Of the struct `Batch`, in order."""
 WIDE = ("duration_ns", "copy_ns")
+FLAGS = ("is_input", "is_answer")
 
 
 class _Batch(ctypes.Structure):
@@ -57,7 +58,9 @@ class CBatch:
         n_launches, n_copies = len(lists["device"]), len(lists["copy_ns"])
         arrays = {name: np.array(values, dtype=np.int32) for name, values in lists.items()}
         arrays |= {name: np.array(lists[name], dtype=np.int64) for name in WIDE}
-        arrays |= {name: np.array(lists[name], dtype=np.uint8) for name in ("is_input", "is_answer")}
+        arrays |= {
+            name: np.array(lists[name], dtype=np.uint8) for name in ("is_input", "is_answer")
+        }
         arrays["held"] = np.array(lists["held"], dtype=np.uint64)
         sizes = {"launch": n_launches, "copy": n_copies}
         for name in ("launch_start", "launch_end", "copy_start", "copy_end"):
@@ -90,7 +93,15 @@ def _append(
     ends = (launch + len(tables.device), copy + len(tables.copy_ns))
     rows[-1:] = [(launch, copy), ends]
     place = [len(lists["queue_start"]), len(lists["first"])]
-    lists["worlds"] += [tables.n_devices, tables.n_resources, launch, ends[0], copy, ends[1], *place]
+    lists["worlds"] += [
+        tables.n_devices,
+        tables.n_resources,
+        launch,
+        ends[0],
+        copy,
+        ends[1],
+        *place,
+    ]
     lists["first"] += [_shift(number, launch) for number in tables.first]
     lists["device"] += tables.device
     lists["follower"] += [_shift(number, launch) for number in tables.follower]

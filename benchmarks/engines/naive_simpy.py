@@ -26,6 +26,7 @@ class NaiveMachine:
         self.asked = False
 
     def run(self) -> Times:
+        """Run to the end."""
         before = {after: launch for launch, after in enumerate(self.tables.follower)}
         for launch in range(len(self.ended)):
             self.env.process(self.launch(launch, before.get(launch, -1)))
@@ -35,6 +36,7 @@ class NaiveMachine:
         return self.times
 
     def launch(self, launch: int, before: int) -> Iterator[simpy.Event]:
+        """One launch, after the one before it on its device."""
         needed = [self.arrived[copy] for copy in self.tables.waits[launch]]
         if before >= 0:
             needed.append(self.ended[before])
@@ -47,6 +49,7 @@ class NaiveMachine:
             self.env.process(self.transfer(copy))
 
     def transfer(self, copy: int) -> Iterator[simpy.Event]:
+        """One transfer."""
         insort(self.waiting, (self.env.now, copy))
         self.ask()
         yield self.granted[copy]
@@ -58,11 +61,13 @@ class NaiveMachine:
         self.arrived[copy].succeed()
 
     def ask(self) -> None:
+        """Let the arbiter look again at the end of this instant."""
         if not self.asked:
             self.asked = True
             self.env.timeout(0).callbacks.append(self.arbiter)
 
     def arbiter(self, _: simpy.Event) -> None:
+        """Start every transfer that is first in all its queues, where all is idle."""
         self.asked = False
         claimed = set(self.busy)
         for entry in self.waiting[:]:

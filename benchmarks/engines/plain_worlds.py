@@ -6,6 +6,7 @@ Plain: shared links, no host modes, memory, reveals, arrivals or blocking copies
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,12 +48,14 @@ class Lowered:
 
     @staticmethod
     def of(world: World) -> Lowered:
+        """Lower and price a world."""
         priced = PricedGraph(world.graph, world.profile)
         program = lower(world.graph, world.profile.cluster, world.plan)
         return Lowered(world, priced, program, price(program, priced, world.conditions))
 
     @property
     def parts(self) -> tuple[PricedGraph, Program, ProgramPrices]:
+        """What an engine needs."""
         return self.priced, self.program, self.prices
 
 
@@ -236,7 +239,7 @@ def tables_of(lowered: Lowered) -> Tables:
     order = [[c for c, d in enumerate(device) if d == own] for own in range(len(cluster.devices))]
     follower = [-1] * len(device)
     for row in order:
-        for one, other in zip(row, row[1:], strict=False):
+        for one, other in pairwise(row):
             follower[one] = other
     waits = [tuple(rank[c] for c in row) for row in program.launch_waits.rows]
     readers: list[list[int]] = [[] for _ in copies]
@@ -281,4 +284,5 @@ class Times:
     copy_end: list[int]
 
     def makespan_ns(self, tables: Tables) -> int:
+        """Return the latest end of a launch or an answer."""
         return max([*self.launch_end, *(self.copy_end[copy] for copy in tables.answers)])

@@ -211,7 +211,7 @@ def test_graphs_that_contradict_themselves(refusal, path, value, fragment):
         (["noise"], {"sigma": [[5, 0.1], [5, 0.2]]}, "durations must grow strictly"),
         (["noise"], {"sigma": []}, "– at `$.noise.sigma`"),
         (["noise"], {"stall_probability": 2}, "– at `$.noise.stall_probability`"),
-        (["noise"], {"stalls": 2}, "unknown field `stalls`"),
+        (["noise"], {"stalls": 2}, "unknown field 'stalls'; did you mean 'stall_ns'?"),
         (["uncertainty"], -1, "– at `$.uncertainty`"),
         (["devices", 0, "resident"], ["leaf", "leaf"], "listed twice – at `$.devices[0].resident`"),
         (["provenance"], [], "Expected `object`, got `array` – at `$.provenance`"),

@@ -12,9 +12,11 @@ from dynpartition import (
     Curve,
     Device,
     Dispatch,
+    DispatchSpan,
     Launch,
     LaunchSpan,
     Link,
+    LoadSpan,
     Plan,
     Profile,
     Reveal,
@@ -24,7 +26,10 @@ from dynpartition import (
     TransferSpan,
     single_task_plan,
 )
+from dynpartition.conditions import Conditions, Slowdown
 from dynpartition.errors import ScheduleError
+from dynpartition.profile import Noise
+from dynpartition.sim import simulate
 from dynpartition.validator import check_trace, find_violations, overlap_ns
 
 CPU, GPU = "cpu:0", "cuda:0"
@@ -195,6 +200,22 @@ MUTATIONS = {
     "makespan": (replace(VALID, makespan_ns=108), "makespan is 108 ns instead of 118 ns"),
     "unknown device": (launches(0, device="gpu"), "trace launch 0: no device is named 'gpu'"),
     "unknown task": (transfers(0, tasks=(0, 9)), "transfer 0: task 9 is not in the graph"),
+    "unknown device of a dispatch": (
+        with_more("dispatches", DispatchSpan("gpu", (0, 1), 0, 1)),
+        "dispatch 0: no device is named 'gpu'",
+    ),
+    "unknown device of a load": (
+        with_more("loads", LoadSpan("gpu", "leaf", 0, 0, 1)),
+        "load 0: no device is named 'gpu'",
+    ),
+    "unknown cell": (
+        with_more("loads", LoadSpan(GPU, "leave", 0, 0, 1)),
+        "load 0: no cell is named 'leave'",
+    ),
+    "load where all weights are": (
+        with_more("loads", LoadSpan(GPU, "leaf", 0, 0, 5)),
+        "load of leaf to cuda:0 is not needed: cuda:0 holds all weights",
+    ),
     "empty span": (transfers(0, tasks=()), "transfer 0 has no tasks"),
 }
 
@@ -242,13 +263,87 @@ def test_arrivals_bound_launches_and_host_inputs_and_start_the_makespan():
     later = [replace(task, arrival_ns=5) for task in graph.tasks()]
     found = find_violations(TaskGraph.from_tasks("later", graph.cells, later), profile, plan, VALID)
     assert found == [
-        "host input of task 0 (leaf) and 1 more cpu:0->cuda:0 starts at 0 ns before task 0 (leaf)"
-        " arrives at 5 ns",
-        "host input of task 0 (leaf) and 1 more cpu:0->cuda:0 starts at 0 ns before task 1 (leaf)"
-        " arrives at 5 ns",
+        "host input of task 0 (leaf) and 1 more cpu:0->cuda:0 starts at 0 ns before launch 0 (task 0"
+        " (leaf) and 1 more on cuda:0) arrives at 5 ns",
         "launch 1 (task 2 (leaf) on cpu:0) starts before its arrival at 5 ns",
         "the makespan is 118 ns instead of 113 ns",
     ]
+
+
+def arriving(**arrival_ns):
+    """The world with other arrivals, by task: `task_2=7`."""
+    graph, profile, plan = world()
+    times = {int(name.removeprefix("task_")): ns for name, ns in arrival_ns.items()}
+    tasks = [replace(task, arrival_ns=times.get(task.id, 0)) for task in graph.tasks()]
+    return TaskGraph.from_tasks("later", graph.cells, tasks), profile, plan
+
+
+def test_a_task_arrives_with_its_inputs_and_what_reveals_it():
+    """Task 2 arrives at 7: so do 3, which reads it, and 4 and 5, which 3 reveals."""
+    world_of_7 = arriving(task_2=7)
+    early = [*VALID.launches]
+    early[3] = replace(early[3], start_ns=5, end_ns=26)
+    found = find_violations(*world_of_7, replace(VALID, launches=tuple(early)))
+    assert "launch 3 (task 4 (node) on cpu:0) starts before its arrival at 7 ns" in found
+
+
+def test_nothing_is_sent_to_a_reader_that_has_not_arrived():
+    """Task 4 arrives at 80: the output of 1, which only 4 reads, must wait, that of 3 need not."""
+    assert find_violations(*arriving(task_4=80), VALID) == [
+        "transfer of task 1 (leaf) cuda:0->cpu:0 starts at 74 ns before launch 3 (task 4 (node) on"
+        " cpu:0) arrives at 80 ns"
+    ]
+    assert find_violations(*arriving(task_4=74), VALID) == []
+
+
+def test_outputs_are_not_staged_for_readers_that_arrive_later():
+    """Task 3 arrives after 2 ended, so 2 does not pay for `copy_out`."""
+    assert find_violations(*arriving(task_3=22), VALID, exact_durations=True) == [
+        "launch of task 2 (leaf) on cpu:0 lasts 22 ns instead of 11 ns"
+    ]
+
+
+def test_nothing_is_dispatched_before_it_arrives_is_known_or_without_a_launch():
+    dispatches = (
+        DispatchSpan(GPU, (0, 1), 0, 1),
+        DispatchSpan(CPU, (2,), 2, 4),
+        DispatchSpan(GPU, (5,), 73, 75),
+        DispatchSpan(GPU, (4, 5), 80, 90),
+        DispatchSpan(GPU, (3,), 90, 89),
+    )
+    assert find_violations(*arriving(task_2=3), replace(VALID, dispatches=dispatches)) == [
+        "dispatch of task 3 (node) on cuda:0 ends at 89 ns, before its start",
+        "dispatch of task 4 (node) and 1 more on cuda:0 is for no launch of the plan",
+        "launch 1 (task 2 (leaf) on cpu:0) starts before its arrival at 3 ns",
+        "launch 1 (task 2 (leaf) on cpu:0) is dispatched before its arrival at 3 ns",
+        "launch 4 (task 5 (node) on cuda:0) is dispatched before task 3 (node) is known at 74 ns",
+    ]
+
+
+SLOW = Conditions(slowdowns=(Slowdown(CPU, 20, 0.5), Slowdown(CPU, 80, 0.75), Slowdown(GPU, 75, 9)))
+
+
+def test_slowdowns_that_have_begun_change_how_long_launches_last():
+    """Task 4 starts at 87 on the CPU: 21 / 0.75 = 28. Everything else started before."""
+    found = find_violations(*world(), VALID, exact_durations=True, conditions=SLOW)
+    assert found == ["launch of task 4 (node) on cpu:0 lasts 21 ns instead of 28 ns"]
+    slower = launches(3, end_ns=87 + 28)
+    assert find_violations(*world(), slower, exact_durations=True, conditions=SLOW) == []
+    check_trace(*world(), slower, exact_durations=True, conditions=SLOW)
+
+
+def test_noise_is_the_luck_of_the_seed():
+    graph, profile, plan = world()
+    noisy = replace(profile, noise=Noise(stall_probability=1.0, stall_ns=7))
+    found = find_violations(graph, noisy, plan, VALID, exact_durations=True)
+    assert found[0] == "launch of task 0 (leaf) and 1 more on cuda:0 lasts 22 ns instead of 29 ns"
+    assert len(found) == 5
+    noisy = replace(profile, noise=Noise(sigma=((1, 0.5),)))
+    for conditions in (Conditions(seed=3), Conditions(seed=3, luck="key")):
+        trace = simulate(graph, noisy, plan, conditions=conditions)
+        exact = {"exact_durations": True}
+        assert find_violations(graph, noisy, plan, trace, **exact, conditions=conditions) == []
+        assert find_violations(graph, noisy, plan, trace, **exact) != []
 
 
 def test_tolerance_forgives_clocks_that_disagree():

@@ -27,7 +27,7 @@ class Memory:
         self.loading: list[set[str]] = [set() for _ in self.devices]
         self.last_use: list[dict[str, int]] = [{} for _ in self.devices]
         self.loads: list[str] = []
-        self.evicted_for: dict[int, set[str]] = {}
+        self.evicted_ns: dict[tuple[int, str], int] = {}
         self.requests = self.request_groups()
 
     def at_first(self, device: int) -> set[str]:
@@ -62,14 +62,14 @@ class Memory:
 
     def check(self) -> None:
         """Raise an error for what can never be loaded or never fit."""
-        for p in range(self.run.count):
-            if self.must_load(p) and not self.can_load(self.run.device[p]):
-                raise PlanError(f"{self.name(p)} needs a load without a link")
         for device, there in enumerate(self.resident):
             weights = 0 if device == self.run.host else sum(self.size[cell] for cell in there)
             self.check_fit(device, weights, "list of resident cells")
         for p, device in enumerate(self.run.device):
             self.check_fit(device, self.least(p), self.name(p))
+            if self.must_load(p) and not self.can_load(device):
+                self.run.seen["load without a link"] += 1
+                raise PlanError(f"{self.name(p)} needs a load, but there is no link")
 
     def check_fit(self, device: int, size: int, what: str) -> None:
         limit = self.devices[device].memory_bytes
@@ -107,6 +107,8 @@ class Memory:
         name = f"{cell} on {self.devices[device].name}"
         self.run.seen["load"] += 1
         self.run.seen["second load of a cell"] += name in self.loads
+        again = self.evicted_ns.get((device, cell)) == self.run.now
+        self.run.seen["load at the instant of its eviction"] += again
         self.loads.append(name)
         self.loading[device].add(cell)
 
@@ -145,6 +147,7 @@ class Memory:
     def evict(self, device: int, idle: list[str], what: str) -> None:
         self.note_eviction(device, idle, what)
         self.resident[device].remove(idle[0])
+        self.evicted_ns[device, idle[0]] = self.run.now
 
     def note_eviction(self, device: int, idle: list[str], what: str) -> None:
         seen, run = self.run.seen, self.run

@@ -49,6 +49,7 @@ class Kind:
     joined: bool = True
     """Whether a request may read, and be revealed by, tasks of another."""
     first_id: int = 0
+    tasks_min: int = 1
 
 
 PLAIN = Kind()
@@ -57,7 +58,7 @@ PLAIN = Kind()
 @st.composite
 def graphs(draw: st.DrawFn, max_tasks: int = 8, kind: Kind = PLAIN) -> TaskGraph:
     tasks: list[Task] = []
-    for number in range(draw(st.integers(1, max_tasks))):
+    for number in range(draw(st.integers(kind.tasks_min, max_tasks))):
         request = draw(st.integers(0, len(kind.starts_ns) - 1))
         before = [task.id for task in tasks if kind.joined or task.request == request]
         earlier = st.sampled_from(before)
@@ -133,8 +134,9 @@ def worlds(draw: st.DrawFn, max_tasks: int = 8) -> World:
 
 
 @st.composite
-def plans(draw: st.DrawFn, graph: TaskGraph, profile: Profile) -> Plan:
-    names = profile.cluster.names
+def plans(draw: st.DrawFn, graph: TaskGraph, profile: Profile, favoured: int = 0) -> Plan:
+    """Return a legal plan; the last device gets launches `favoured` times as often, and once."""
+    names = (*profile.cluster.names, *(profile.cluster.names[-1:] * favoured))
     launches: list[Launch] = []
     for task in draw(topological_orders(graph)):
         last = launches[-1] if launches else None
@@ -176,7 +178,8 @@ def rich_worlds(draw: st.DrawFn, max_tasks: int = 8) -> World:
     requests, absent, noise, slow = (draw(st.booleans()) for _ in range(4))
     graph = draw(graphs(max_tasks, draw(kinds(weights=weights, requests=requests))))
     profile = draw(profiles("abc"))
-    plan = draw(plans(graph, profile))
+    favoured = draw(st.integers(0, 3)) if weights else 0
+    plan = draw(plans(graph, profile, favoured))
     world = World(graph, profile, plan, draw(conditions(profile.cluster.names, slow=slow)))
     if absent:
         world = without_links(world, draw(st.lists(st.booleans(), min_size=6, max_size=6)))
@@ -195,6 +198,7 @@ def kinds(draw: st.DrawFn, *, weights: bool, requests: bool) -> Kind:
         (0, *draw(st.lists(later, min_size=1, max_size=2))) if requests else (0,),
         draw(st.booleans()),
         draw(st.sampled_from([0, 0, 7])),
+        draw(st.sampled_from([1, 4])) if weights else 1,
     )
 
 

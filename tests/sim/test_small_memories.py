@@ -188,6 +188,33 @@ def test_a_transfer_evicts_what_does_not_run(world: World) -> None:
     assert spans(trace)[1:] == [("cuda:0", [1], 0, 105), ("cuda:0", [2], 160, 170)]
 
 
+def test_evicted_weights_of_the_next_launch_are_loaded_again_in_the_same_instant(
+    world: World,
+) -> None:
+    """Task 1 is next on the idle cuda:0. Task 2's output takes `a` away at 20; its load takes `b`.
+
+    cpu:0     |0: 0           …             100|
+    ->cuda:0          |load a: 20 45|           |0: 100 105|
+    cuda:1    |2: 0 20|
+    ->cuda:0          |2: 20 55|
+    cuda:0                                                 |1(a): 105 115|3: 115 125|
+    """
+    tasks = [task(0, cell="free", size=0), task(1, 0, cell="a", size=0)]
+    tasks += [task(2, cell="free", size=30), task(3, 2, cell="free", size=0)]
+    trace = world.run(
+        tasks,
+        [("cpu:0", [0]), ("cuda:1", [2]), ("cuda:0", [1]), ("cuda:0", [3])],
+        small_gpu(memory_bytes=60),
+        weights={"a": 20, "b": 20, "free": 0},
+    )
+    assert moves(trace) == [
+        ("cuda:1->cuda:0", [2], 30, 20, 55),
+        ("cpu:0->cuda:0", [0], 0, 100, 105),
+    ]
+    assert loads(trace) == [("cuda:0", "a", 20, 45)]
+    assert spans(trace)[2:] == [("cuda:0", [1], 105, 115), ("cuda:0", [3], 115, 125)]
+
+
 def test_an_output_makes_room_when_its_last_reader_has_ended(world: World) -> None:
     """Two of the chain's outputs fit at once; a task that reads one twice needs it once.
 

@@ -35,10 +35,11 @@ from dynpartition.costs import transfer_ns
 from dynpartition.pricing import price
 from dynpartition.profile import Dispatch
 from dynpartition.sim import SimBackend, simulate
+from dynpartition.sim.engine import simulate_compiled
 from dynpartition.sim.worlds import Engine, World, outcome, random_world
 from dynpartition.types import frozen
 
-ENGINES: dict[str, Engine] = {"reference": simulate}
+ENGINES: dict[str, Engine] = {"reference": simulate, "kernel": simulate_compiled}
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
 seeds = st.integers(0, 2**40)
 many = settings(max_examples=150)

@@ -1,0 +1,110 @@
+"""The worlds for differential tests, and what finds the first difference of two engines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dynpartition import Conditions, Plan, Profile, TaskGraph, Trace, check_plan, lower
+from dynpartition.errors import OutOfDeviceMemory
+from dynpartition.sim import simulate
+from dynpartition.sim.world_maker import SWITCHES, random_world
+from dynpartition.sim.worlds import World, describe_difference, find_difference, outcome
+from dynpartition.validator import find_violations
+
+SEEDS = range(400)
+
+
+def test_a_seed_is_the_same_world_everywhere() -> None:
+    """A seed that someone reports shows the same world to someone else."""
+    worlds = [random_world(seed) for seed in (0, 1, 2)]
+    assert [world.graph.digest[:8] for world in worlds] == ["96a10c91", "32816b36", "efcd3c82"]
+    assert [len(world.plan) for world in worlds] == [2, 7, 7]
+
+
+def test_every_plan_is_legal_and_its_links_exist() -> None:
+    for seed in SEEDS:
+        world = random_world(seed)
+        check_plan(world.graph, world.profile.cluster, world.plan)
+        lower(world.graph, world.profile.cluster, world.plan)
+
+
+def test_the_independent_validator_accepts_what_the_reference_does() -> None:
+    for seed in SEEDS:
+        world = replace(random_world(seed), conditions=Conditions())
+        world = replace(world, profile=replace(world.profile, noise=None))
+        trace = outcome(simulate, world)
+        if isinstance(trace, Trace):
+            found = find_violations(
+                world.graph, world.profile, world.plan, trace, exact_durations=True
+            )
+            assert found == [], f"seed {seed}"
+
+
+def test_sizes_are_kept() -> None:
+    for seed in SEEDS[:100]:
+        world = random_world(seed, tasks_max=3, devices_max=2)
+        assert len(world.graph) <= 3 and len(world.profile.cluster.devices) <= 2
+    assert max(len(random_world(seed, tasks_max=60).graph) for seed in SEEDS[:20]) > 40
+
+
+def test_worlds_differ_and_switches_are_on_in_some_of_them() -> None:
+    digests = {random_world(seed).graph.digest for seed in SEEDS}
+    assert len(digests) > 0.95 * len(SEEDS)
+    assert all(0 < share < 1 for share in SWITCHES.values())
+
+
+def late(graph: TaskGraph, profile: Profile, plan: Plan, *, conditions: Conditions) -> Trace:
+    """An engine that is wrong about the last launch only."""
+    trace = simulate(graph, profile, plan, conditions=conditions)
+    last = trace.launches[-1]
+    return replace(trace, launches=(*trace.launches[:-1], replace(last, end_ns=last.end_ns + 1)))
+
+
+def forgetful(graph: TaskGraph, profile: Profile, plan: Plan, *, conditions: Conditions) -> Trace:
+    """An engine that does not record transfers."""
+    return replace(simulate(graph, profile, plan, conditions=conditions), transfers=())
+
+
+def full(graph: TaskGraph, profile: Profile, plan: Plan, *, conditions: Conditions) -> Trace:
+    raise OutOfDeviceMemory("no room")
+
+
+@pytest.fixture
+def world() -> World:
+    """A world that ends, with a transfer."""
+    ends = ((seed, outcome(simulate, random_world(seed))) for seed in SEEDS)
+    return random_world(next(s for s, end in ends if isinstance(end, Trace) and end.transfers))
+
+
+def test_no_difference_is_none(world: World) -> None:
+    assert find_difference(simulate, simulate, world) is None
+    assert find_difference(full, full, world) is None
+
+
+def test_a_difference_says_where_it_is(world: World) -> None:
+    last = len(world.plan) - 1
+    difference = find_difference(simulate, late, world)
+    assert difference is not None
+    assert difference.startswith(f"launches: number {last} is LaunchSpan(")
+    difference = find_difference(forgetful, simulate, world)
+    assert difference is not None
+    assert difference.startswith("transfers: 0 and ")
+    assert "only the second has TransferSpan(" in difference
+
+
+def test_an_early_end_is_a_difference_too(world: World) -> None:
+    makespan_ns = simulate(world.graph, world.profile, world.plan).makespan_ns
+    world = replace(world, conditions=Conditions())
+    assert find_difference(full, simulate, world) == (
+        f"one ends with 'no room', the other with a trace of {makespan_ns} ns"
+    )
+    assert describe_difference("no room", "no way") == (
+        "one ends with 'no room', the other with 'no way'"
+    )
+
+
+def test_a_makespan_alone_can_differ() -> None:
+    trace = Trace(3, ())
+    assert describe_difference(trace, replace(trace, makespan_ns=4)) == "makespan_ns: 3 and 4"
