@@ -211,8 +211,7 @@ class Estimate:
         gathering = sum(
             self.duration_ns(task, device) - self.prices.run_ns[task][device] for task in tasks
         )
-        compute = self.prices.priced.compute_ns(tuple(tasks), device)
-        return compute + len(tasks) * self.prices.bookkeeping_ns[device] + gathering
+        return self.prices.launch_ns(tasks, device) + gathering
 
     def _bring(self, task: int, device: int) -> int:
         """Book the transfers that `task` needs on `device`; return when all are there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,10 @@ from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import mean_costs, mean_transfers, standard_ranks
 from dynpartition.graph import TaskGraph
 from dynpartition.profile import PricedGraph, Profile
-from dynpartition.types import BoolArray, IntArray
+from dynpartition.types import IntArray
+
+if TYPE_CHECKING:
+    from dynpartition.agent.tables import Tables
 
 
 class Facts:
@@ -33,6 +37,13 @@ class Facts:
         self.best_ns = [min(ns for ns in row if ns >= 0) for row in self.prices.run_ns]
         """Task → duration where it is fastest."""
         self.work_ns = sum(self.best_ns)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """All this in the terms of the compiled estimate."""
+        from dynpartition.agent.tables import graph_tables  # needs numba
+
+        return graph_tables(self)
 
     @cached_property
     def rank(self) -> list[float]:
@@ -84,17 +95,19 @@ class Facts:
     @cached_property
     def near_size(self) -> IntArray:
         """Int64 (N,): how many tasks each task's `near` depends on, itself included."""
-        sizes: IntArray = self.descends.sum(axis=0)[self.near]
+        counts = np.bincount([follower for row in self.followers for follower in row])
+        sizes: IntArray = counts[self.near]
         return sizes
 
     @cached_property
-    def descends(self) -> BoolArray:
-        """Bool (N, N): whether task j is task i or depends on it."""
-        reach = np.eye(len(self.graph), dtype=np.bool_)
+    def followers(self) -> list[list[int]]:
+        """Task → those of the tasks that are `near` or `far` of any that it is or leads to."""
+        watched = set(self.near.tolist()) | set(self.far.tolist())
+        rows: list[set[int]] = [set() for _ in range(len(self.graph))]
         for task in reversed(self.graph.topological_order):
-            for reader in self.graph.reader_lists[task]:
-                reach[task] |= reach[reader]
-        return reach
+            readers = self.graph.reader_lists[task]
+            rows[task] = ({task} & watched).union(*(rows[reader] for reader in readers))
+        return [sorted(row) for row in rows]
 
 
 class FactsCache:

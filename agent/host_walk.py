@@ -7,6 +7,7 @@ from collections import deque
 from dynpartition.agent.occupancy import Occupancy
 from dynpartition.agent.prices import Prices
 from dynpartition.costs import share_ns
+from dynpartition.profile import Profile
 
 
 class HostWalk:
@@ -31,13 +32,8 @@ class HostWalk:
             deque(maxlen=dispatch.queue_depth) for _ in prices.devices
         ]
         self._depth = dispatch.queue_depth
-        self.free = self.mode == "none" or self._never_delays()
+        self.free = dispatch_is_free(prices.priced.profile)
         """Whether dispatch never delays a launch beyond its device and inputs."""
-
-    def _never_delays(self) -> bool:
-        """A CPU device's own walk is free exactly when the device is."""
-        own_walks = self.mode in ("processes", "threads")
-        return own_walks and all(self.is_cpu) and not self.lock_share and not self.h_copy
 
     def dispatched_ns(self, device: int, h_ns: int, release_ns: int) -> int:
         """Return when a launch with host time `h_ns` can have been dispatched on `device`."""
@@ -74,3 +70,16 @@ class HostWalk:
     def charge_copy(self, device: int) -> None:
         """Charge the walk of a transfer's producer."""
         self._clock[self._walk_of[device]] += self.h_copy
+
+
+def dispatch_is_free(profile: Profile) -> bool:
+    """Return whether a launch always starts when its device is free and its inputs are there.
+
+    So it is without a host, and where all devices are CPUs with a walk each, which is free exactly
+    when its device is.
+    """
+    dispatch = profile.dispatch
+    own_walks = dispatch.host_mode == "processes"
+    own_walks |= dispatch.host_mode == "threads" and not dispatch.lock
+    on_cpus = all(device.kind == "cpu" for device in profile.cluster.devices)
+    return dispatch.host_mode == "none" or (own_walks and on_cpus and not dispatch.h_copy)

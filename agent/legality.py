@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
+
 from dynpartition.agent.prices import Prices
 from dynpartition.errors import SchedulerError
+from dynpartition.types import IntArray
 
 DEVICES_MAX = 12
 """With more devices than this and missing links, refuges of one and two devices are sought."""
@@ -27,6 +30,12 @@ class Legality:
         self.all_linked = all(map(all, self._joined))
         self._runners = _runners(prices)
         self._refuges: list[frozenset[int]] = [] if self.all_linked else self._find_refuges()
+
+    @property
+    def refuge_rows(self) -> IntArray:
+        """Int64 (n, D): 1 where a device belongs to a refuge."""
+        rows = [[int(d in refuge) for d in self.prices.devices] for refuge in self._refuges]
+        return np.array(rows, dtype=np.int64).reshape(-1, self.prices.n_devices)
 
     def devices(self, task: int, used: frozenset[int], homes: frozenset[int]) -> list[int]:
         """Return the devices that `task` may go to, or raise SchedulerError if there is none.

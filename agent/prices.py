@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from dynpartition.cluster import AffineCost
@@ -76,17 +77,32 @@ class Prices:
         sharing = {src for src, row in zip(sources, self.resources, strict=True) if held & set(row)}
         return tuple(sorted(sharing.union(self.blocked[link])))
 
+    def launch_ns(self, tasks: Sequence[int], device: int) -> int:
+        """Return how long one launch of `tasks` runs on `device`, without gathering."""
+        if len(tasks) == 1:
+            return self.run_ns[tasks[0]][device]
+        compute = self.priced.compute_ns(tuple(tasks), device)
+        return compute + len(tasks) * self.bookkeeping_ns[device]
+
     def transfer_ns(self, link: int, size_bytes: int) -> int:
         """Return how long `size_bytes` occupy link `link`."""
         return self.priced.transfer_ns(link, size_bytes)
 
     def copy_in_ns(self, device: int, task: int) -> int:
         """Return what gathering the remote output of `task` adds to its reader on `device`."""
-        return _staging_ns(self._copy_in[device], self.output_bytes[task])
+        return self.staging_in_ns(device, self.output_bytes[task])
 
     def copy_out_ns(self, device: int, task: int) -> int:
         """Return what staging the output of `task` for remote readers adds to it on `device`."""
-        return _staging_ns(self._copy_out[device], self.output_bytes[task])
+        return self.staging_out_ns(device, self.output_bytes[task])
+
+    def staging_in_ns(self, device: int, size_bytes: int) -> int:
+        """Return what gathering a remote output of `size_bytes` on `device` takes."""
+        return _staging_ns(self._copy_in[device], size_bytes)
+
+    def staging_out_ns(self, device: int, size_bytes: int) -> int:
+        """Return what staging an output of `size_bytes` on `device` takes."""
+        return _staging_ns(self._copy_out[device], size_bytes)
 
     @cached_property
     def h_ns(self) -> list[list[int]]:

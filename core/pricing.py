@@ -80,9 +80,7 @@ def _from_before(
     return frozenset(carried), frozenset(there)
 
 
-def _with_carried(
-    prices: ProgramPrices, program: Program, conditions: Conditions
-) -> ProgramPrices:
+def _with_carried(prices: ProgramPrices, program: Program, conditions: Conditions) -> ProgramPrices:
     launch_ns, dispatch_ns = list(prices.launch_ns), list(prices.dispatch_ns)
     for launch in prices.carried:
         launch_ns[launch] = conditions.under_way_ns.get(program.launch_tasks.rows[launch][0], 0)

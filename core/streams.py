@@ -28,6 +28,8 @@ class RequestStream(Workload):
     """(R,) the request after whose end each one is sent, or FIRST; empty: all FIRST."""
     think_ns: int = 0
     """Time from the end of a request to the arrival of the one that follows it."""
+    offsets_ns: tuple[int, ...] = ()
+    """(N,) how long after its request each task arrives; empty: all with it."""
 
     @property
     def graph(self) -> TaskGraph:
@@ -54,7 +56,8 @@ def closed_loop(graphs: Sequence[TaskGraph], *, clients: int, think_ns: int = 0)
         )
     follows = tuple(max(FIRST, request - clients) for request in range(len(graphs)))
     arrivals = [0 if before == FIRST else VALUE_MAX for before in follows]
-    return RequestStream(join_requests(graphs, arrivals), follows, think_ns)
+    offsets = tuple(ns for graph in graphs for ns in graph.arrival_ns.tolist())
+    return RequestStream(join_requests(graphs, arrivals), follows, think_ns, offsets)
 
 
 def poisson_arrivals(n: int, *, rate_per_s: float, seed: int) -> list[int]:
@@ -151,6 +154,7 @@ class ClosedLoop:
 
     def __init__(self, stream: RequestStream) -> None:
         self._think_ns = stream.think_ns
+        self._offsets_ns = stream.offsets_ns or (0,) * len(stream.graph)
         self._next = {before: r for r, before in enumerate(stream.follows) if before != FIRST}
         self.waiting = sorted(self._next)
         """Requests whose end another one waits for."""
@@ -169,5 +173,11 @@ class ClosedLoop:
     def follow(self, graph: TaskGraph, request: int, end_ns: int) -> TaskGraph:
         """Return `graph` with the arrival of the request that follows `request`."""
         arrival_ns = graph.arrival_ns.copy()
-        arrival_ns[self.tasks[self._next[request]]] = end_ns + self._think_ns
+        for task in self.tasks[self._next[request]]:
+            arrival_ns[task] = end_ns + self._think_ns + self._offsets_ns[task]
+            if arrival_ns[task] >= VALUE_MAX:
+                raise InputError(
+                    f"request {self._next[request]} would arrive after 10^15 ns; give fewer"
+                    " requests or a shorter think time"
+                )
         return replace(graph, arrival_ns=frozen(arrival_ns))

@@ -243,7 +243,7 @@ class _Instant:
         cell = self.case.graph.cell_name(self.case.plan.launches[number].tasks[0])
         if cell in node.weights.cells or not self._released(number, node):
             return node
-        what = f"{cell} for {self.case.label(number)}"
+        what = f"load of {cell} for {self.case.label(number)}"
         weights = self._reserved(node, self.replay.size[cell], what, pinned=None)
         return node._replace(weights=weights._replace(loading=cell))
 

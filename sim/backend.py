@@ -132,6 +132,13 @@ class SimSession(Session):
             return self._whole()[0]
         return self._planned()
 
+    @property
+    def complete_trace(self) -> Trace:
+        """What happened, in the complete graph's numbering."""
+        if not self._finished:
+            raise PlanError("the run has not finished; advance the session until it returns False")
+        return self._whole()[1] if self._history else self._simulation()
+
     def _planned(self) -> Plan:
         """Return the launches so far in the complete graph's numbering, as engines take them."""
         if self._graph is self._complete:
@@ -152,9 +159,7 @@ class SimSession(Session):
     @property
     def trace(self) -> Trace:
         """What happened, in the session's numbering."""
-        if not self._finished:
-            raise PlanError("the run has not finished; advance the session until it returns False")
-        return self._renumbered(self._whole()[1] if self._history else self._simulation())
+        return self._renumbered(self.complete_trace)
 
     def advance(self, launches: Sequence[Launch]) -> bool:
         """Append launches and go on to the next instant that shows new tasks, or to the end."""
@@ -176,7 +181,8 @@ class SimSession(Session):
     def _instants(self) -> Iterator[int]:
         """Yield the next instants at which something arrives or becomes known."""
         while True:
-            arrivals = [ns for ns in self._complete.available_ns if self._now_ns < ns < VALUE_MAX]
+            never_ns = VALUE_MAX if self._loop.waiting else VALUE_MAX + 1
+            arrivals = [ns for ns in self._complete.available_ns if self._now_ns < ns < never_ns]
             coming = [*arrivals, *self._reveals().values(), *self._loop_ends().values()]
             coming += self._next_loss(bool(coming))
             if not coming:

@@ -92,7 +92,7 @@ def pack(worlds: Sequence[ProgramWorld], *, plain: bool | None = None) -> Batch:
     if plain is None:
         plain = all(map(is_plain, worlds))
     arena = _Arena()
-    places = np.zeros((len(worlds), len(kernel.Places._fields)), dtype=np.int64)
+    places = np.zeros((len(worlds), kernel.N_OWN), dtype=np.int64)
     refused: dict[int, OutOfDeviceMemory] = {}
     machines: dict[int, dict[str, int]] = {}
     for number, world in enumerate(worlds):

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# (elements of int64 arrays are Any to mypy)
 """The compiled simulator: interprets lowered programs, many worlds per call, in exact ns.
 
 It does what `dynpartition.sim.reference` defines, to the ns; that module explains the rules. All
@@ -64,7 +66,7 @@ MADE_NS, KNOWN_NS = range(2)
 
 COMING, HELD_BACK, QUEUED, JOINED, ARRIVED = range(5)  # STATE
 
-OK, OUT_OF_MEMORY, UNPRICED, STUCK = range(4)
+OK, OUT_OF_MEMORY, UNPRICED, STUCK, ILLEGAL = range(5)
 OUTCOME, WHO, WHERE, NEEDED, FREE, LOADED = range(6)  # columns of outcomes (B, 6)
 N_OUTCOMES = 6
 """OUT_OF_MEMORY: launch, device, bytes, bytes. UNPRICED: link, -, bytes of a merged
@@ -83,7 +85,7 @@ WALK_LAUNCH, WALK_BUSY, WANTS_SINCE, UNFINISHED, BEGUN, REPLAY_DONE = range(6)
 FREE_BYTES, LOADING, USED_BY = range(3)
 
 
-N_OWN = 44
+N_OWN = 45
 """How many of the `Places` are a world's own."""
 
 
@@ -110,6 +112,7 @@ class Places(NamedTuple):
     """Launches dispatched and unfinished per device, at most."""
     locks: int
     """Whether CPU launches need the lock."""
+    n_links: int
     first_link: int
     """Row of the first link among those of all machines."""
     first_ns: int
@@ -194,6 +197,52 @@ class Places(NamedTuple):
     """Heads and tails: arrivals, handed, telling."""
     status: int
     """Row of outcomes, for a run that fails."""
+
+
+class GraphPlaces(NamedTuple):
+    """Where the tables are from which plans for one graph on one machine are lowered.
+
+    N tasks, E edges, places in `t`. Only graphs without batches, reveals, arrivals and memory.
+    """
+
+    n_tasks: int
+    input_start: int
+    """(N + 1,) ranges of `inputs`."""
+    inputs: int
+    """(E,)"""
+    alone_ns: int
+    """(N, D) launch duration without remote inputs and readers; -1: cannot run there."""
+    gather_ns: int
+    """(N, D) what an output of the task adds to a launch on another device that reads it."""
+    stage_ns: int
+    """(N, D) what remote readers add to the launch of the task."""
+    output_ns: int
+    """(N, K) transfer time of the output over each link."""
+    feed_ns: int
+    """(N, D) transfer time of the host input to each device; -1: none, -2: no link."""
+    returns: int
+    """(N,)"""
+    link_of: int
+    """(D, D) link index, or -1."""
+
+
+N_GRAPH_PLACES = 10
+LOWERED_LAUNCHES = 0
+LOWERED_COPIES = 1
+"""Columns of a world's own places that lowering finds out."""
+
+
+class Lowering(NamedTuple):
+    """Scratch of lowering, places in `s`."""
+
+    position: int
+    """(N,) plan position of each task, or NONE."""
+    copy_of: int
+    """(N, D) the transfer that brings a task's output to a device, or NONE."""
+    producer: int
+    """(C,) plan position, NONE for host inputs."""
+    is_staged: int
+    """(N,) whether the launch has paid for remote readers."""
 
 
 Full = bool | None
@@ -1307,6 +1356,7 @@ def places_of(world: IntArray, shared: IntArray) -> Places:
         world[41],
         world[42],
         world[43],
+        world[44],
         shared[0],
         shared[1],
         shared[2],
@@ -1331,3 +1381,191 @@ def places_of(world: IntArray, shared: IntArray) -> Places:
         shared[21],
         shared[22],
     )
+
+
+# ---- Plans straight from arrays ----
+
+
+@compiled
+def evaluate_plans(
+    t: IntArray,
+    s: IntArray,
+    graphs: IntArray,
+    graph_of: IntArray,
+    own: IntArray,
+    shared: IntArray,
+    scratch: IntArray,
+    plan_start: IntArray,
+    order: IntArray,
+    device: IntArray,
+    makespan_ns: IntArray,
+    outcomes: IntArray,
+) -> None:
+    """Lower B plans and run each in the plain kernel.
+
+    `graphs` (G, 10): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
+    `order` holds its tasks in plan order and `device` the device of each *task*. `own`: the places
+    of one lowered world, all in `s`.
+    """
+    at = Lowering(scratch[0], scratch[1], scratch[2], scratch[3])
+    for plan in range(len(graph_of)):
+        row = graphs[graph_of[plan]]
+        g = GraphPlaces(
+            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9]
+        )
+        p = places_of(own, shared)
+        begin = plan_start[plan]
+        n_launches = plan_start[plan + 1] - begin
+        n_copies = lower_plan(t, s, g, p, at, order, device, begin, n_launches)
+        if n_copies < 0:
+            outcomes[plan] = ILLEGAL
+            continue
+        own[LOWERED_LAUNCHES] = n_launches
+        own[LOWERED_COPIES] = n_copies
+        p = places_of(own, shared)
+        run_world(s, s, p, None)
+        makespan_ns[plan] = s[p.counts + LAST_NS]
+        outcomes[plan] = OK
+
+
+@inlined
+def lower_plan(
+    t: IntArray,
+    s: IntArray,
+    g: GraphPlaces,
+    p: Places,
+    at: Lowering,
+    order: IntArray,
+    device: IntArray,
+    begin: int,
+    n_launches: int,
+) -> int:
+    """Write the launches, transfers and rows of one plan; return the number of transfers.
+
+    NONE if the plan is not legal: the lowering in Python says why.
+    """
+    if n_launches != g.n_tasks:
+        return NONE
+    for task in range(g.n_tasks):
+        s[at.position + task] = NONE
+        s[at.is_staged + task] = 0
+    for entry in range(g.n_tasks * p.n_devices):
+        s[at.copy_of + entry] = NONE
+    n_copies = 0
+    n_rows = 0
+    for launch in range(n_launches):
+        task = order[begin + launch]
+        if task < 0 or task >= g.n_tasks or s[at.position + task] >= 0:
+            return NONE
+        own = device[begin + task]
+        if own < 0 or own >= p.n_devices or t[g.alone_ns + task * p.n_devices + own] < 0:
+            return NONE
+        row = p.launches + 6 * launch
+        s[row + DEVICE] = own
+        s[row + WAITS] = n_rows
+        lasts_ns = t[g.alone_ns + task * p.n_devices + own]
+        for entry in range(t[g.input_start + task], t[g.input_start + task + 1]):
+            source = t[g.inputs + entry]
+            made_by = s[at.position + source]
+            if made_by < 0:
+                return NONE
+            made_on = device[begin + source]
+            if made_on == own:
+                continue
+            lasts_ns += t[g.gather_ns + source * p.n_devices + own]
+            if s[at.is_staged + source] == 0:
+                s[at.is_staged + source] = 1
+                staged_ns = t[g.stage_ns + source * p.n_devices + made_on]
+                s[p.launches + 6 * made_by + LAUNCH_NS] += staged_ns
+            copy = s[at.copy_of + source * p.n_devices + own]
+            if copy < 0:
+                copy = n_copies
+                if not add_output(t, s, g, p, at, copy, source, made_on, own):
+                    return NONE
+                n_copies += 1
+            s[p.rows + n_rows] = copy
+            n_rows += 1
+        if own != p.host:
+            feed_ns = t[g.feed_ns + task * p.n_devices + own]
+            if feed_ns == GONE:
+                return NONE
+            if feed_ns >= 0:
+                link = t[g.link_of + p.host * p.n_devices + own]
+                add_copy(s, p, n_copies, link, own, feed_ns, 3 * (launch * p.n_devices + own) + 1)
+                s[p.copies + 6 * n_copies + IS_INPUT] = 1
+                s[at.producer + n_copies] = NONE
+                s[p.rows + n_rows] = n_copies
+                n_rows += 1
+                n_copies += 1
+        s[row + WAITS_END] = n_rows
+        s[row + LAUNCH_NS] = lasts_ns
+        s[row + SENDS] = 0
+        s[row + SENDS_END] = 0
+        s[at.position + task] = launch
+        if t[g.returns + task] == 1 and own != p.host:
+            if not add_output(t, s, g, p, at, n_copies, task, own, p.host):
+                return NONE
+            s[p.copies + 6 * n_copies + ANSWER] = 1
+            n_copies += 1
+    list_sends(s, p, at, n_launches, n_copies, n_rows)
+    return n_copies
+
+
+@inlined
+def add_output(
+    t: IntArray,
+    s: IntArray,
+    g: GraphPlaces,
+    p: Places,
+    at: Lowering,
+    copy: int,
+    task: int,
+    src: int,
+    dst: int,
+) -> bool:
+    """Add the transfer of an output; False if there is no link."""
+    link = t[g.link_of + src * p.n_devices + dst]
+    if link < 0:
+        return False
+    launch = s[at.position + task]
+    lasts_ns = t[g.output_ns + task * p.n_links + link]
+    add_copy(s, p, copy, link, dst, lasts_ns, 3 * (launch * p.n_devices + dst))
+    s[at.copy_of + task * p.n_devices + dst] = copy
+    s[at.producer + copy] = launch
+    return True
+
+
+@inlined
+def add_copy(
+    s: IntArray, p: Places, copy: int, link: int, dst: int, lasts_ns: int, rank: int
+) -> None:
+    """Write the row of an output's transfer."""
+    row = p.copies + 6 * copy
+    s[row + LINK] = link
+    s[row + DST] = dst
+    s[row + COPY_NS] = lasts_ns
+    s[row + RANK] = rank
+    s[row + ANSWER] = 0
+    s[row + IS_INPUT] = 0
+
+
+@inlined
+def list_sends(
+    s: IntArray, p: Places, at: Lowering, n_launches: int, n_copies: int, n_rows: int
+) -> None:
+    """Add per launch the row of transfers that it sends: count, sum up, fill in."""
+    for copy in range(n_copies):
+        launch = s[at.producer + copy]
+        if launch >= 0:
+            s[p.launches + 6 * launch + SENDS_END] += 1
+    for launch in range(n_launches):
+        row = p.launches + 6 * launch
+        s[row + SENDS] = n_rows
+        n_rows += s[row + SENDS_END]
+        s[row + SENDS_END] = s[row + SENDS]
+    for copy in range(n_copies):
+        launch = s[at.producer + copy]
+        if launch >= 0:
+            end = p.launches + 6 * launch + SENDS_END
+            s[p.rows + s[end]] = copy
+            s[end] += 1

@@ -63,6 +63,7 @@ def machine_tables(profile: Profile) -> MachineTables:
     named = {resource for row in rows for resource in row if resource >= n_devices}
     facts = {
         "n_devices": n_devices,
+        "n_links": len(links),
         "n_resources": n_devices + len(named),
         "shift": (max(map(len, rows), default=1) - 1).bit_length(),
         "host": cluster.host_index,

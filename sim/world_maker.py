@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dynpartition.cluster import (
@@ -32,12 +32,14 @@ class World:
     conditions: Conditions = GOOD_DAY
 
 
-def random_world(seed: int, *, tasks_max: int = 9, devices_max: int = 4) -> World:
+def random_world(
+    seed: int, *, tasks_max: int = 9, devices_max: int = 4, without: Collection[str] = ()
+) -> World:
     """Return world number `seed`: the same one on every machine.
 
-    At most `tasks_max` tasks on 1 to `devices_max` devices.
+    At most `tasks_max` tasks on 1 to `devices_max` devices. `without` names switches that stay off.
     """
-    return _Maker(seed, tasks_max, devices_max).world()
+    return _Maker(seed, tasks_max, devices_max, without).world()
 
 
 SWITCHES = {
@@ -50,6 +52,7 @@ SWITCHES = {
     "copy costs": 0.3,
     "equal costs": 0.4,
     "host inputs": 0.4,
+    "host modes": 0.85,
     "huge numbers": 0.04,
     "joined requests": 0.5,
     "link tables": 0.15,
@@ -67,16 +70,21 @@ SWITCHES = {
 }
 """Feature → in which share of the worlds it is switched on."""
 
-HOST_MODES: tuple[HostMode, ...] = ("none", "single", "threads", "processes", "replay", "threads")
+PLAIN = ("arrivals", "host modes", "memory", "resident lists", "reveals", "slowdowns")
+"""Switches that are off in worlds for the fastest engines."""
+
+HOST_MODES: tuple[HostMode, ...] = ("single", "threads", "processes", "replay", "threads")
 """Threads twice: the mode with most to go wrong."""
 
 
 class _Maker:
     """Draws one world: graph, costs, plan, and then a machine on which the plan is legal."""
 
-    def __init__(self, seed: int, tasks_max: int, devices_max: int) -> None:
+    def __init__(
+        self, seed: int, tasks_max: int, devices_max: int, without: Collection[str]
+    ) -> None:
         self.dice = dice = Dice(seed)
-        self.on = {name for name, odds in SWITCHES.items() if dice.chance(odds)}
+        self.on = {name for name, odds in SWITCHES.items() if dice.chance(odds)} - {*without}
         self.scale = 10 ** (3 + dice.below(10)) if "huge numbers" in self.on else 1
         self.same = dice.below(4) if "equal costs" in self.on else -1
         count = dice.pick((1, 2, 2, 3, 3, 3, 4, 4))
@@ -316,7 +324,7 @@ class _Maker:
         copy_sides = dice.below(3) if "copy costs" in on else 3
         own = {name: self.time(2) for name in self.names if dice.chance(0.7)}
         return Dispatch(
-            host_mode=dice.pick(HOST_MODES),
+            host_mode=dice.pick(HOST_MODES) if "host modes" in on else "none",
             h=self.host_time(own),
             h_copy=self.time(2) if dice.chance(0.6) else 0,
             lock=dice.pick((0.0, 0.3, 0.5, 1.0)),

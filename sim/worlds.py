@@ -20,10 +20,11 @@ from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
-from dynpartition.sim.world_maker import World, initial_weights, random_world
+from dynpartition.sim.world_maker import PLAIN, World, initial_weights, random_world
 from dynpartition.trace import Trace
 
 __all__ = [
+    "PLAIN",
     "Engine",
     "World",
     "describe_difference",

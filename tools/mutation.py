@@ -1,4 +1,4 @@
-"""Mutation testing of the simulators: do the tests notice small changes to the code?
+"""Mutation testing of the simulators: whether the tests notice small changes.
 
     python -m tools.mutation --json build/mutants.json
     python -m tools.mutation --module sim/links --sample 50
@@ -105,6 +105,14 @@ def chosen_mutants(bench: Bench, options: argparse.Namespace) -> list[tuple[str,
     return every
 
 
+def unchanged(bench: Bench, chosen: list[tuple[str, int, Mutant]]) -> Iterator[Verdict]:
+    """Yield the verdicts of mutants that change nothing, one per module."""
+    for module in dict.fromkeys(module for module, _, _ in chosen):
+        tree = bench.trees[module]
+        nothing = Mutant("none", tree, "body", None, tree.body, 0, 0, False, tree.body[0])
+        yield from judged(bench, [(module, -1, nothing)], 100, 1)
+
+
 def table(verdicts: list[Verdict]) -> str:
     """Return the figures of every module as a Markdown table."""
     lines = [
@@ -150,6 +158,9 @@ def main(words: list[str]) -> int:
     gc.collect()
     gc.freeze()
     chosen = chosen_mutants(bench, options)
+    if wrong := [v for v in unchanged(bench, chosen) if v.status != SURVIVED]:
+        print("The unchanged modules do not survive:", *wrong, sep="\n")
+        return 1
     verdicts = []
     for verdict in judged(bench, chosen, options.most, options.jobs):
         verdicts.append(verdict)

@@ -167,7 +167,7 @@ class _Finder:
             return
         if isinstance(node, ast.keyword) and node.arg == "strict":
             return
-        if isinstance(node, ast.BinOp):
+        if isinstance(node, ast.BinOp) and not _is_zero(node.right):
             self.add("arithmetic", (node, "op", None), ARITHMETIC[type(node.op)](), node)
         elif isinstance(node, ast.Compare):
             for index, operator in enumerate(node.ops):
@@ -224,9 +224,18 @@ class _Finder:
             new = ast.Name(OTHER_FUNCTION[name], ast.Load())
             changed = ast.Call(new, node.args, [] if name == "sorted" else node.keywords)
             self.add("function", place, changed, node)
-        if len(node.args) > 1 and ast.dump(node.args[-1]) != ast.dump(node.args[-2]):
+        if (
+            name not in ("min", "max")
+            and len(node.args) > 1
+            and ast.dump(node.args[-1]) != ast.dump(node.args[-2])
+        ):
             swapped = [*node.args[:-2], node.args[-1], node.args[-2]]
             self.add("swapped", place, ast.Call(node.func, swapped, node.keywords), node)
+
+
+def _is_zero(node: ast.expr) -> bool:
+    """Return whether adding is the same as subtracting."""
+    return isinstance(node, ast.Constant) and node.value == 0
 
 
 def _can_go(node: ast.stmt) -> bool:

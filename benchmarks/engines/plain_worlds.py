@@ -34,6 +34,7 @@ from dynpartition.sim import simulate
 from dynpartition.sim.worlds import World
 
 CELLS = ("leaf", "left", "right", "root")
+WIRINGS = ("bus", "ports")
 WALKING_MODES: tuple[HostMode, ...] = ("single", "threads", "processes", "replay")
 
 
@@ -60,14 +61,19 @@ class Lowered:
 
 
 def speed_worlds(count: int, *, n_tasks: int = 100, n_devices: int = 4) -> list[World]:
-    """Return in-trees and layered graphs on one bus and on ports, in turn."""
+    """Return in-trees and layered graphs on two machines, in turn: one bus, and ports."""
+    profiles = [machine(_rng(wiring), n_devices, WIRINGS[wiring]) for wiring in range(2)]
     worlds = []
     for number in range(count):
-        rng = np.random.default_rng(np.random.SeedSequence([2026, number]))
+        rng = _rng(2 + number)
         inputs = (in_tree if number % 2 else layered)(rng, n_tasks)
-        profile = machine(rng, n_devices, ("bus", "ports")[number // 2 % 2])
+        profile = profiles[number // 2 % 2]
         worlds.append(random_plan(rng, graph_of(rng, inputs), profile, together=0.5))
     return worlds
+
+
+def _rng(number: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([2026, number]))
 
 
 def in_tree(rng: np.random.Generator, n: int) -> list[list[int]]:

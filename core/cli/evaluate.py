@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from dynpartition.cli.local import check_cells, open_hardware
 from dynpartition.cli.options import ModelVerb, check_count
 from dynpartition.cli.progress import progress_bar
+from dynpartition.cli.streams import Build, evaluate_stream, parse_stream, print_stream
 from dynpartition.cli.tables import print_evaluation
+from dynpartition.errors import UsageError
 from dynpartition.formats import find_profile, write_json
 from dynpartition.profile import Profile
 
 if TYPE_CHECKING:
-    from dynpartition.contract import Backend
+    from dynpartition.contract import Backend, Scheduler
     from dynpartition.models import DynamicModel, ModelInput
 
 BASELINES = (
@@ -44,15 +46,17 @@ class Evaluate(ModelVerb):
     """How many held-out inputs."""
     repeats: int = 3
     """Runs per scheduler and input, whose median counts."""
+    stream: str | None = None
+    """Send the inputs as one stream: poisson:RATE_PER_S, file:PATH or closed:CLIENTS[:THINK]."""
 
     def execute(self) -> None:
         """Evaluate."""
-        from dynpartition.agent.evaluation import evaluate
         from dynpartition.agent.registry import make_scheduler
         from dynpartition.models.splitting import select
 
         check_count("--cases", self.cases)
         check_count("--repeats", self.repeats)
+        build = self._stream()
         profile = find_profile(self.profile)
         names = self._names(profile)
         schedulers = {
@@ -61,7 +65,18 @@ class Evaluate(ModelVerb):
         model = self.load_model()
         check_cells(model, profile, f"--profile {self.profile}")
         inputs: list[ModelInput] = select(self.load_inputs(model), "test")[: self.cases]
-        with self._open(profile, model) as backend, progress_bar("evaluate") as progress:
+        with self._open(profile, model) as backend:
+            if build is None:
+                self._evaluate(backend, inputs, schedulers)
+            else:
+                self._evaluate_stream(backend, inputs, schedulers, build)
+
+    def _evaluate(
+        self, backend: Backend, inputs: list[ModelInput], schedulers: dict[str, Scheduler]
+    ) -> None:
+        from dynpartition.agent.evaluation import evaluate
+
+        with progress_bar("evaluate") as progress:
             result = evaluate(
                 backend,
                 inputs,
@@ -73,6 +88,31 @@ class Evaluate(ModelVerb):
         if self.json:
             write_json(self.json, asdict(result))
         print_evaluation(result)
+
+    def _evaluate_stream(
+        self,
+        backend: Backend,
+        inputs: list[ModelInput],
+        schedulers: dict[str, Scheduler],
+        build: Build,
+    ) -> None:
+        text = self.stream or ""
+        stream = build([item.graph for item in inputs], self.seed)
+        with progress_bar("evaluate") as progress:
+            result = evaluate_stream(backend, stream, schedulers, text=text, progress=progress)
+        if self.json:
+            write_json(self.json, asdict(result))
+        print_stream(result)
+
+    def _stream(self) -> Build | None:
+        if self.stream is None:
+            return None
+        if self.backend == "hardware":
+            raise UsageError(
+                "--stream needs the simulator: the hardware backend runs one input at a time; leave"
+                " out --backend hardware"
+            )
+        return parse_stream(self.stream)
 
     def _names(self, profile: Profile) -> list[str]:
         if self.schedulers is None:

@@ -4,13 +4,15 @@ STYLE = """
 :root { color-scheme: light dark;
   --page:#fbfbf9; --card:#ffffff; --ink:#1c2127; --muted:#69727d; --rule:#e4e4df; --band:#f4f4f0;
   --accent:#2f6690; --accent-soft:#b9cfdf; --good:#3a7d54; --bad:#b3473f; --warn:#a8741a;
-  --transfer:#8a94a0; --host-input:#c3c9d0; --reveal:#b3473f; --edge:rgb(255 255 255/.75);
+  --transfer:#8a94a0; --host-input:#c3c9d0; --load:#7f8f2f; --reveal:#b3473f;
+  --edge:rgb(255 255 255/.75);
   --c0:#4269a8; --c1:#d9962b; --c2:#4f9a67; --c3:#c65f4e; --c4:#8466b0; --c5:#4fa3a8;
   --c6:#8f6b4f; --c7:#b55d8d; }
 @media (prefers-color-scheme: dark) { :root {
   --page:#14171a; --card:#1b1f23; --ink:#e3e6e8; --muted:#929ba4; --rule:#2d3338; --band:#22272b;
   --accent:#7db1d8; --accent-soft:#34506a; --good:#7cc096; --bad:#e08a80; --warn:#d9b064;
-  --transfer:#7a858f; --host-input:#4d565e; --reveal:#e08a80; --edge:rgb(0 0 0/.55);
+  --transfer:#7a858f; --host-input:#4d565e; --load:#a5b455; --reveal:#e08a80;
+  --edge:rgb(0 0 0/.55);
   --c0:#6c93d1; --c1:#dda74f; --c2:#6fb386; --c3:#d97f6f; --c4:#a58bcd; --c5:#6fbdc1;
   --c6:#b08d70; --c7:#cc82aa; } }
 * { box-sizing:border-box; }
@@ -70,7 +72,7 @@ figcaption { grid-column:1/3; margin-bottom:6px; font-size:14px; }
 .plot svg:active { cursor:grabbing; }
 .plot line { vector-effect:non-scaling-stroke; } .plot .grid line { stroke:var(--rule); }
 .band { fill:var(--band); } .transfer { fill:var(--transfer); }
-.transfer.host-input { fill:var(--host-input); }
+.transfer.host-input { fill:var(--host-input); } .transfer.load { fill:var(--load); }
 .launch { stroke:var(--edge); stroke-width:.8; vector-effect:non-scaling-stroke; }
 .launch:hover, .transfer:hover { filter:brightness(1.18); }
 .reveal { stroke:var(--reveal); stroke-dasharray:3 3; stroke-width:1.2; }
@@ -117,6 +119,7 @@ for (const box of document.querySelectorAll(".timelines")) {
         const label = document.createElement("span");
         label.textContent = text;
         label.style.left = (place - x) * 100 / w + "%";
+        if (place - x > .97 * w) label.style.transform = "translateX(-100%)";
         return label;
       }));
     }

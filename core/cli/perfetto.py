@@ -3,81 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from dynpartition.cli.timeline import Run, devices_of, links_of
+from dynpartition.cli.timeline import Run, devices_of, links_of, walks_of
 from dynpartition.graph import TaskGraph
-from dynpartition.trace import DispatchSpan, LaunchSpan, Trace, TransferSpan
+from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, TransferSpan
 
 Event = dict[str, object]
+Span = LaunchSpan | TransferSpan | LoadSpan | DispatchSpan
 
 
 def perfetto_events(graph: TaskGraph, runs: Sequence[Run]) -> dict[str, object]:
-    """Return one process per run, in it one track per device, per link and for dispatches."""
+    """Return one process per run, in it one track per device, per link and per host walk."""
     events = [event for pid, run in enumerate(runs, start=1) for event in _process(graph, run, pid)]
     return {"displayTimeUnit": "ns", "traceEvents": events}
 
 
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """One span and what its track says of it."""
+
+    track: str
+    span: Span
+    name: str
+    category: str
+    facts: dict[str, object]
+
+
 def _process(graph: TaskGraph, run: Run, pid: int) -> Iterator[Event]:
     yield _name("process_name", run.name, pid=pid)
-    tracks = _tracks(run.trace)
-    for name, tid in tracks.items():
+    yield _order("process_sort_index", pid, pid=pid)
+    lanes = _lanes(run, [*_bars(graph, run)])
+    for tid, (name, _) in enumerate(lanes, start=1):
         yield _name("thread_name", name, pid=pid, tid=tid)
-        sort = {"sort_index": tid}
-        yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": sort}
-    for launch in run.trace.launches:
-        cell = graph.cell_name(launch.tasks[0])
-        yield _span(launch, cell, "launch", pid=pid, tid=tracks[launch.device]) | _args(
-            tasks=_ids(graph, launch.tasks)
-        )
-    for transfer in run.trace.transfers:
-        tid = tracks[f"{transfer.src} → {transfer.dst}"]
-        name = "host input" if transfer.host_input else "transfer"
-        yield _span(transfer, name, "transfer", pid=pid, tid=tid) | _args(
-            tasks=_ids(graph, transfer.tasks), bytes=transfer.bytes
-        )
-    yield from _host_events(graph, run.trace, tracks, pid)
+        yield _order("thread_sort_index", tid, pid=pid, tid=tid)
+    for tid, (_, bars) in enumerate(lanes, start=1):
+        yield from (_event(bar, pid, tid) for bar in bars)
+    yield from _reveals(graph, run, pid)
 
 
-def _host_events(
-    graph: TaskGraph, trace: Trace, tracks: dict[str, int], pid: int
-) -> Iterator[Event]:
-    for dispatch in trace.dispatches:
-        yield _span(dispatch, "dispatch", "dispatch", pid=pid, tid=tracks["host dispatch"]) | _args(
-            tasks=_ids(graph, dispatch.tasks), device=dispatch.device
-        )
-    for reveal in trace.reveals:
+def _bars(graph: TaskGraph, run: Run) -> Iterator[_Bar]:
+    trace = run.trace
+    for kind, launches in (("launch", trace.launches), ("wasted", trace.wasted)):
+        for launch in launches:
+            cell, facts = graph.cell_name(launch.tasks[0]), _tasks(graph, launch)
+            yield _Bar(launch.device, launch, cell, kind, facts)
+    for span in trace.transfers:
+        kind = "host input" if span.host_input else "transfer"
+        facts = {**_tasks(graph, span), "bytes": span.bytes}
+        yield _Bar(_arrow(run.link_of(span)), span, kind, "transfer", facts)
+    for load in trace.loads:
+        facts = {"cell": load.cell, "bytes": load.bytes}
+        yield _Bar(_arrow(run.link_of(load)), load, f"weights of {load.cell}", "load", facts)
+    for walk, dispatch in run.walks():
+        facts = {**_tasks(graph, dispatch), "device": dispatch.device}
+        yield _Bar(walk, dispatch, "dispatch", "dispatch", facts)
+
+
+def _lanes(run: Run, bars: Sequence[_Bar]) -> list[tuple[str, list[_Bar]]]:
+    """Return the tracks. Spans of a track must not overlap, so a machine's copies may need two."""
+    links = [_arrow(link) for link in links_of([run])]
+    lanes: list[tuple[str, list[_Bar]]] = []
+    for track in (*devices_of([run]), *links, *walks_of([run])):
+        own = [bar for bar in bars if bar.track == track]
+        for number, row in enumerate(_without_overlaps(own) or [[]]):
+            lanes.append((f"{track} ({number + 1})" if number else track, row))
+    return lanes
+
+
+def _without_overlaps(bars: Sequence[_Bar]) -> list[list[_Bar]]:
+    rows: list[list[_Bar]] = []
+    for bar in sorted(bars, key=lambda bar: (bar.span.start_ns, bar.span.end_ns)):
+        free = (row for row in rows if row[-1].span.end_ns <= bar.span.start_ns)
+        row = next(free, None)
+        if row is None:
+            rows.append([bar])
+        else:
+            row.append(bar)
+    return rows
+
+
+def _event(bar: _Bar, pid: int, tid: int) -> Event:
+    # The format counts in µs; decimals keep the ns.
+    start_ns, lasted_ns = bar.span.start_ns, bar.span.end_ns - bar.span.start_ns
+    where: Event = {"ph": "X", "name": bar.name, "cat": bar.category, "pid": pid, "tid": tid}
+    return {**where, "ts": start_ns / 1000, "dur": lasted_ns / 1000, "args": bar.facts}
+
+
+def _reveals(graph: TaskGraph, run: Run, pid: int) -> Iterator[Event]:
+    """Yield instant events that go through all tracks of the process."""
+    for reveal in run.trace.reveals:
         name = f"{graph.label(reveal.task)} known"
-        yield {
-            "ph": "i",
-            "s": "p",
-            "name": name,
-            "pid": pid,
-            "tid": 1,
-            "ts": reveal.known_ns / 1000,
-        }
-
-
-def _tracks(trace: Trace) -> dict[str, int]:
-    names = [*devices_of([trace]), *(f"{src} → {dst}" for src, dst in links_of([trace]))]
-    names += ["host dispatch"] if trace.dispatches else []
-    return {name: tid for tid, name in enumerate(names, start=1)}
+        where: Event = {"ph": "i", "s": "p", "name": name, "cat": "reveal", "pid": pid, "tid": 1}
+        task = int(graph.ids[reveal.task])
+        yield {**where, "ts": reveal.known_ns / 1000, "args": {"task": task}}
 
 
 def _name(kind: str, name: str, **where: int) -> Event:
     return {"ph": "M", "name": kind, **where, "args": {"name": name}}
 
 
-def _span(
-    span: LaunchSpan | TransferSpan | DispatchSpan, name: str, category: str, **where: int
-) -> Event:
-    # The format counts in µs; decimals keep the ns.
-    times = {"ts": span.start_ns / 1000, "dur": (span.end_ns - span.start_ns) / 1000}
-    return {"ph": "X", "name": name, "cat": category, **where, **times}
+def _order(kind: str, place: int, **where: int) -> Event:
+    return {"ph": "M", "name": kind, **where, "args": {"sort_index": place}}
 
 
-def _args(**values: object) -> Event:
-    return {"args": values}
+def _tasks(graph: TaskGraph, span: LaunchSpan | TransferSpan | DispatchSpan) -> dict[str, object]:
+    return {"tasks": [int(graph.ids[task]) for task in span.tasks]}
 
 
-def _ids(graph: TaskGraph, tasks: Sequence[int]) -> list[int]:
-    return [int(graph.ids[task]) for task in tasks]
+def _arrow(link: tuple[str, str]) -> str:
+    return f"{link[0]} → {link[1]}"

@@ -125,7 +125,8 @@ class RunFolder:
     def runs(self) -> tuple[Run, ...]:
         """The traces that are there, with the names that the page gives them."""
         traces = {"simulated": self.simulated, "real": self.real}
-        return tuple(Run(name, trace) for name, trace in traces.items() if trace is not None)
+        host = "" if self.profile is None else self.profile.cluster.host
+        return tuple(Run(name, trace, host) for name, trace in traces.items() if trace is not None)
 
 
 def read_run_folder(folder: Path) -> RunFolder:

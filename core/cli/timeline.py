@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 from dynpartition.cli.markup import Markup, count, duration, join, nice_step, percent, size, tag
 from dynpartition.graph import TaskGraph
-from dynpartition.trace import DispatchSpan, LaunchSpan, Reveal, Trace, TransferSpan
+from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, Reveal, Trace, TransferSpan
 
 WIDTH = 10_000
 """User units of the time axis: launches keep six digits, however long the run."""
 PALETTE_SIZE = 8
 DEVICE_LANE_PX, THIN_LANE_PX, GAP_PX = 34, 18, 6
 TASKS_SHOWN_MAX = 12
+LAST_LABEL_FROM = 0.97
+HOST_LANE = "host dispatch"
 UNITS = (("ns", 1), ("µs", 10**3), ("ms", 10**6), ("s", 10**9))
 
 
@@ -24,12 +28,38 @@ class Run:
 
     name: str
     trace: Trace
+    host: str = ""
+    """Device where weights come from; empty: where host inputs come from."""
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            sources = (span.src for span in self.trace.transfers if span.host_input)
+            object.__setattr__(self, "host", next(sources, "host"))
+
+    @property
+    def moved(self) -> tuple[TransferSpan | LoadSpan, ...]:
+        """Everything that travelled over links."""
+        return (*self.trace.transfers, *self.trace.loads)
+
+    def link_of(self, span: TransferSpan | LoadSpan) -> tuple[str, str]:
+        """Return (src, dst) of a transfer or a load."""
+        if isinstance(span, TransferSpan):
+            return span.src, span.dst
+        return self.host, span.device
+
+    def walks(self) -> list[tuple[str, DispatchSpan]]:
+        """Return the lane of each dispatch: one for all, or one per device where they overlap."""
+        trace = self.trace
+        spans = sorted((s.start_ns, s.end_ns) for s in trace.dispatches)
+        overlap = any(later[0] < earlier[1] for earlier, later in pairwise(spans))
+        return [(f"{HOST_LANE}, {s.device}" if overlap else HOST_LANE, s) for s in trace.dispatches]
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A row of the timeline: `key` is a device, a (src, dst) link, or "" for the host thread."""
+    """A row of the timeline: `key` is a device, a (src, dst) link, or one or all host threads."""
 
+    kind: Literal["device", "link", "host"]
     key: str | tuple[str, str]
     label: str
     note: str
@@ -61,7 +91,7 @@ def timelines(
     """Return the runs one above the other; `notes` adds a remark to a device's name."""
     span_ns = max(1, *(_end_ns(run.trace) for run in runs))
     scale = Scale(graph, span_ns, cell_colours(graph))
-    lanes = _lanes([run.trace for run in runs], notes or {})
+    lanes = _lanes(runs, notes or {})
     return tag(
         "div",
         _legend(scale, runs),
@@ -89,26 +119,38 @@ def _colour(rank: int) -> str:
     return f"var(--c{rank})" if rank < PALETTE_SIZE else f"hsl({hue} 38% 56%)"
 
 
-def devices_of(traces: Sequence[Trace]) -> list[str]:
+def devices_of(runs: Sequence[Run]) -> list[str]:
     """Return every device that ran or exchanged something, sorted."""
+    traces = [run.trace for run in runs]
     used = {span.device for trace in traces for span in trace.launches}
-    return sorted(used.union(end for link in links_of(traces) for end in link))
+    used.update(span.device for trace in traces for span in trace.loads)
+    used.update(end for trace in traces for span in trace.transfers for end in (span.src, span.dst))
+    return sorted(used)
 
 
-def links_of(traces: Sequence[Trace]) -> list[tuple[str, str]]:
-    """Return every (src, dst) that a transfer used, sorted."""
-    return sorted({(span.src, span.dst) for trace in traces for span in trace.transfers})
+def links_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return every (src, dst) that a transfer or a load used, sorted."""
+    return sorted({run.link_of(span) for run in runs for span in run.moved})
 
 
-def _lanes(traces: Sequence[Trace], notes: Mapping[str, str]) -> list[Lane]:
-    rows: list[tuple[str | tuple[str, str], str, str, int]] = [
-        (device, device, notes.get(device, ""), DEVICE_LANE_PX) for device in devices_of(traces)
-    ]
-    rows += [((src, dst), f"{src} → {dst}", "", THIN_LANE_PX) for src, dst in links_of(traces)]
-    if any(trace.dispatches for trace in traces):
-        rows.append(("", "host dispatch", "", THIN_LANE_PX))
-    tops = [sum(height + GAP_PX for *_, height in rows[:i]) for i in range(len(rows))]
-    return [Lane(*row[:3], y_px=y, height_px=row[3]) for row, y in zip(rows, tops, strict=True)]
+def walks_of(runs: Sequence[Run]) -> list[str]:
+    """Return the lanes of host dispatch, sorted."""
+    return sorted({walk for run in runs for walk, _ in run.walks()})
+
+
+def _lanes(runs: Sequence[Run], notes: Mapping[str, str]) -> list[Lane]:
+    lanes: list[Lane] = []
+    top = 0
+    for device in devices_of(runs):
+        lanes.append(Lane("device", device, device, notes.get(device, ""), top, DEVICE_LANE_PX))
+        top += DEVICE_LANE_PX + GAP_PX
+    for link in links_of(runs):
+        lanes.append(Lane("link", link, f"{link[0]} → {link[1]}", "", top, THIN_LANE_PX))
+        top += THIN_LANE_PX + GAP_PX
+    for walk in walks_of(runs):
+        lanes.append(Lane("host", walk, walk, "", top, THIN_LANE_PX))
+        top += THIN_LANE_PX + GAP_PX
+    return lanes
 
 
 def _legend(scale: Scale, runs: Sequence[Run]) -> Markup:
@@ -117,6 +159,8 @@ def _legend(scale: Scale, runs: Sequence[Run]) -> Markup:
         entries.append(("transfer", "var(--transfer)"))
     if any(t.host_input for run in runs for t in run.trace.transfers):
         entries.append(("host input", "var(--host-input)"))
+    if any(run.trace.loads for run in runs):
+        entries.append(("weights", "var(--load)"))
     if any(run.trace.reveals for run in runs):
         entries.append(("tasks revealed", "var(--reveal)"))
     swatch = [join(tag("i", "", style=f"background:{c}"), name) for name, c in entries]
@@ -128,7 +172,7 @@ def _figure(scale: Scale, lanes: Sequence[Lane], run: Run, first: Run) -> Markup
     drawing = tag(
         "svg",
         tag("g", *_grid(scale, height), class_="grid"),
-        *(_lane(scale, lane, run.trace) for lane in lanes),
+        *(_lane(scale, lane, run) for lane in lanes),
         *(_reveal(scale, reveal, height) for reveal in run.trace.reveals),
         _end_line(scale, run.trace, height),
         viewBox=f"0 0 {WIDTH} {height}",
@@ -164,16 +208,19 @@ def _lane_label(lane: Lane, trace: Trace) -> Markup:
     return tag("div", tag("span", lane.label), tag("small", note), style=style)
 
 
-def _lane(scale: Scale, lane: Lane, trace: Trace) -> Markup:
+def _lane(scale: Scale, lane: Lane, run: Run) -> Markup:
     band = tag("rect", class_="band", x=0, y=lane.y_px, width=WIDTH, height=lane.height_px)
-    if lane.key == "":
-        spans = [_dispatch(scale, lane, span) for span in trace.dispatches]
-    elif isinstance(lane.key, tuple):
-        used = [span for span in trace.transfers if (span.src, span.dst) == lane.key]
-        spans = [_transfer(scale, lane, span) for span in used]
+    return tag("g", band, *_bars(scale, lane, run))
+
+
+def _bars(scale: Scale, lane: Lane, run: Run) -> Iterator[Markup]:
+    trace = run.trace
+    if lane.kind == "device":
+        yield from (_launch(scale, lane, s) for s in trace.launches if s.device == lane.key)
+    elif lane.kind == "host":
+        yield from (_dispatch(scale, lane, s) for walk, s in run.walks() if walk == lane.key)
     else:
-        spans = [_launch(scale, lane, s) for s in trace.launches if s.device == lane.key]
-    return tag("g", band, *spans)
+        yield from (_copy(scale, lane, s) for s in run.moved if run.link_of(s) == lane.key)
 
 
 def _launch(scale: Scale, lane: Lane, span: LaunchSpan) -> Markup:
@@ -190,25 +237,28 @@ def _launch(scale: Scale, lane: Lane, span: LaunchSpan) -> Markup:
     )
 
 
-def _transfer(scale: Scale, lane: Lane, span: TransferSpan) -> Markup:
-    what = "host input of" if span.host_input else "output of"
-    title = f"{size(span.bytes)}, {what} {_tasks(scale.graph, span.tasks)}\n{_when(span)}"
-    return tag(
-        "rect",
-        tag("title", title),
-        class_="transfer host-input" if span.host_input else "transfer",
-        **scale.box(span.start_ns, span.end_ns),
-        y=lane.y_px + 5,
-        height=lane.height_px - 10,
-    )
+def _copy(scale: Scale, lane: Lane, span: TransferSpan | LoadSpan) -> Markup:
+    if isinstance(span, LoadSpan):
+        kind, what = "transfer load", f"weights of {span.cell}"
+    elif span.host_input:
+        kind, what = "transfer host-input", f"host input of {_tasks(scale.graph, span.tasks)}"
+    else:
+        kind, what = "transfer", f"output of {_tasks(scale.graph, span.tasks)}"
+    return _thin(scale, lane, span, kind, f"{size(span.bytes)}, {what}")
 
 
 def _dispatch(scale: Scale, lane: Lane, span: DispatchSpan) -> Markup:
-    title = f"dispatch of {_tasks(scale.graph, span.tasks)} to {span.device}\n{_when(span)}"
+    what = f"dispatch of {_tasks(scale.graph, span.tasks)} to {span.device}"
+    return _thin(scale, lane, span, "transfer", what)
+
+
+def _thin(
+    scale: Scale, lane: Lane, span: TransferSpan | LoadSpan | DispatchSpan, kind: str, what: str
+) -> Markup:
     return tag(
         "rect",
-        tag("title", title),
-        class_="transfer",
+        tag("title", f"{what}\n{_when(span)}"),
+        class_=kind,
         **scale.box(span.start_ns, span.end_ns),
         y=lane.y_px + 5,
         height=lane.height_px - 10,
@@ -234,7 +284,7 @@ def _tasks(graph: TaskGraph, tasks: Sequence[int]) -> str:
     return f"{'task' if len(tasks) == 1 else f'{len(tasks)} tasks:'} {shown}{rest}"
 
 
-def _when(span: LaunchSpan | TransferSpan | DispatchSpan) -> str:
+def _when(span: LaunchSpan | TransferSpan | LoadSpan | DispatchSpan) -> str:
     lasted = duration(span.end_ns - span.start_ns)
     return f"{duration(span.start_ns)} to {duration(span.end_ns)}, {lasted}"
 
@@ -254,4 +304,6 @@ def _grid(scale: Scale, height: int) -> Iterator[Markup]:
 
 def _tick_labels(scale: Scale) -> Iterator[Markup]:
     for x, text in _ticks(scale):
-        yield tag("span", text, style=f"left:{x * 100 / WIDTH:.3f}%")
+        # Near the right edge a label ends at its tick: centred, it would be cut off.
+        side = ";transform:translateX(-100%)" if x > LAST_LABEL_FROM * WIDTH else ""
+        yield tag("span", text, style=f"left:{x * 100 / WIDTH:.3f}%{side}")

@@ -108,6 +108,50 @@ def test_devices(capsys, folder, devices, fragment):
     assert fragment in refusal(capsys, "calibrate", *MODEL, "--inputs", "9", "--devices", devices)
 
 
+SMALL = {
+    "g.json": {
+        "format": "dynpartition-graph",
+        "version": 1,
+        "name": "small",
+        "cells": [{"name": "leaf", "param_bytes": 0}],
+        "tasks": [{"id": 0, "cell": "leaf", "inputs": [], "output_bytes": 0}],
+    },
+    "plan.json": {
+        "format": "dynpartition-plan",
+        "version": 1,
+        "launches": [{"device": "cpu:0", "tasks": [0]}],
+    },
+}
+FORM = "write DEVICE@TIME:SPEED with a unit (ns, us, ms, s), as in cuda:0@5ms:0.5"
+
+
+@pytest.mark.parametrize(
+    ("slow", "fragment"),
+    [
+        ("cpu:1@5ms:0.5", "slowdown: no device is named 'cpu:1'; did you mean 'cpu:0'?"),
+        ("cpu:0@5ms:0", "slowdown of cpu:0: speed is 0.0; give 1 for full speed, 0.5 for half"),
+        ("cpu:0@5ms:-1", "slowdown of cpu:0: speed is -1.0; give 1 for full speed"),
+        ("cpu:0@5ms:1e400", "speed is inf; give 1 for full speed"),
+        ("cpu:0@5ms:nan", FORM),
+        ("cpu:0@5ms:1-2", "--slow cpu:0@5ms:1-2: '1-2' is no speed; 0.5 is half"),
+        ("cpu:0@5:0.5", FORM),
+        ("cpu:0@5m:0.5", FORM),
+        ("cpu:0@-5ms:0.5", FORM),
+        ("cpu:0@٥ms:0.5", FORM),
+        ("cpu:0@5ms", FORM),
+        ("@5ms:1", FORM),
+        ("cpu:0@999999999999999s:1", "must be between 0 and 10^15"),
+    ],
+)
+def test_slowdowns(capsys, folder, slow, fragment):
+    for name, content in SMALL.items():
+        (folder / name).write_text(json.dumps(content))
+    files = ["--graph", "g.json", "--profile", "p.json", "--plan", "plan.json"]
+    assert fragment in refusal(capsys, "simulate", *files, "--slow", slow)
+    assert main(["simulate", *files, "--slow", "cpu:0@0ns:0.5"]) == 0
+    assert capsys.readouterr().out.startswith("makespan 0.002 ms, 1 launch, 0 transfers\n")
+
+
 @pytest.mark.parametrize(
     ("model", "fragment"),
     [

@@ -1,8 +1,10 @@
 """The command line as its users meet it: help, usage errors, verbs, and what stays unimported."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +94,29 @@ def test_simulate_writes_a_trace(capsys, tmp_path, world, diamond):
     assert out.startswith(f"makespan {trace.makespan_ns / 1e6:.3f} ms, 3 launches, 2 transfers\n")
     assert "busy: cpu:0 " in out
     assert [span.tasks for span in trace.launches] == [(0, 1), (2,), (3,)]
+
+
+def test_simulate_counts_loads_and_runs_slower_when_told(capsys, tmp_path, diamond, profile, plan):
+    """cuda:0 starts empty: it loads its cells, and takes longer at half its pace."""
+    cells = [replace(cell, param_bytes=10**6) for cell in diamond.cells]
+    write_graph(tmp_path / "g.json", replace(diamond, cells=tuple(cells)))
+    devices = tuple(replace(device, resident=()) for device in profile.cluster.devices)
+    limited = replace(profile, cluster=replace(profile.cluster, devices=devices))
+    write_profile(tmp_path / "p.json", limited)
+    write_plan(tmp_path / "plan.json", plan, diamond)
+    files = (("--graph", "g.json"), ("--profile", "p.json"), ("--plan", "plan.json"))
+    words = ["simulate", *(word for option, name in files for word in (option, tmp_path / name))]
+    words = [str(word) for word in words]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    assert re.match(r"makespan [\d.]+ ms, 3 launches, 2 transfers, [12] loads?\n", first)
+    slowed = [f"{device.name}@0ns:0.5" for device in devices]
+    assert main([*words, "--slow", *slowed]) == 0
+    assert makespan_ms(capsys.readouterr().out) > makespan_ms(first)
+
+
+def makespan_ms(out):
+    return float(out.split()[1])
 
 
 def test_without_json_simulate_only_prints(tmp_path, world):

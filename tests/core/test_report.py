@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 import tyro
@@ -15,6 +17,7 @@ from dynpartition import (
     DispatchSpan,
     LaunchSpan,
     Link,
+    LoadSpan,
     Profile,
     Reveal,
     Task,
@@ -24,9 +27,10 @@ from dynpartition import (
 )
 from dynpartition.cli.markup import duration, percent, seconds, significant, size, tag
 from dynpartition.cli.page import run_page, traces_page
+from dynpartition.cli.perfetto import perfetto_events
 from dynpartition.cli.report import Report
 from dynpartition.cli.run_folder import read_run_folder
-from dynpartition.cli.timeline import Run, cell_colours
+from dynpartition.cli.timeline import Run, cell_colours, devices_of, links_of
 from dynpartition.errors import DynPartitionError, FileFormatError, RunFolderError, UsageError
 from dynpartition.formats import write_graph, write_profile, write_trace
 
@@ -339,20 +343,133 @@ def test_report_writes_page_events_and_result(tmp_path, capsys):
 
 
 def check_events(document, traces):
-    events = document["traceEvents"]
-    assert all({"ph", "name", "pid"} <= event.keys() for event in events)
+    events = well_formed(document)
     names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
     assert names == ["simulated", "real"]
-    tracks = [e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 1]
-    assert tracks == ["cpu:0", "cpu:1", "cpu:0 → cpu:1", "cpu:1 → cpu:0", "host dispatch"]
+    assert tracks_of(events) == [
+        *("cpu:0", "cpu:1", "cpu:0 → cpu:1", "cpu:1 → cpu:0", "host dispatch")
+    ]
     spans = [e for e in events if e["ph"] == "X"]
     for pid, ran in enumerate(traces, start=1):
         for category, rows in (("launch", ran.launches), ("transfer", ran.transfers)):
             shown = [e for e in spans if (e["pid"], e["cat"]) == (pid, category)]
-            times = [(e["ts"] * 1000, (e["ts"] + e["dur"]) * 1000) for e in shown]
-            assert times == [pytest.approx((row.start_ns, row.end_ns)) for row in rows]
+            assert sorted(times_ns(e) for e in shown) == sorted(
+                (r.start_ns, r.end_ns) for r in rows
+            )
     assert spans[0]["name"] == "leaf"
     assert spans[0]["args"] == {"tasks": [11]}
+    instants = [e for e in events if e["ph"] == "i"]
+    assert [(e["pid"], e["name"], e["ts"], e["args"]) for e in instants] == [
+        (1, "task 11 (leaf) known", 600.0, {"task": 11}),
+        (2, "task 11 (leaf) known", 660.0, {"task": 11}),
+    ]
+
+
+def times_ns(event):
+    start_ns = round(event["ts"] * 1000)
+    return start_ns, start_ns + round(event["dur"] * 1000)
+
+
+def tracks_of(events, pid=1):
+    return [e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == pid]
+
+
+FIELDS = {
+    "X": {"ph", "name", "cat", "pid", "tid", "ts", "dur", "args"},
+    "i": {"ph", "name", "cat", "pid", "tid", "ts", "s", "args"},
+}
+METADATA = {
+    "process_name": "name",
+    "thread_name": "name",
+    "process_sort_index": "sort_index",
+    "thread_sort_index": "sort_index",
+}
+
+
+def well_formed(document):
+    """Check what the Trace Event Format demands, and return the events."""
+    assert document.keys() == {"displayTimeUnit", "traceEvents"}
+    assert document["displayTimeUnit"] == "ns"
+    events = document["traceEvents"]
+    named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
+    for event in events:
+        if event["ph"] == "M":
+            assert event["args"].keys() == {METADATA[event["name"]]}
+            assert ("tid" in event) == event["name"].startswith("thread")
+        else:
+            assert event.keys() == FIELDS[event["ph"]]
+            assert (event["pid"], event["tid"]) in named
+            assert event.get("s", "p") == "p"
+            assert isinstance(event["ts"], float)
+            assert event["ts"] >= 0 <= event.get("dur", 0)
+    ordered = [e for e in events if e["name"] == "thread_sort_index"]
+    assert [e["args"]["sort_index"] for e in ordered] == [e["tid"] for e in ordered]
+    for place in named:
+        here = [e for e in events if e["ph"] == "X" and (e["pid"], e["tid"]) == place]
+        here = sorted(times_ns(e) for e in here)
+        assert all(a[1] <= b[0] for a, b in pairwise(here)), f"spans of {place} overlap"
+    return events
+
+
+LOADED = Trace(
+    40,
+    (LaunchSpan("cpu:1", (0,), 20, 30), LaunchSpan("cpu:1", (1,), 30, 40)),
+    (
+        TransferSpan("cpu:0", "cpu:1", (0,), 4, 5, 15, host_input=True),
+        TransferSpan("cpu:0", "cpu:1", (1,), 4, 12, 18),
+    ),
+    (DispatchSpan("cpu:0", (1,), 0, 5), DispatchSpan("cpu:1", (0,), 4, 9)),
+    loads=(LoadSpan("cpu:1", "leaf", 1_500_000, 0, 5),),
+    wasted=(LaunchSpan("cpu:0", (2,), 1, 3),),
+)
+
+
+def test_events_keep_every_ns_and_spans_of_a_track_apart():
+    """Loads are on the track of their link; what overlaps on it gets a second one."""
+    run = Run("real", LOADED, "cpu:0")
+    late_ns = 10**15 - 1
+    long = replace(LOADED, launches=(LaunchSpan("cpu:1", (0,), late_ns - 1, late_ns),))
+    document = json.loads(json.dumps(perfetto_events(graph(), [run, Run("long", long)])))
+    events = well_formed(document)
+    assert tracks_of(events) == [
+        "cpu:0",
+        "cpu:1",
+        "cpu:0 → cpu:1",
+        "cpu:0 → cpu:1 (2)",
+        "host dispatch, cpu:0",
+        "host dispatch, cpu:1",
+    ]
+    (load,) = [e for e in events if e.get("cat") == "load" and e["pid"] == 1]
+    assert (load["name"], load["tid"], times_ns(load)) == ("weights of leaf", 3, (0, 5))
+    assert load["args"] == {"cell": "leaf", "bytes": 1_500_000}
+    (wasted,) = [e for e in events if e.get("cat") == "wasted" and e["pid"] == 1]
+    assert (wasted["name"], wasted["tid"], times_ns(wasted)) == ("composer", 1, (1, 3))
+    (last,) = [e for e in events if e.get("cat") == "launch" and e["pid"] == 2]
+    assert times_ns(last) == (late_ns - 1, late_ns)
+
+
+def test_loads_are_drawn_on_their_link_and_explained():
+    elements, text = parsed(traces_page(graph(), [Run("loaded", LOADED)]))
+    assert elements.classes.count("load") == 1
+    assert "1.50 MB, weights of leaf 0 ns to 5.00 ns, 5.00 ns" in text
+    assert "host inputweights" in text.split("loaded 40.0 ns")[0]
+    assert text.count("cpu:0 → cpu:1") == 1
+    without, text = parsed(traces_page(graph(), [Run("plain", trace())]))
+    assert "load" not in without.classes
+    assert "weights" not in text
+
+
+def test_loads_come_from_the_host_of_the_profile_or_of_the_host_inputs():
+    inputs = LOADED.transfers[:1]
+    unknown = replace(LOADED, transfers=(), launches=LOADED.launches[:1])
+    for run, link in (
+        (Run("a", replace(LOADED, transfers=inputs)), ("cpu:0", "cpu:1")),
+        (Run("b", unknown, "cpu:7"), ("cpu:7", "cpu:1")),
+        (Run("c", unknown), ("host", "cpu:1")),
+    ):
+        assert links_of([run]) == [link]
+        assert devices_of([run])[-1] == "cpu:1"
+        parsed(traces_page(graph(), [run]))
 
 
 def test_report_compares_trace_files(tmp_path, monkeypatch):

@@ -263,8 +263,8 @@ def test_arrivals_bound_launches_and_host_inputs_and_start_the_makespan():
     later = [replace(task, arrival_ns=5) for task in graph.tasks()]
     found = find_violations(TaskGraph.from_tasks("later", graph.cells, later), profile, plan, VALID)
     assert found == [
-        "host input of task 0 (leaf) and 1 more cpu:0->cuda:0 starts at 0 ns before launch 0 (task 0"
-        " (leaf) and 1 more on cuda:0) arrives at 5 ns",
+        "host input of task 0 (leaf) and 1 more cpu:0->cuda:0 starts at 0 ns before launch 0"
+        " (task 0 (leaf) and 1 more on cuda:0) arrives at 5 ns",
         "launch 1 (task 2 (leaf) on cpu:0) starts before its arrival at 5 ns",
         "the makespan is 118 ns instead of 113 ns",
     ]

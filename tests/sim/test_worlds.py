@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from dynpartition import Conditions, Plan, Profile, TaskGraph, Trace, check_plan, lower
+from dynpartition import Conditions, Plan, Profile, TaskGraph, Trace, check_plan, lower, pricing
 from dynpartition.errors import OutOfDeviceMemory
-from dynpartition.sim import simulate
+from dynpartition.sim import host, memory, simulate
+from dynpartition.sim.clock import Effect
+from dynpartition.sim.links import Links, Transfer
+from dynpartition.sim.memory import NOTHING, Limited
+from dynpartition.sim.reference import Machine
 from dynpartition.sim.world_maker import SWITCHES, random_world
 from dynpartition.sim.worlds import World, describe_difference, find_difference, outcome
 from dynpartition.validator import find_violations
@@ -19,8 +25,8 @@ SEEDS = range(400)
 def test_a_seed_is_the_same_world_everywhere() -> None:
     """A seed that someone reports shows the same world to someone else."""
     worlds = [random_world(seed) for seed in (0, 1, 2)]
-    assert [world.graph.digest[:8] for world in worlds] == ["96a10c91", "32816b36", "efcd3c82"]
-    assert [len(world.plan) for world in worlds] == [2, 7, 7]
+    assert [world.graph.digest[:8] for world in worlds] == ["e80f8bbd", "368ccf70", "3a6a477e"]
+    assert [len(world.plan) for world in worlds] == [7, 7, 7]
 
 
 def test_every_plan_is_legal_and_its_links_exist() -> None:
@@ -108,3 +114,87 @@ def test_an_early_end_is_a_difference_too(world: World) -> None:
 def test_a_makespan_alone_can_differ() -> None:
     trace = Trace(3, ())
     assert describe_difference(trace, replace(trace, makespan_ns=4)) == "makespan_ns: 3 and 4"
+
+
+# Errors planted in the reference: the worlds must be hostile enough to show each of them.
+
+
+def evicts_by_number(self: Limited, device: int) -> int:
+    weights = self._weights[device]
+    idle = [
+        (last_use_ns, cell)
+        for cell, last_use_ns in weights.last_use.items()
+        if cell != weights.running and self._cells[cell].param_bytes
+    ]
+    return min(idle)[1] if idle and self._stores[device].link >= 0 else NOTHING
+
+
+def evicts_the_oldest(self: Limited, device: int) -> int:
+    weights = self._weights[device]
+    idle = [c for c in weights.last_use if c != weights.running and self._cells[c].param_bytes]
+    return idle[0] if idle and self._stores[device].link >= 0 else NOTHING
+
+
+def frees_at_once(self: object, group: int, buffer: int) -> bool:
+    return False
+
+
+def forgets_the_position(self: Transfer) -> None:
+    self.key = (self.ready_ns, 0, self.dst, self.kind)
+
+
+def forgets_the_destination(self: Transfer) -> None:
+    self.key = (self.ready_ns, self.position, 0, self.kind)
+
+
+def overtakes(self: Links) -> None:
+    waiting = []
+    for transfer in self._queue:
+        needs = self._needs[transfer.link]
+        if needs & self._busy.mask:
+            waiting.append(transfer)
+        else:
+            self._start(transfer, needs)
+    self._queue = waiting
+
+
+def launches_first(self: Machine) -> Iterator[Effect]:
+    yield from (self._push_due, self._memory.begin_loads, self._host.dispatch, self._launch)
+    yield from (self._links.start_ready, self._host.grant_lock)
+
+
+def loads_after_transfers(self: Machine) -> Iterator[Effect]:
+    yield from (self._push_due, self._links.start_ready, self._memory.begin_loads)
+    yield from (self._host.dispatch, self._launch, self._host.grant_lock)
+
+
+def rounds_down(duration_ns: int, share: float) -> int:
+    return int(duration_ns * share)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong"),
+    [
+        (Limited, "_victim", evicts_by_number),
+        (Limited, "_victim", evicts_the_oldest),
+        (memory._OpenGroups, "keeps", frees_at_once),
+        (Transfer, "__post_init__", forgets_the_position),
+        (Transfer, "__post_init__", forgets_the_destination),
+        (Links, "start_ready", overtakes),
+        (Machine, "_phases", launches_first),
+        (Machine, "_phases", loads_after_transfers),
+        (host, "share_ns", rounds_down),
+        (pricing, "bisect_right", bisect_left),
+    ],
+)
+def test_planted_errors_are_found(
+    place: object, name: str, wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(seed: int) -> bool:
+        world = random_world(seed)
+        right = outcome(simulate, world)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, wrong)
+            return describe_difference(right, outcome(simulate, world)) is not None
+
+    assert any(map(differs, range(3000)))

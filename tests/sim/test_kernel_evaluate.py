@@ -1,0 +1,146 @@
+"""Plans evaluated from arrays have the makespans that simulating them one by one gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dynpartition import PricedGraph, TaskGraph
+from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
+from dynpartition.plan import Plan, single_task_plan
+from dynpartition.profile import Dispatch, Profile
+from dynpartition.sim.evaluate import (
+    INFEASIBLE_NS,
+    PlanArrays,
+    PreparedGraph,
+    evaluate_many,
+)
+from dynpartition.sim.reference import simulate
+from dynpartition.sim.worlds import random_world
+from dynpartition.types import frozen
+
+
+def plainly(graph: TaskGraph, profile: Profile) -> tuple[TaskGraph, Profile]:
+    """Take away what compiled lowering leaves to Python."""
+    count = len(graph)
+    graph = replace(graph, arrival_ns=frozen([0] * count), revealed_by=frozen([-1] * count))
+    devices = tuple(
+        replace(device, memory_bytes=None, resident=None) for device in profile.cluster.devices
+    )
+    dispatch = profile.dispatch
+    kept = Dispatch(
+        bookkeeping_ns=dispatch.bookkeeping_ns,
+        copy_in=dispatch.copy_in,
+        copy_out=dispatch.copy_out,
+    )
+    cluster = replace(profile.cluster, devices=devices)
+    return graph, replace(profile, cluster=cluster, dispatch=kept, noise=None)
+
+
+def random_plan(graph: TaskGraph, n_devices: int, random: np.random.Generator) -> PlanArrays:
+    order: list[int] = []
+    while len(order) < len(graph):
+        ready = [
+            task
+            for task in range(len(graph))
+            if task not in order and set(graph.input_lists[task]) <= set(order)
+        ]
+        order.append(int(random.choice(ready)))
+    device = random.integers(0, n_devices, len(graph))
+    return PlanArrays(np.array(order), device)
+
+
+def as_plan(arrays: PlanArrays, profile: Profile) -> Plan:
+    names = profile.cluster.names
+    return single_task_plan((task, names[arrays.device[task]]) for task in arrays.order.tolist())
+
+
+def makespan(graph: TaskGraph, profile: Profile, plan: Plan) -> int | None:
+    try:
+        return simulate(graph, profile, plan).makespan_ns
+    except (PlanError, ProfileError):
+        return None
+
+
+def test_plain_worlds_are_lowered_in_compiled_code_to_the_same_makespans() -> None:
+    random = np.random.default_rng(0)
+    checked = 0
+    for seed in range(400):
+        world = random_world(seed)
+        graph, profile = plainly(world.graph, world.profile)
+        prepared = PreparedGraph(PricedGraph(graph, profile))
+        assert prepared.is_quick
+        count = len(profile.cluster.devices)
+        plans = [random_plan(graph, count, random) for _ in range(4)]
+        expected = [makespan(graph, profile, as_plan(plan, profile)) for plan in plans]
+        legal = [plan for plan, ns in zip(plans, expected, strict=True) if ns is not None]
+        found = evaluate_many([prepared] * len(legal), legal, profile)
+        assert found.tolist() == [ns for ns in expected if ns is not None], f"seed {seed}"
+        checked += len(legal)
+    assert checked > 800
+
+
+def test_other_worlds_are_evaluated_too() -> None:
+    infeasible = 0
+    for seed in range(300):
+        world = random_world(seed)
+        try:
+            trace = simulate(world.graph, world.profile, world.plan, conditions=world.conditions)
+            expected = trace.makespan_ns
+        except OutOfDeviceMemory:
+            expected = INFEASIBLE_NS
+            infeasible += 1
+        found = evaluate_many(
+            [world.graph], [world.plan], world.profile, conditions=world.conditions
+        )
+        assert found.tolist() == [expected], f"seed {seed}"
+    assert infeasible
+
+
+def test_plans_for_several_graphs_of_one_profile_share_a_call() -> None:
+    random = np.random.default_rng(1)
+    first = random_world(0)
+    graph, profile = plainly(first.graph, first.profile)
+    longer = plainly(random_world(3).graph, profile)[0]
+    graphs = [graph, longer, graph]
+    try:
+        plans = [random_plan(one, 1, random) for one in graphs]
+        expected = [
+            simulate(one, profile, as_plan(plan, profile)).makespan_ns
+            for one, plan in zip(graphs, plans, strict=True)
+        ]
+    except (PlanError, ProfileError):
+        pytest.skip("the worlds of these seeds have changed")
+    assert evaluate_many(graphs, plans, profile).tolist() == expected
+
+
+def test_a_batch_in_arrays_is_a_launch() -> None:
+    world = next(
+        world
+        for world in map(random_world, range(500))
+        if any(len(launch.tasks) > 1 for launch in world.plan.launches)
+    )
+    graph, profile = plainly(world.graph, world.profile)
+    names = profile.cluster.names
+    order = [task for launch in world.plan.launches for task in launch.tasks]
+    number = [n for n, launch in enumerate(world.plan.launches) for _ in launch.tasks]
+    placed = world.plan.placement()
+    device = [names.index(placed[task]) for task in range(len(graph))]
+    arrays = PlanArrays(np.array(order), np.array(device), np.array(number))
+    expected = simulate(graph, profile, world.plan).makespan_ns
+    assert evaluate_many([graph], [arrays], profile).tolist() == [expected]
+
+
+def test_an_illegal_plan_is_the_error_of_the_slow_path() -> None:
+    world = next(
+        world
+        for world in map(random_world, range(500))
+        if any(world.graph.input_lists) and len(world.profile.cluster.devices) > 1
+    )
+    graph, profile = plainly(world.graph, world.profile)
+    order = np.array(graph.topological_order)[::-1]
+    plan = PlanArrays(order, np.zeros(len(graph), dtype=np.int64))
+    with pytest.raises(PlanError, match="is not launched before"):
+        evaluate_many([graph], [plan], profile)
