@@ -59,9 +59,7 @@ class Batch:
 
     def observe(self, slots: IntArray) -> IntArray:
         """Observe slots; return int64 (n,): `kernel.PLACED`, ALL_PLACED or STUCK."""
-        outcomes = np.empty(len(slots), dtype=np.int64)
-        kernel.show(*self._arrays, self._places, slots, outcomes)
-        return outcomes
+        return self.act(slots, np.full(len(slots), kernel.ABSENT))
 
     def act(self, slots: IntArray, actions: IntArray) -> IntArray:
         """Place a candidate of each of the slots and observe; return int64 (n,): what became of it.
@@ -165,7 +163,6 @@ class Batch:
             "shown": (self.max_ready,),
             "candidates": (self.max_ready, n_devices + 1, 2),
             "after_ns": (machine.facts["n_links"],),
-            "one": (1,),
             "scales": (2,),
             "known": (n_tasks, n_devices, kernel.N_FEATURES),
         }

@@ -127,53 +127,51 @@ class Places(NamedTuple):
     """(R, D + 1, 2) start and end of each candidate; then the first end of each row."""
     after_ns: int
     """(L,) end of the last of the transfers on each link that one option needs."""
-    one: int
-    """The task of a launch of one task."""
     scales: int
     known: int
     """(N, D, F) features that do not change with every choice."""
 
 
 @inlined
-def of_task(p: Places, task: int, column: int) -> int:
+def of_task(tasks: int, task: int, column: int) -> int:
     """Return where a column of `tasks` lies."""
-    return p.tasks + N_TASK_COLUMNS * task + column
+    return tasks + N_TASK_COLUMNS * task + column
 
 
 @inlined
-def of_pair(p: Places, task: int, device: int, column: int) -> int:
+def of_pair(pairs: int, n_devices: int, task: int, device: int, column: int) -> int:
     """Return where a column of `pairs` lies."""
-    return p.pairs + N_PAIR_COLUMNS * (p.n_devices * task + device) + column
+    return pairs + N_PAIR_COLUMNS * (n_devices * task + device) + column
 
 
 @inlined
-def of_device(p: Places, device: int, column: int) -> int:
+def of_device(devices: int, device: int, column: int) -> int:
     """Return where a column of `devices` lies."""
-    return p.devices + N_DEVICE_COLUMNS * device + column
+    return devices + N_DEVICE_COLUMNS * device + column
 
 
 @inlined
-def of_span(p: Places, device: int, position: int, column: int) -> int:
+def of_span(spans: int, n_tasks: int, device: int, position: int, column: int) -> int:
     """Return where a column of `spans` lies."""
-    return p.spans + 2 * (p.n_tasks * device + position) + column
+    return spans + 2 * (n_tasks * device + position) + column
 
 
 @inlined
-def of_busy(p: Places, resource: int, position: int, column: int) -> int:
+def of_busy(busy: int, n_intervals: int, resource: int, position: int, column: int) -> int:
     """Return where a column of `busy` lies."""
-    return p.busy + 2 * (p.n_intervals * resource + position) + column
+    return busy + 2 * (n_intervals * resource + position) + column
 
 
 @inlined
-def of_candidate(p: Places, row: int, device: int, column: int) -> int:
+def of_candidate(candidates: int, n_devices: int, row: int, device: int, column: int) -> int:
     """Return where a column of `candidates` lies."""
-    return p.candidates + 2 * ((p.n_devices + 1) * row + device) + column
+    return candidates + 2 * ((n_devices + 1) * row + device) + column
 
 
 @inlined
-def of_machine(p: Places, device: int, column: int) -> int:
+def of_machine(machine: int, device: int, column: int) -> int:
     """Return where a column of `machine` lies."""
-    return p.machine + N_MACHINE_COLUMNS * device + column
+    return machine + N_MACHINE_COLUMNS * device + column
 
 
 @inlined
@@ -185,7 +183,7 @@ def link_between(s: IntArray, p: Places, source: int, device: int) -> int:
 @inlined
 def clock_of(s: IntArray, p: Places, device: int) -> int:
     """Return where the clock of the walk that dispatches for `device` lies."""
-    return of_device(p, s[of_machine(p, device, WALK)], CLOCK_NS)
+    return of_device(p.devices, s[of_machine(p.machine, device, WALK)], CLOCK_NS)
 
 
 # Transfers: when they fit, and booking them
@@ -196,10 +194,15 @@ def first_fit(s: IntArray, p: Places, resource: int, ready_ns: int, length_ns: i
     """Return the first time from `ready_ns` on at which `resource` is free for long enough."""
     count = s[p.n_busy + resource]
     position = count
-    while position > 0 and s[of_busy(p, resource, position - 1, END)] > ready_ns:
+    while (
+        position > 0 and s[of_busy(p.busy, p.n_intervals, resource, position - 1, END)] > ready_ns
+    ):
         position -= 1
-    while position < count and s[of_busy(p, resource, position, START)] < ready_ns + length_ns:
-        ready_ns = max(ready_ns, s[of_busy(p, resource, position, END)])
+    while (
+        position < count
+        and s[of_busy(p.busy, p.n_intervals, resource, position, START)] < ready_ns + length_ns
+    ):
+        ready_ns = max(ready_ns, s[of_busy(p.busy, p.n_intervals, resource, position, END)])
         position += 1
     return ready_ns
 
@@ -208,24 +211,32 @@ def first_fit(s: IntArray, p: Places, resource: int, ready_ns: int, length_ns: i
 def take(s: IntArray, p: Places, resource: int, start_ns: int, end_ns: int) -> None:
     """Mark an interval busy that `first_fit` found."""
     position = s[p.n_busy + resource]
-    while position > 0 and s[of_busy(p, resource, position - 1, START)] > start_ns:
-        s[of_busy(p, resource, position, START)] = s[of_busy(p, resource, position - 1, START)]
-        s[of_busy(p, resource, position, END)] = s[of_busy(p, resource, position - 1, END)]
+    while (
+        position > 0 and s[of_busy(p.busy, p.n_intervals, resource, position - 1, START)] > start_ns
+    ):
+        s[of_busy(p.busy, p.n_intervals, resource, position, START)] = s[
+            of_busy(p.busy, p.n_intervals, resource, position - 1, START)
+        ]
+        s[of_busy(p.busy, p.n_intervals, resource, position, END)] = s[
+            of_busy(p.busy, p.n_intervals, resource, position - 1, END)
+        ]
         position -= 1
-    s[of_busy(p, resource, position, START)] = start_ns
-    s[of_busy(p, resource, position, END)] = end_ns
+    s[of_busy(p.busy, p.n_intervals, resource, position, START)] = start_ns
+    s[of_busy(p.busy, p.n_intervals, resource, position, END)] = end_ns
     s[p.n_busy + resource] += 1
 
 
 @inlined
 def running_until(s: IntArray, p: Places, device: int, time_ns: int) -> int:
     """Return the end of the launch that runs on `device` at `time_ns`, else `time_ns`."""
-    s[of_device(p, device, ASKED_NS)] = max(s[of_device(p, device, ASKED_NS)], time_ns)
-    for position in range(s[of_device(p, device, N_SPANS)] - 1, -1, -1):
-        if s[of_span(p, device, position, END)] <= time_ns:
+    s[of_device(p.devices, device, ASKED_NS)] = max(
+        s[of_device(p.devices, device, ASKED_NS)], time_ns
+    )
+    for position in range(s[of_device(p.devices, device, N_SPANS)] - 1, -1, -1):
+        if s[of_span(p.spans, p.n_tasks, device, position, END)] <= time_ns:
             break
-        if s[of_span(p, device, position, START)] < time_ns:
-            return s[of_span(p, device, position, END)]
+        if s[of_span(p.spans, p.n_tasks, device, position, START)] < time_ns:
+            return s[of_span(p.spans, p.n_tasks, device, position, END)]
     return time_ns
 
 
@@ -248,25 +259,30 @@ def fit(s: IntArray, p: Places, link: int, length_ns: int, ready_ns: int) -> int
 def disturb(s: IntArray, p: Places, device: int) -> None:
     """Note that launches on `device` may have changed when outputs could be elsewhere."""
     for source in range(p.n_devices):
-        s[of_device(p, source, TRAFFIC)] += s[p.disturbs + p.n_devices * device + source]
+        s[of_device(p.devices, source, TRAFFIC)] += s[p.disturbs + p.n_devices * device + source]
 
 
 @inlined
 def push_back(s: IntArray, p: Places, device: int, start_ns: int, end_ns: int) -> None:
     """Occupy `device` for a while; launches from `start_ns` on move behind it."""
-    count = s[of_device(p, device, N_SPANS)]
+    count = s[of_device(p.devices, device, N_SPANS)]
     position = count
-    while position > 0 and s[of_span(p, device, position - 1, START)] >= start_ns:
+    while position > 0 and s[of_span(p.spans, p.n_tasks, device, position - 1, START)] >= start_ns:
         position -= 1
-    while position < count and s[of_span(p, device, position, START)] < end_ns:
-        length = s[of_span(p, device, position, END)] - s[of_span(p, device, position, START)]
-        s[of_span(p, device, position, START)] = end_ns
+    while position < count and s[of_span(p.spans, p.n_tasks, device, position, START)] < end_ns:
+        length = (
+            s[of_span(p.spans, p.n_tasks, device, position, END)]
+            - s[of_span(p.spans, p.n_tasks, device, position, START)]
+        )
+        s[of_span(p.spans, p.n_tasks, device, position, START)] = end_ns
         end_ns += length
-        s[of_span(p, device, position, END)] = end_ns
+        s[of_span(p.spans, p.n_tasks, device, position, END)] = end_ns
         s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], end_ns)
         position += 1
-    if position == count and start_ns <= s[of_device(p, device, FREE_NS)]:
-        s[of_device(p, device, FREE_NS)] = max(s[of_device(p, device, FREE_NS)], end_ns)
+    if position == count and start_ns <= s[of_device(p.devices, device, FREE_NS)]:
+        s[of_device(p.devices, device, FREE_NS)] = max(
+            s[of_device(p.devices, device, FREE_NS)], end_ns
+        )
     disturb(s, p, device)
 
 
@@ -282,23 +298,31 @@ def book(s: IntArray, p: Places, link: int, length_ns: int, ready_ns: int) -> in
         if s[at] >= 0:
             push_back(s, p, s[at], start_ns, start_ns + length_ns)
     for source in range(p.n_devices):
-        s[of_device(p, source, TRAFFIC)] += s[p.slowed + p.n_devices * link + source]
+        s[of_device(p.devices, source, TRAFFIC)] += s[p.slowed + p.n_devices * link + source]
     return start_ns + length_ns
 
 
 @inlined
 def end_of(s: IntArray, p: Places, task: int) -> int:
     """Return when a placed task ends."""
-    return s[of_span(p, s[of_task(p, task, HOME)], s[of_task(p, task, SPAN)], END)]
+    return s[
+        of_span(
+            p.spans,
+            p.n_tasks,
+            s[of_task(p.tasks, task, HOME)],
+            s[of_task(p.tasks, task, SPAN)],
+            END,
+        )
+    ]
 
 
 @inlined
 def staging_ns(s: IntArray, p: Places, task: int) -> int:
     """Return what staging for remote readers will add to a placed task, 0 once it has."""
-    home = s[of_task(p, task, HOME)]
-    if s[of_machine(p, home, STAGES_OUT)] == 0 or s[of_task(p, task, STAGED)] != 0:
+    home = s[of_task(p.tasks, task, HOME)]
+    if s[of_machine(p.machine, home, STAGES_OUT)] == 0 or s[of_task(p.tasks, task, STAGED)] != 0:
         return 0
-    return s[of_pair(p, task, home, COPY_OUT_NS)]
+    return s[of_pair(p.pairs, p.n_devices, task, home, COPY_OUT_NS)]
 
 
 @inlined
@@ -306,26 +330,26 @@ def stage(s: IntArray, p: Places, task: int) -> None:
     """Make a placed task longer by its staging, once."""
     longer = staging_ns(s, p, task)
     if longer > 0:
-        home, end_ns = s[of_task(p, task, HOME)], end_of(s, p, task)
-        s[of_task(p, task, STAGED)] = 1
+        home, end_ns = s[of_task(p.tasks, task, HOME)], end_of(s, p, task)
+        s[of_task(p.tasks, task, STAGED)] = 1
         push_back(s, p, home, end_ns, end_ns + longer)
-        s[of_span(p, home, s[of_task(p, task, SPAN)], END)] = end_ns + longer
+        s[of_span(p.spans, p.n_tasks, home, s[of_task(p.tasks, task, SPAN)], END)] = end_ns + longer
         s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], end_ns + longer)
 
 
 @compiled
 def deliver(s: IntArray, p: Places, task: int, device: int) -> int:
     """Return when the output of a placed task is on `device`, booking its transfer if needed."""
-    home = s[of_task(p, task, HOME)]
+    home = s[of_task(p.tasks, task, HOME)]
     if home == device:
         return end_of(s, p, task)
-    if s[of_pair(p, task, device, THERE_NS)] < 0:
+    if s[of_pair(p.pairs, p.n_devices, task, device, THERE_NS)] < 0:
         stage(s, p, task)
         link = link_between(s, p, home, device)
         there = book(s, p, link, s[p.moves + p.n_links * task + link], end_of(s, p, task))
-        s[of_pair(p, task, device, THERE_NS)] = there + p.handoff_ns
+        s[of_pair(p.pairs, p.n_devices, task, device, THERE_NS)] = there + p.handoff_ns
         s[clock_of(s, p, home)] += p.h_copy_ns
-    return s[of_pair(p, task, device, THERE_NS)]
+    return s[of_pair(p.pairs, p.n_devices, task, device, THERE_NS)]
 
 
 # The host
@@ -342,14 +366,14 @@ def lock_share_ns(p: Places, duration_ns: int) -> int:
 @inlined
 def dispatched_ns(s: IntArray, p: Places, task: int, device: int) -> int:
     """Return when a launch that begins with `task` can have been dispatched on `device`."""
-    begin = max(s[clock_of(s, p, device)], s[of_task(p, task, RELEASE_NS)])
-    under_way, depth = s[of_device(p, device, N_SPANS)], p.depth
+    begin = max(s[clock_of(s, p, device)], s[of_task(p.tasks, task, RELEASE_NS)])
+    under_way, depth = s[of_device(p.devices, device, N_SPANS)], p.depth
     if depth >= 0 and under_way >= depth:
         begin = max(begin, s[p.finished + p.n_tasks * device + under_way - depth])
-    if p.replays != 0 and s[of_device(p, device, BEGUN)] != 0:
+    if p.replays != 0 and s[of_device(p.devices, device, BEGUN)] != 0:
         return begin
-    h_ns = s[of_pair(p, task, device, H_NS)]
-    if p.lock >= 0 and s[of_machine(p, device, IS_CPU)] == 0:
+    h_ns = s[of_pair(p.pairs, p.n_devices, task, device, H_NS)]
+    if p.lock >= 0 and s[of_machine(p.machine, device, IS_CPU)] == 0:
         begin = first_fit(s, p, p.lock, begin, h_ns)
     return begin + h_ns
 
@@ -357,7 +381,7 @@ def dispatched_ns(s: IntArray, p: Places, task: int, device: int) -> int:
 @inlined
 def locked_start_ns(s: IntArray, p: Places, device: int, at_ns: int, lasts_ns: int) -> int:
     """Return when a launch that is otherwise ready starts, given the interpreter lock."""
-    if p.lock >= 0 and s[of_machine(p, device, IS_CPU)] != 0:
+    if p.lock >= 0 and s[of_machine(p.machine, device, IS_CPU)] != 0:
         return first_fit(s, p, p.lock, at_ns, lock_share_ns(p, lasts_ns))
     return at_ns
 
@@ -367,15 +391,21 @@ def take_host(
     s: IntArray, p: Places, task: int, device: int, dispatched: int, start: int, end: int
 ) -> None:
     """Record a launch that was dispatched and runs from `start` to `end`."""
-    on_cpu, locks = s[of_machine(p, device, IS_CPU)] != 0, p.lock >= 0
+    on_cpu, locks = s[of_machine(p.machine, device, IS_CPU)] != 0, p.lock >= 0
     if p.replays == 0:
         s[clock_of(s, p, device)] = end if on_cpu else dispatched
-    s[of_device(p, device, BEGUN)] = 1
-    s[p.finished + p.n_tasks * device + s[of_device(p, device, N_SPANS)]] = end
+    s[of_device(p.devices, device, BEGUN)] = 1
+    s[p.finished + p.n_tasks * device + s[of_device(p.devices, device, N_SPANS)]] = end
     if locks and on_cpu:
         take(s, p, p.lock, start, start + lock_share_ns(p, end - start))
     elif locks:
-        take(s, p, p.lock, dispatched - s[of_pair(p, task, device, H_NS)], dispatched)
+        take(
+            s,
+            p,
+            p.lock,
+            dispatched - s[of_pair(p.pairs, p.n_devices, task, device, H_NS)],
+            dispatched,
+        )
 
 
 # Committing launches
@@ -385,31 +415,33 @@ def take_host(
 def release_known(s: IntArray, p: Places) -> None:
     """Find when the tasks whose revealers are all placed are known to the host."""
     for task in range(s[p.sums + N_TASKS]):
-        first, last = s[of_task(p, task, GATES)], s[of_task(p, task, GATES_END)]
+        first, last = s[of_task(p.tasks, task, GATES)], s[of_task(p.tasks, task, GATES_END)]
         if first == last:
             continue
         known_ns = 0
         for at in range(first, last):
-            if s[of_task(p, s[p.rows + at], HOME)] < 0:
+            if s[of_task(p.tasks, s[p.rows + at], HOME)] < 0:
                 known_ns = ABSENT
         if known_ns == 0:
             for at in range(first, last):
                 known_ns = max(known_ns, deliver(s, p, s[p.rows + at], p.host))
             known_ns += p.known_after_ns
-            s[of_task(p, task, RELEASE_NS)] = max(s[of_task(p, task, RELEASE_NS)], known_ns)
-            s[of_task(p, task, GATES)] = last
-            s[of_task(p, task, SEEN)] = ABSENT
+            s[of_task(p.tasks, task, RELEASE_NS)] = max(
+                s[of_task(p.tasks, task, RELEASE_NS)], known_ns
+            )
+            s[of_task(p.tasks, task, GATES)] = last
+            s[of_task(p.tasks, task, SEEN)] = ABSENT
             s[p.sums + N_GATED] -= 1
 
 
 @inlined
 def bring(s: IntArray, p: Places, task: int, device: int) -> int:
     """Book the transfers that `task` needs on `device`; return when all are there."""
-    ready_ns = s[of_task(p, task, RELEASE_NS)]
-    if s[of_task(p, task, HAS_HOST_INPUT)] != 0 and device != p.host:
-        length_ns = s[of_pair(p, task, device, HOST_COPY_NS)]
+    ready_ns = s[of_task(p.tasks, task, RELEASE_NS)]
+    if s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0 and device != p.host:
+        length_ns = s[of_pair(p.pairs, p.n_devices, task, device, HOST_COPY_NS)]
         ready_ns = book(s, p, link_between(s, p, p.host, device), length_ns, ready_ns)
-    for at in range(s[of_task(p, task, INPUTS)], s[of_task(p, task, INPUTS_END)]):
+    for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
         ready_ns = max(ready_ns, deliver(s, p, s[p.rows + at], device))
     return ready_ns
 
@@ -418,38 +450,38 @@ def bring(s: IntArray, p: Places, task: int, device: int) -> int:
 def gather_ns(s: IntArray, p: Places, task: int, device: int) -> int:
     """Return what gathering the remote inputs of `task` adds to it on `device`."""
     total_ns = 0
-    if s[of_machine(p, device, STAGES_IN)] != 0:
-        for at in range(s[of_task(p, task, INPUTS)], s[of_task(p, task, INPUTS_END)]):
+    if s[of_machine(p.machine, device, STAGES_IN)] != 0:
+        for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
             source = s[p.rows + at]
-            if s[of_task(p, source, HOME)] != device:
-                total_ns += s[of_pair(p, source, device, COPY_IN_NS)]
+            if s[of_task(p.tasks, source, HOME)] != device:
+                total_ns += s[of_pair(p.pairs, p.n_devices, source, device, COPY_IN_NS)]
     return total_ns
 
 
 @inlined
 def append(s: IntArray, p: Places, task: int, device: int, ready_ns: int, lasts_ns: int) -> None:
     """Append a launch that begins with `task` to what `device` runs."""
-    start_ns = max(ready_ns, s[of_device(p, device, FREE_NS)])
+    start_ns = max(ready_ns, s[of_device(p.devices, device, FREE_NS)])
     if p.dispatches != 0:
         dispatched = dispatched_ns(s, p, task, device)
         start_ns = locked_start_ns(s, p, device, max(start_ns, dispatched), lasts_ns)
         take_host(s, p, task, device, dispatched, start_ns, start_ns + lasts_ns)
-    position = s[of_device(p, device, N_SPANS)]
-    s[of_span(p, device, position, START)] = start_ns
-    s[of_span(p, device, position, END)] = start_ns + lasts_ns
-    s[of_device(p, device, N_SPANS)] += 1
-    s[of_device(p, device, FREE_NS)] = start_ns + lasts_ns
+    position = s[of_device(p.devices, device, N_SPANS)]
+    s[of_span(p.spans, p.n_tasks, device, position, START)] = start_ns
+    s[of_span(p.spans, p.n_tasks, device, position, END)] = start_ns + lasts_ns
+    s[of_device(p.devices, device, N_SPANS)] += 1
+    s[of_device(p.devices, device, FREE_NS)] = start_ns + lasts_ns
     s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], start_ns + lasts_ns)
-    if start_ns < s[of_device(p, device, ASKED_NS)]:
+    if start_ns < s[of_device(p.devices, device, ASKED_NS)]:
         disturb(s, p, device)
 
 
 @inlined
 def settle(s: IntArray, p: Places, task: int, device: int) -> None:
     """Count `task` as placed; show what has become ready."""
-    s[p.sums + WORK_LEFT_NS] -= s[of_task(p, task, BEST_NS)]
-    for at in range(s[of_task(p, task, FOLLOWS)], s[of_task(p, task, FOLLOWS_END)]):
-        s[of_pair(p, s[p.rows + at], device, ABOVE)] += 1
+    s[p.sums + WORK_LEFT_NS] -= s[of_task(p.tasks, task, BEST_NS)]
+    for at in range(s[of_task(p.tasks, task, FOLLOWS)], s[of_task(p.tasks, task, FOLLOWS_END)]):
+        s[of_pair(p.pairs, p.n_devices, s[p.rows + at], device, ABOVE)] += 1
     position = 0
     while s[p.ready + position] != task:
         position += 1
@@ -457,10 +489,10 @@ def settle(s: IntArray, p: Places, task: int, device: int) -> None:
     s[p.sums + N_READY] -= 1
     for at in range(position, s[p.sums + N_READY]):
         s[p.ready + at] = s[p.ready + at + 1]
-    for at in range(s[of_task(p, task, READERS)], s[of_task(p, task, READERS_END)]):
+    for at in range(s[of_task(p.tasks, task, READERS)], s[of_task(p.tasks, task, READERS_END)]):
         reader = s[p.rows + at]
-        s[of_task(p, reader, MISSING)] -= 1
-        if s[of_task(p, reader, MISSING)] == 0:
+        s[of_task(p.tasks, reader, MISSING)] -= 1
+        if s[of_task(p.tasks, reader, MISSING)] == 0:
             insert_ready(s, p, reader)
 
 
@@ -470,7 +502,8 @@ def insert_ready(s: IntArray, p: Places, task: int) -> None:
     position = s[p.sums + N_READY]
     while (
         position > 0
-        and s[of_task(p, s[p.ready + position - 1], PRIORITY)] > s[of_task(p, task, PRIORITY)]
+        and s[of_task(p.tasks, s[p.ready + position - 1], PRIORITY)]
+        > s[of_task(p.tasks, task, PRIORITY)]
     ):
         s[p.ready + position] = s[p.ready + position - 1]
         position -= 1
@@ -485,19 +518,19 @@ def place(
     """Append a launch of tasks[first:last] that runs `run_ns` without gathering."""
     if s[p.sums + N_GATED] > 0:
         release_known(s, p)
-    ready_ns = s[of_task(p, tasks[first], RELEASE_NS)]
+    ready_ns = s[of_task(p.tasks, tasks[first], RELEASE_NS)]
     for at in range(first, last):
         ready_ns = max(ready_ns, bring(s, p, tasks[at], device))
     for at in range(first, last):
         run_ns += gather_ns(s, p, tasks[at], device)
     append(s, p, tasks[first], device, ready_ns, run_ns)
-    s[of_device(p, device, USED)] = 1
+    s[of_device(p.devices, device, USED)] = 1
     for at in range(first, last):
-        s[of_task(p, tasks[at], HOME)] = device
-        s[of_task(p, tasks[at], SPAN)] = s[of_device(p, device, N_SPANS)] - 1
+        s[of_task(p.tasks, tasks[at], HOME)] = device
+        s[of_task(p.tasks, tasks[at], SPAN)] = s[of_device(p.devices, device, N_SPANS)] - 1
         settle(s, p, tasks[at], device)
     for at in range(first, last):
-        if s[of_task(p, tasks[at], RETURNS)] != 0 and device != p.host:
+        if s[of_task(p.tasks, tasks[at], RETURNS)] != 0 and device != p.host:
             there = deliver(s, p, tasks[at], p.host)
             s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], there)
 
@@ -508,16 +541,16 @@ def place(
 @inlined
 def data_ready_ns(s: IntArray, p: Places, task: int, device: int) -> int:
     """Return when all inputs of `task` could be on `device`; ABSENT if a link is missing."""
-    ready_ns = s[of_task(p, task, RELEASE_NS)]
-    if s[of_task(p, task, HAS_HOST_INPUT)] != 0 and device != p.host:
+    ready_ns = s[of_task(p.tasks, task, RELEASE_NS)]
+    if s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0 and device != p.host:
         link = link_between(s, p, p.host, device)
         if link < 0:
             return ABSENT
-        length_ns = s[of_pair(p, task, device, HOST_COPY_NS)]
+        length_ns = s[of_pair(p.pairs, p.n_devices, task, device, HOST_COPY_NS)]
         ready_ns = fit(s, p, link, length_ns, ready_ns) + length_ns
     for link in range(p.n_links):  # two new transfers on one link follow each other
         s[p.after_ns + link] = 0
-    for at in range(s[of_task(p, task, INPUTS)], s[of_task(p, task, INPUTS_END)]):
+    for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
         there_ns = input_there_ns(s, p, s[p.rows + at], device)
         if there_ns < 0:
             return ABSENT
@@ -528,11 +561,11 @@ def data_ready_ns(s: IntArray, p: Places, task: int, device: int) -> int:
 @inlined
 def input_there_ns(s: IntArray, p: Places, source: int, device: int) -> int:
     """Return when the output of `source` could be on `device`."""
-    home = s[of_task(p, source, HOME)]
+    home = s[of_task(p.tasks, source, HOME)]
     if home == device:
         return end_of(s, p, source)
-    if s[of_pair(p, source, device, THERE_NS)] >= 0:
-        return s[of_pair(p, source, device, THERE_NS)]
+    if s[of_pair(p.pairs, p.n_devices, source, device, THERE_NS)] >= 0:
+        return s[of_pair(p.pairs, p.n_devices, source, device, THERE_NS)]
     link = link_between(s, p, home, device)
     if link < 0:
         return ABSENT
@@ -546,10 +579,10 @@ def input_there_ns(s: IntArray, p: Places, source: int, device: int) -> int:
 def traffic(s: IntArray, p: Places, task: int) -> int:
     """Return what grows when an input of `task` may have been delayed."""
     total = 0
-    for at in range(s[of_task(p, task, INPUTS)], s[of_task(p, task, INPUTS_END)]):
-        total += s[of_device(p, s[of_task(p, s[p.rows + at], HOME)], TRAFFIC)]
-    if s[of_task(p, task, HAS_HOST_INPUT)] != 0:
-        total += s[of_device(p, p.host, TRAFFIC)]
+    for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
+        total += s[of_device(p.devices, s[of_task(p.tasks, s[p.rows + at], HOME)], TRAFFIC)]
+    if s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0:
+        total += s[of_device(p.devices, p.host, TRAFFIC)]
     return total
 
 
@@ -557,16 +590,16 @@ def traffic(s: IntArray, p: Places, task: int) -> int:
 def refresh(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
     """Bring up to date what is kept about a ready task on each device."""
     seen = traffic(s, p, task)
-    is_stale = s[of_task(p, task, SEEN)] != seen
+    is_stale = s[of_task(p.tasks, task, SEEN)] != seen
     if is_stale:
         for device in range(p.n_devices):
-            if s[of_pair(p, task, device, RUN_NS)] >= 0:
+            if s[of_pair(p.pairs, p.n_devices, task, device, RUN_NS)] >= 0:
                 ready_ns = data_ready_ns(s, p, task, device)
-                s[of_pair(p, task, device, READY_NS)] = ready_ns
-                s[of_pair(p, task, device, LEGAL)] = ready_ns >= 0
-        if s[of_task(p, task, SEEN)] < 0:
+                s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] = ready_ns
+                s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = ready_ns >= 0
+        if s[of_task(p.tasks, task, SEEN)] < 0:
             note_inputs(s, x, p, task)
-        s[of_task(p, task, SEEN)] = seen
+        s[of_task(p.tasks, task, SEEN)] = seen
     if p.all_linked == 0:
         judge(s, p, task)
     if is_stale or p.all_linked == 0:
@@ -576,16 +609,16 @@ def refresh(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
 @inlined
 def note_inputs(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
     """Note what no later choice changes: durations, and where the inputs are."""
-    first, last = s[of_task(p, task, INPUTS)], s[of_task(p, task, INPUTS_END)]
-    n_inputs = last - first + (s[of_task(p, task, HAS_HOST_INPUT)] != 0)
+    first, last = s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]
+    n_inputs = last - first + (s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0)
     for device in range(p.n_devices):
-        duration_ns = s[of_pair(p, task, device, RUN_NS)]
+        duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, RUN_NS)]
         if duration_ns >= 0:
             duration_ns += gather_ns(s, p, task, device)
-        n_local = int(s[of_task(p, task, HAS_HOST_INPUT)] != 0 and device == p.host)
+        n_local = int(s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0 and device == p.host)
         for at in range(first, last):
-            n_local += s[of_task(p, s[p.rows + at], HOME)] == device
-        s[of_pair(p, task, device, DURATION_NS)] = duration_ns
+            n_local += s[of_task(p.tasks, s[p.rows + at], HOME)] == device
+        s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)] = duration_ns
         known = p.known + N_FEATURES * (p.n_devices * task + device)
         x[known + DURATION] = squashed(duration_ns * x[p.scales + PER_UNIT])
         x[known + LOCAL_INPUTS] = n_local / n_inputs if n_inputs > 0 else 1.0
@@ -596,15 +629,15 @@ def compare_devices(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
     """Note how inputs and duration on each legal device compare with the best of them."""
     soonest_ns = fastest_ns = ABSENT
     for device in range(p.n_devices):
-        if s[of_pair(p, task, device, LEGAL)] != 0:
-            ready_ns = s[of_pair(p, task, device, READY_NS)]
-            duration_ns = s[of_pair(p, task, device, DURATION_NS)]
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
+            ready_ns = s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)]
+            duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
             soonest_ns = ready_ns if soonest_ns < 0 else min(soonest_ns, ready_ns)
             fastest_ns = duration_ns if fastest_ns < 0 else min(fastest_ns, duration_ns)
     for device in range(p.n_devices):
-        if s[of_pair(p, task, device, LEGAL)] != 0:
-            later_ns = s[of_pair(p, task, device, READY_NS)] - soonest_ns
-            duration_ns = s[of_pair(p, task, device, DURATION_NS)]
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
+            later_ns = s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] - soonest_ns
+            duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
             known = p.known + N_FEATURES * (p.n_devices * task + device)
             x[known + MOVE_IN] = squashed(later_ns * x[p.scales + PER_UNIT])
             x[known + SLOWER] = compared(duration_ns, fastest_ns)
@@ -615,20 +648,22 @@ def judge(s: IntArray, p: Places, task: int) -> None:
     """Find where a ready task may go, where links are missing; see `agent.legality`."""
     n_safe = 0
     for device in range(p.n_devices):
-        s[of_pair(p, task, device, LEGAL)] = 0
-        if s[of_pair(p, task, device, READY_NS)] >= 0 and can_answer(s, p, task, device):
+        s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = 0
+        if s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] >= 0 and can_answer(
+            s, p, task, device
+        ):
             is_safe = keeps_refuge(s, p, device)
-            s[of_pair(p, task, device, LEGAL)] = 2 if is_safe else 1
+            s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = 2 if is_safe else 1
             n_safe += is_safe
     for device in range(p.n_devices):
-        if n_safe > 0 and s[of_pair(p, task, device, LEGAL)] == 1:
-            s[of_pair(p, task, device, LEGAL)] = 0
+        if n_safe > 0 and s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] == 1:
+            s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = 0
 
 
 @inlined
 def can_answer(s: IntArray, p: Places, task: int, device: int) -> bool:
     """Return whether an answer of `task` could travel from `device` to the host."""
-    if s[of_task(p, task, RETURNS)] == 0 or device == p.host:
+    if s[of_task(p.tasks, task, RETURNS)] == 0 or device == p.host:
         return True
     return link_between(s, p, device, p.host) >= 0
 
@@ -639,7 +674,7 @@ def keeps_refuge(s: IntArray, p: Places, device: int) -> bool:
     for refuge in range(s[p.sums + N_REFUGES]):
         n_lost = 0
         for used in range(p.n_devices):
-            if used == device or s[of_device(p, used, USED)] != 0:
+            if used == device or s[of_device(p.devices, used, USED)] != 0:
                 for other in range(p.n_devices):
                     is_apart = used != other and link_between(s, p, used, other) < 0
                     n_lost += s[p.refuges + p.n_devices * refuge + other] != 0 and is_apart
@@ -666,10 +701,13 @@ def compared(value: float, base: float) -> float:
 @inlined
 def option_start_ns(s: IntArray, p: Places, task: int, device: int) -> int:
     """Return when a ready task would start on a legal device."""
-    at_ns = max(s[of_pair(p, task, device, READY_NS)], s[of_device(p, device, FREE_NS)])
+    at_ns = max(
+        s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)],
+        s[of_device(p.devices, device, FREE_NS)],
+    )
     if p.dispatches != 0:
         at_ns = max(at_ns, dispatched_ns(s, p, task, device))
-        lasts_ns = s[of_pair(p, task, device, DURATION_NS)]
+        lasts_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
         at_ns = locked_start_ns(s, p, device, at_ns, lasts_ns)
     return at_ns
 
@@ -678,13 +716,13 @@ def option_start_ns(s: IntArray, p: Places, task: int, device: int) -> int:
 def time_candidate(s: IntArray, x: FloatArray, p: Places, row: int, device: int) -> int:
     """Note when a candidate would start and end; return its start, ABSENT where it is illegal."""
     task = s[p.shown + row]
-    if s[of_pair(p, task, device, LEGAL)] == 0:
+    if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] == 0:
         return ABSENT
     start_ns = option_start_ns(s, p, task, device)
-    end_ns = start_ns + s[of_pair(p, task, device, DURATION_NS)]
-    s[of_candidate(p, row, device, START)] = start_ns
-    s[of_candidate(p, row, device, END)] = end_ns
-    first = of_candidate(p, row, p.n_devices, END)
+    end_ns = start_ns + s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
+    s[of_candidate(p.candidates, p.n_devices, row, device, START)] = start_ns
+    s[of_candidate(p.candidates, p.n_devices, row, device, END)] = end_ns
+    first = of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)
     s[first] = end_ns if s[first] < 0 else min(s[first], end_ns)
     return start_ns
 
@@ -698,17 +736,20 @@ def observe(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places
         task = s[p.ready + row]
         s[p.shown + row] = task
         refresh(s, x, p, task)
-        s[of_candidate(p, row, p.n_devices, END)] = ABSENT
+        s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)] = ABSENT
         for device in range(p.n_devices):
             start_ns = time_candidate(s, x, p, row, device)
             if start_ns >= 0:
                 first_start_ns = start_ns if n_legal == 0 else min(first_start_ns, start_ns)
                 n_legal += 1
-        path_ns = s[of_task(p, task, BELOW_NS)] + s[of_candidate(p, row, p.n_devices, END)]
+        path_ns = (
+            s[of_task(p.tasks, task, BELOW_NS)]
+            + s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)]
+        )
         longest_ns = max(longest_ns, path_ns)
     free_ns = 0
     for device in range(p.n_devices):
-        free_ns += s[of_device(p, device, FREE_NS)]
+        free_ns += s[of_device(p.devices, device, FREE_NS)]
     for row in range(n_shown):
         describe(s, x, seen, mask, p, row, first_start_ns, longest_ns, free_ns / p.n_devices)
     for k in range(n_shown * p.n_devices, s[p.sums + N_LISTED]):
@@ -739,26 +780,28 @@ def describe(
 ) -> None:
     """Write the features of one shown task on every device."""
     task = s[p.shown + row]
-    near, far = s[of_task(p, task, NEAR)], s[of_task(p, task, FAR)]
+    near, far = s[of_task(p.tasks, task, NEAR)], s[of_task(p.tasks, task, FAR)]
     n_near = n_far = 0
     for device in range(p.n_devices):
-        n_near += s[of_pair(p, near, device, ABOVE)]
-        n_far += s[of_pair(p, far, device, ABOVE)]
+        n_near += s[of_pair(p.pairs, p.n_devices, near, device, ABOVE)]
+        n_far += s[of_pair(p.pairs, p.n_devices, far, device, ABOVE)]
     per_near, per_far, per_unit = 1.0 / max(n_near, 1), 1.0 / max(n_far, 1), x[p.scales + PER_UNIT]
-    rank_lead = s[of_task(p, task, RANK_NS)] / max(s[of_task(p, s[p.shown], RANK_NS)], 1)
+    rank_lead = s[of_task(p.tasks, task, RANK_NS)] / max(
+        s[of_task(p.tasks, s[p.shown], RANK_NS)], 1
+    )
     work_left = s[p.sums + WORK_LEFT_NS] * x[p.scales + PER_WORK]
-    near_placed = n_near / s[of_task(p, task, NEAR_SIZE)]
-    below_ns, latest_ns = s[of_task(p, task, BELOW_NS)], s[p.sums + LATEST_NS]
-    first_end_ns = s[of_candidate(p, row, p.n_devices, END)]
+    near_placed = n_near / s[of_task(p.tasks, task, NEAR_SIZE)]
+    below_ns, latest_ns = s[of_task(p.tasks, task, BELOW_NS)], s[p.sums + LATEST_NS]
+    first_end_ns = s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)]
     for device in range(p.n_devices):
         k = row * p.n_devices + device
-        if s[of_pair(p, task, device, LEGAL)] == 0:
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] == 0:
             clear(seen, mask, k)
             continue
         mask[k] = 1
-        start_ns = s[of_candidate(p, row, device, START)]
-        end_ns = s[of_candidate(p, row, device, END)]
-        free_ns, to = s[of_device(p, device, FREE_NS)], N_FEATURES * k
+        start_ns = s[of_candidate(p.candidates, p.n_devices, row, device, START)]
+        end_ns = s[of_candidate(p.candidates, p.n_devices, row, device, END)]
+        free_ns, to = s[of_device(p.devices, device, FREE_NS)], N_FEATURES * k
         fixed = p.known + N_FEATURES * (p.n_devices * task + device)
         for feature in range(N_FEATURES):
             seen[to + feature] = x[fixed + feature]
@@ -771,8 +814,8 @@ def describe(
         seen[to + PATH] = compared(end_ns + below_ns, longest_ns)
         seen[to + LOAD] = squashed((free_ns - mean_free_ns) * per_unit)
         seen[to + WORK_LEFT] = work_left
-        seen[to + NEAR_HERE] = s[of_pair(p, near, device, ABOVE)] * per_near
-        seen[to + FAR_HERE] = s[of_pair(p, far, device, ABOVE)] * per_far
+        seen[to + NEAR_HERE] = s[of_pair(p.pairs, p.n_devices, near, device, ABOVE)] * per_near
+        seen[to + FAR_HERE] = s[of_pair(p.pairs, p.n_devices, far, device, ABOVE)] * per_far
         seen[to + NEAR_PLACED] = near_placed
 
 
@@ -792,22 +835,6 @@ def replay(
 
 
 @compiled
-def show(
-    ints: IntArray,
-    numbers: FloatArray,
-    features: FloatArray,
-    masks: Bytes,
-    p: Places,
-    slots: IntArray,
-    outcomes: IntArray,
-) -> None:
-    """Observe `slots`; `outcomes`: PLACED, ALL_PLACED or STUCK. The arrays: (B, n)."""
-    for at in range(len(slots)):
-        b = slots[at]
-        outcomes[at] = look(ints[b], numbers[b], features[b], masks[b], p)
-
-
-@compiled
 def act(
     ints: IntArray,
     numbers: FloatArray,
@@ -818,32 +845,24 @@ def act(
     actions: IntArray,
     outcomes: IntArray,
 ) -> None:
-    """Place candidate `actions[i]` of slot `slots[i]` and observe it.
+    """Place candidate `actions[i]` of slot `slots[i]`, or nothing if it is ABSENT; observe it.
 
-    outcomes: what became of each. An illegal choice changes nothing.
+    The arrays are (B, n). `outcomes`: what became of each. An illegal choice changes nothing.
     """
     for at in range(len(slots)):
-        b, outcomes[at] = slots[at], ILLEGAL
-        if masks[b, actions[at]] != 0:
-            choose(ints[b], p, actions[at])
-            outcomes[at] = look(ints[b], numbers[b], features[b], masks[b], p)
-
-
-@inlined
-def choose(s: IntArray, p: Places, action: int) -> None:
-    """Place a legal candidate."""
-    task, device = s[p.shown + action // p.n_devices], action % p.n_devices
-    s[p.one] = task
-    place(s, p, s, p.one, p.one + 1, device, s[of_pair(p, task, device, RUN_NS)])
-    s[p.chosen + 2 * s[p.sums + N_CHOSEN]] = task
-    s[p.chosen + 2 * s[p.sums + N_CHOSEN] + 1] = device
-    s[p.sums + N_CHOSEN] += 1
-
-
-@inlined
-def look(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places) -> int:
-    """Observe a slot and say how it stands."""
-    n_legal = observe(s, x, seen, mask, p)
-    if n_legal > 0:
-        return PLACED
-    return ALL_PLACED if s[p.sums + N_READY] == 0 else STUCK
+        b, action = slots[at], actions[at]
+        s = ints[b]
+        if action >= 0 and masks[b, action] == 0:
+            outcomes[at] = ILLEGAL
+            continue
+        if action >= 0:
+            task, device = s[p.shown + action // p.n_devices], action % p.n_devices
+            chosen = p.chosen + 2 * s[p.sums + N_CHOSEN]
+            s[chosen], s[chosen + 1] = task, device
+            s[p.sums + N_CHOSEN] += 1
+            run_ns = s[of_pair(p.pairs, p.n_devices, task, device, RUN_NS)]
+            place(s, p, s, chosen, chosen + 1, device, run_ns)
+        n_legal = observe(s, numbers[b], features[b], masks[b], p)
+        outcomes[at] = PLACED
+        if n_legal == 0:
+            outcomes[at] = ALL_PLACED if s[p.sums + N_READY] == 0 else STUCK

@@ -4,9 +4,12 @@
 
 It does what `dynpartition.sim.reference` defines, to the ns; that module explains the rules. All
 compiled code stands here, because numba notices edits in this file only. It is compiled twice:
-plain (`extras` is None: neither host modes, reveals, arrivals, memory nor slowdowns) and full.
+plain (`full` is None: neither host modes, reveals, arrivals, memory nor slowdowns) and full.
 
-Tables are int64 with named columns. Letters: L launches, C transfers, D devices, R resources (the
+Tables lie one after the other in one int64 array `t`, state and logs in another, `s`; `Places` says
+where. An entry is read as t[place + width * row + COLUMN].
+
+Tables have named columns. Letters: L launches, C transfers, D devices, R resources (the
 devices come first), K links, U buffers, G request groups, V revealers, B worlds. In the full kernel
 each world has D more rows of transfers: row C + d is the load of weights under way to device d.
 
@@ -77,8 +80,8 @@ FIRST, LAST, BUSY, RUNNING, MARKED = range(5)
 NEXT, BEFORE = range(2)
 # Columns of the work table `engines` (D, 4).
 CURRENT, TURN, WAIT, AWAKE = range(4)
-N_MARKED, N_AWAKE, LAST_NS, FAILED, N_DUE, N_LOADS = range(6)  # `counts`
-N_COUNTS = 6
+N_MARKED, N_AWAKE, LAST_NS, FAILED, N_DUE, N_LOADS, AGAIN = range(7)  # `counts`
+N_COUNTS = 7
 # Columns of the work table `walks` (D, 6).
 WALK_LAUNCH, WALK_BUSY, WANTS_SINCE, UNFINISHED, BEGUN, REPLAY_DONE = range(6)
 # Columns of the work table `stores` (D, 3).
@@ -275,7 +278,10 @@ def run_world(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
         else:
             start_transfers(t, s, p, now_ns)
             start_launches(t, s, p, now_ns)
-        now_ns = soonest(t, s, p, full)
+        if full is not None and s[p.counts + AGAIN] != 0:
+            s[p.counts + AGAIN] = 0  # weights were evicted: an idle device may load them again now
+        else:
+            now_ns = soonest(t, s, p, full)
         if now_ns < NEVER:
             complete(t, s, p, full, now_ns)
 
@@ -1177,6 +1183,7 @@ def reserve(
             s[p.status + FREE] = s[p.stores + 3 * device + FREE_BYTES]
         else:
             s[p.last_use + device * n_cells + cell] = GONE
+            s[p.counts + AGAIN] = 1
             s[p.stores + 3 * device + FREE_BYTES] += t[p.cells + 2 * cell + CELL_BYTES]
     s[p.stores + 3 * device + FREE_BYTES] -= needed
 

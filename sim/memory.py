@@ -217,6 +217,8 @@ class Limited(Memory):
                 have = (needed, self._free_bytes[device])
                 raise out_of_memory(self._world.program, self._stores, launch, device, have)
             del self._weights[device].last_use[cell]
+            # An idle device may need them next: then it loads them in another round of now.
+            self._world.clock.after(0, lambda: None)
             self._free_bytes[device] += self._cells[cell].param_bytes
         self._free_bytes[device] -= needed
 

@@ -42,7 +42,7 @@ MODULES = {
 """Module → which judge it needs."""
 
 GAPS = "tests/sim/test_mutation_gaps.py"
-SMALL = ("tests/sim/test_small_worlds.py", "tests/sim/test_small_memories.py")
+SMALL = tuple(f"tests/sim/test_{name}.py" for name in ("small_worlds", "small_memories", "losses"))
 TESTS = {
     REFERENCE: (GAPS, *SMALL),
     KERNEL: (GAPS,),
@@ -50,8 +50,10 @@ TESTS = {
 }
 """Test files that survivors of the worlds meet."""
 
-WORLD_S, TESTS_S = 2.0, 240.0
-"""Processor time that one world, and all tests, may take."""
+WORLD_S, TESTS_S, SLOW_S = 2.0, 120.0, 1.5
+"""Processor time that one world, and all tests, may take; longer tests are left out."""
+PRELOADED = ("dynpartition", "hypothesis", "tyro", "rich", "scipy")
+"""Packages that tests load."""
 BATCHES, BATCH = 12, 16
 GARBAGE = 99_991
 """What the kernel's state holds before a run."""
@@ -76,7 +78,6 @@ class Bench:
         self.modules = {name: importlib.import_module(import_name(name)) for name in MODULES}
         for name, module in self.modules.items():
             self.trees[name] = ast.parse(Path(str(module.__file__)).read_bytes())
-        self._loaded = _Loaded()
         self.worlds = [world_maker.random_world(seed) for seed in self.seeds]
         self.parts = [_lowered(world) for world in self.worlds]
         self.plain = [is_plain(parts) for parts in self.parts]
@@ -85,8 +86,14 @@ class Bench:
         """Module → for each world the lines that it reaches, as bits."""
         _prepare_kernel()
         self._note_ends()
-        self.failing = sorted(_in_child(lambda: _failing_tests(tuple(_every_test()), [])))
-        """Tests that fail already, and are left out."""
+        told = _in_child(_useless_tests)
+        self.failing = [line[1:] for line in told if line[0] == "!"]
+        self.slow = [line[1:] for line in told if line[0] == "~"]
+        """Tests that fail already or take long: they are left out."""
+        for line in told:
+            if line[0] == "+":
+                importlib.import_module(line[1:])  # here, so that not every child does
+        self._loaded = _Loaded()
         self.batches = list(self._batches())
         self.batch_ends = [_batch_ends(*each) for each in self.batches]
 
@@ -110,6 +117,7 @@ class Bench:
     def disagreements(self) -> list[str]:
         """Return what is wrong before anything is changed: tests and worlds that say nothing."""
         found = [f"{test} fails already" for test in self.failing]
+        found += [f"{test} takes long and is left out" for test in self.slow]
         for number, end in enumerate(self.ends[REFERENCE]):
             if self.ends[KERNEL][number] not in (end, "OverflowError"):
                 found.append(f"world {number}: kernel and reference differ")
@@ -149,8 +157,8 @@ class Bench:
             if _attempt(lambda w=worlds_, p=plain: _batch_ends(w, p)) != self.batch_ends[number]:
                 return "killed", f"batch {number}"
         limit_s(TESTS_S)
-        options = ["-x", *(f"--deselect={test}" for test in self.failing)]
-        if _failing_tests(TESTS[kind], options):
+        options = ["-x", *(f"--deselect={test}" for test in (*self.failing, *self.slow))]
+        if _run_tests(TESTS[kind], options).found:
             return "killed", "tests"
         return "survived", f"{min(len(numbers), most)} worlds"
 
@@ -271,8 +279,16 @@ def _prepare_kernel() -> None:
     kernel.run_worlds, batch.make_state = run_worlds, make_state
 
 
-def _every_test() -> dict[str, None]:
-    return dict.fromkeys(file for files in TESTS.values() for file in files)
+def _useless_tests() -> list[str]:
+    files = dict.fromkeys(file for files in TESTS.values() for file in files)
+    before = set(sys.modules)
+    noted = _run_tests(tuple(files), [])
+    loaded = [name for name in sys.modules if name not in before and name.startswith(PRELOADED)]
+    return [
+        *(f"!{test}" for test in noted.found),
+        *(f"~{test}" for test in noted.slow),
+        *(f"+{name}" for name in loaded),
+    ]
 
 
 def _in_child(run: Callable[[], list[str]]) -> list[str]:
@@ -292,15 +308,18 @@ def _in_child(run: Callable[[], list[str]]) -> list[str]:
 
 
 class _Failures:
-    """A plugin of pytest that notes which tests fail."""
+    """A plugin of pytest that notes which tests fail, or take long."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        self.slow: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a test that fails, or cannot be set up."""
+        """Note a test that fails, cannot be set up, or takes long."""
         if report.failed:
             self.found.append(report.nodeid)
+        elif report.duration > SLOW_S:
+            self.slow.append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note a file that cannot be read."""
@@ -308,8 +327,8 @@ class _Failures:
             self.found.append(report.nodeid)
 
 
-def _failing_tests(files: tuple[str, ...], options: list[str]) -> list[str]:
-    """Run tests silently, in a process that does nothing else any more; return those that fail."""
+def _run_tests(files: tuple[str, ...], options: list[str]) -> _Failures:
+    """Run tests silently, in a process that does nothing else any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -318,7 +337,7 @@ def _failing_tests(files: tuple[str, ...], options: list[str]) -> list[str]:
     quiet = ["-q", "-p", "no:cacheprovider", "-o", "timeout=0", "--import-mode=importlib"]
     if found:
         pytest.main([*quiet, *options, *found], plugins=[failures])
-    return failures.found
+    return failures
 
 
 class _Loaded:

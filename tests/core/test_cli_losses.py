@@ -1,6 +1,8 @@
 """`simulate --lose`: what is printed and written, and what is refused."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -132,3 +134,11 @@ def test_nothing_left_to_run_a_task(capsys, tmp_path):
     words = save(tmp_path, [task(4, duration_ns={"cuda:1": 20})], ("cuda:1", (0,)))
     said = refusal(capsys, "simulate", *words, "--lose", "cuda:1@5ns")
     assert "cuda:1 was lost at 5 ns, and now task 4 (cell) has no cost on any device" in said
+
+
+def test_torch_is_not_imported(world):
+    code = "import sys; from dynpartition.__main__ import main; main(sys.argv[1:])"
+    words = [*world, "--lose", "cuda:1@5ns"]
+    child = [sys.executable, "-c", f"{code}; print('torch' in sys.modules)", *words]
+    done = subprocess.run(child, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

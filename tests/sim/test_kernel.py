@@ -37,7 +37,7 @@ from dynpartition.sim.reference import simulate
 from dynpartition.sim.worlds import describe_difference, find_difference, outcome, random_world
 from tests.sim.random_worlds import World, worlds
 
-SEEDS = 2000
+SEEDS = 1000
 
 
 def program_world(world: object) -> ProgramWorld:
@@ -62,7 +62,7 @@ def test_it_gives_the_traces_of_the_reference_in_seeded_worlds() -> None:
     assert memory_ran_out > SEEDS // 50
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_it_gives_the_traces_of_the_reference_in_hypothesis_worlds(world: World) -> None:
     assert outcome(simulate, world) == outcome(simulate_compiled, world)
@@ -84,6 +84,22 @@ def test_the_plain_and_the_full_kernel_agree_where_both_can_run() -> None:
     assert plain.batch.is_plain and not full.batch.is_plain
     for index in range(len(chosen)):
         assert plain.trace(index) == full.trace(index)
+
+
+def test_the_beginnings_of_plans_are_run_alike() -> None:
+    for seed in range(200):
+        world = random_world(seed)
+        for count in {0, len(world.plan) // 2, len(world.plan) - 1}:
+            plan = Plan(world.plan.launches[:count])
+            assert begun(simulate, world, plan) == begun(simulate_compiled, world, plan)
+
+
+def begun(engine: object, world: object, plan: Plan) -> object:
+    conditions = world.conditions
+    try:
+        return engine(world.graph, world.profile, plan, complete=False, conditions=conditions)
+    except OutOfDeviceMemory as error:
+        return str(error)
 
 
 def test_traces_need_a_recording() -> None:

@@ -85,6 +85,7 @@ REFUSED_SHARE_MAX = 0.2
 """At most this share of the worlds may end with an error: nothing else is compared in them."""
 
 
+@pytest.mark.timeout(900)  # most of it for making the worlds
 def test_both_simulators_agree_on_everything_that_happens() -> None:
     census: Counter[str] = Counter()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,9 @@ from dynpartition import (
     TaskGraph,
 )
 from dynpartition.conditions import Conditions, Loss, Slowdown
+from dynpartition.contract import drive
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
+from dynpartition.graph import CARRIED
 from dynpartition.profile import Noise
 from dynpartition.sim import SimBackend, SimSession, simulate
 from dynpartition.sim.worlds import World, random_world
@@ -320,3 +323,23 @@ def test_a_closed_loop_is_complete_afterwards() -> None:
     session, _ = play(stream, Profile(CPU, {}), Dice(1))
     complete = (session.complete_graph, Profile(CPU, {}), session.complete_plan)
     assert simulate(*complete) == session.complete_trace
+
+
+def test_another_engine_is_not_asked_about_what_a_loss_leaves_behind() -> None:
+    """Only the reference knows how carried launches stand there."""
+    asked: list[bool] = []
+
+    def engine(graph: TaskGraph, *rest: Any, **named: Any) -> Trace:
+        asked.append(CARRIED in graph.cells)
+        return simulate(graph, *rest, **named)
+
+    two = Profile(Cluster((Device("cpu:0", "cpu"), Device("cpu:1", "cpu"))), {})
+    both = replace(
+        graph_of(task(0), task(1)), durations={n: np.full(2, 10) for n in two.cluster.names}
+    )
+    backend = SimBackend(two, conditions=Conditions(losses=(Loss("cpu:1", 4),)), engine=engine)
+    script = Script([("cpu:0", (0,)), ("cpu:1", (1,))], on_cpu(1))
+    with backend.open(GraphWorkload(both)) as session:
+        outcome = drive(session, script, two)
+    assert outcome.trace.makespan_ns == 20
+    assert asked and not any(asked)

@@ -312,14 +312,21 @@ def test_outputs_stay_while_their_request_hides_tasks(
         assert spans(trace)[3] == ("cuda:0", [2], start_ns, start_ns + 10)
 
 
-@pytest.mark.parametrize(("request_of_last", "status"), [(0, 2), (1, 0)])
+@pytest.mark.parametrize(
+    ("request_of_last", "inputs", "status"),
+    [
+        (0, (), 2),
+        (1, (), 0),
+        (1, (1,), 2),  # an edge joins the two requests
+    ],
+)
 def test_outputs_stay_until_all_of_their_request_has_arrived(
-    world: World, request_of_last: int, status: int
+    world: World, request_of_last: int, inputs: tuple[int, ...], status: int
 ) -> None:
     """Task 2 arrives at 15. If it is of task 0's request, 10 of 30 bytes are free at 10.
 
     cuda:0  |0: 0 10|1: 10 20|2: 20 30|
     """
-    tasks = [task(0), task(1), task(2, arrival_ns=15, request=request_of_last)]
+    last = task(2, *inputs, size=0, arrival_ns=15, request=request_of_last)
     plan = [("cuda:0", [n]) for n in range(3)]
-    assert world.exit_status(tasks, plan, small_gpu(memory_bytes=30)) == status
+    assert world.exit_status([task(0), task(1), last], plan, small_gpu(memory_bytes=30)) == status
