@@ -30,14 +30,17 @@ def simulate_compiled(
 ) -> Trace:
     """Return what running `plan` does: the same trace and errors as `reference.simulate`.
 
-    Where times may pass 2.3·10¹⁸ ns the reference does the work, with Python's integers.
+    The reference does the work, with Python's integers, where times may pass 2.3·10¹⁸ ns, and
+    what is left of a run after a loss.
     """
     priced = PricedGraph(graph, profile)
     program = lower(graph, profile.cluster, plan, complete=complete)
-    world = ProgramWorld(priced, program, price(program, priced, conditions))
+    prices = price(program, priced, conditions)
     try:
-        batch = pack([world])
+        batch = None if prices.carried else pack([ProgramWorld(priced, program, prices)])
     except OverflowError:
+        batch = None
+    if batch is None:
         return reference.simulate(graph, profile, plan, complete=complete, conditions=conditions)
     return run_batch(batch).trace(0)
 
