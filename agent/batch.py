@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from dynpartition.agent import kernel
 from dynpartition.agent.facts import Facts
+from dynpartition.agent.pricer import as_launches
 from dynpartition.agent.tables import Tables, machine_tables
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
@@ -74,17 +74,26 @@ class Batch:
     def chosen(self, slot: int) -> IntArray:
         """Return int64 (n, 2): (task, device) of the choices since `begin`, in order."""
         count = self._views["sums"][slot, kernel.N_CHOSEN]
-        return self._views["chosen"][slot, :count].copy()
+        chosen: IntArray = self._views["chosen"][slot, :count].copy()
+        return chosen
 
     def launches(self, slot: int) -> list[Launch]:
         """Return the choices since `begin` as launches."""
-        return as_launches(self.chosen(slot), self._names)
+        return self.as_launches(self.chosen(slot))
+
+    def as_launches(self, choices: IntArray) -> list[Launch]:
+        """Return choices, int64 (n, 2) of (task, device), as launches of one task each."""
+        return as_launches(choices, self._names)
 
     def shown(self, slot: int) -> list[int]:
         """Return the tasks of the last observation: candidate r·D + d is (task r, device d)."""
         count = self._views["sums"][slot, kernel.N_LISTED] // self.n_devices
         tasks: list[int] = self._views["shown"][slot, :count].tolist()
         return tasks
+
+    def n_ready(self, slot: int) -> int:
+        """Return how many revealed tasks are ready and not placed."""
+        return int(self._views["sums"][slot, kernel.N_READY])
 
     def _replay(self, slot: int, facts: Facts, planned: Plan) -> None:
         launches, index = planned.launches, facts.profile.cluster.index
@@ -171,8 +180,3 @@ class Batch:
 def _view(flat: Any, place: int, shape: tuple[int, ...]) -> Any:
     """Return part of every row, int64 or float32 (B, n), as an array (B, *shape)."""
     return flat[:, place : place + math.prod(shape)].reshape(len(flat), *shape)
-
-
-def as_launches(chosen: IntArray, names: Sequence[str]) -> list[Launch]:
-    """Return choices, int64 (n, 2) of (task, device), as launches of one task each."""
-    return [Launch(names[device], (task,)) for task, device in chosen.tolist()]

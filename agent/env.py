@@ -3,11 +3,12 @@
 One step is one choice of (ready task, device); the order of choices is the plan order. When all
 revealed tasks are placed the backend runs the plan; a reveal opens the next steps. The reward is 0
 until the end, then −log(makespan / makespan of the best single device).
+`dynpartition.agent.vector_env` steps many at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import gymnasium
@@ -15,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from dynpartition.agent.episode import Baseline, Episode, reward_of
-from dynpartition.agent.facts import FactsCache
-from dynpartition.agent.observe import BOUND, FEATURES, Observer
-from dynpartition.agent.policy import MAX_READY, candidate
+from dynpartition.agent import kernel
+from dynpartition.agent.episode import Baseline, Episodes, reward_of
+from dynpartition.agent.observe import BOUND, FEATURES
+from dynpartition.agent.policy import MAX_READY
+from dynpartition.agent.pricer import Pricer
 from dynpartition.agent.synthetic import synthetic_workloads
 from dynpartition.contract import Backend, Workload
 from dynpartition.errors import InputError
-from dynpartition.types import FloatArray
 
 ENV_ID = "dynpartition/Placement-v0"
 ILLEGAL_MAX = 100
@@ -44,7 +45,8 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
 
     `workloads`: drawn from at each reset, or chosen with `options={"workload": index}`. Without
     them, small synthetic graphs over the profile's cells, which suit every backend that takes
-    graphs; a backend that runs a model needs inputs of that model.
+    graphs; a backend that runs a model needs inputs of that model. `pricer`: what tells makespans
+    where nothing is hidden; default: sessions of the backend.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)
@@ -56,23 +58,15 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
         *,
         max_ready: int = MAX_READY,
         baseline_repeats: int = 1,
+        pricer: Pricer | None = None,
     ) -> None:
-        if workloads is None:
-            workloads = synthetic_workloads(backend.profile, DEFAULT_WORKLOADS, 0)
-        self.workloads = workloads
-        if not self.workloads:
-            raise InputError("the environment got an empty list of workloads; give it at least one")
-        self._backend = backend
-        self._cache = FactsCache(backend.profile)
+        self.workloads = given_or_synthetic(workloads, backend)
         self._baseline = Baseline(backend, baseline_repeats)
-        self._n_devices = len(backend.profile.cluster.devices)
-        self._observer = Observer(self._n_devices, max_ready)
-        self._episode: Episode | None = None
-        self._shown: list[int] = []
-        self._mask: npt.NDArray[np.int8] = np.zeros(self._observer.n_candidates, dtype=np.int8)
+        self._episodes = Episodes(backend, 1, max_ready, pricer)
+        self._is_running = False
         self._n_illegal = 0
-        n_candidates = self._observer.n_candidates
-        self.observation_space = _observation_space(n_candidates)
+        n_candidates = self._episodes.batch.n_candidates
+        self.observation_space = observation_space(n_candidates)
         self.action_space = spaces.Discrete(n_candidates)
 
     def reset(
@@ -80,60 +74,79 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
     ) -> tuple[EnvObservation, Info]:
         """Start the next workload, or the one that `options["workload"]` names."""
         super().reset(seed=seed)
-        self.close()
-        index = (options or {}).get("workload")
-        if index is None:
-            index = int(self.np_random.integers(len(self.workloads)))
-        if not isinstance(index, int | np.integer) or not 0 <= index < len(self.workloads):
-            raise InputError(
-                f"options['workload'] is {index!r}; give 0 to {len(self.workloads) - 1}"
-            )
-        self._episode = Episode(self._backend, self.workloads[int(index)], self._cache)
-        self._n_illegal = 0
-        return self._observe(self._episode), {"workload": int(index)}
+        index = chosen_workload(options, len(self.workloads), self.np_random)
+        self._episodes.begin(_FIRST, [self.workloads[index]])
+        self._is_running, self._n_illegal = True, 0
+        return self._observation(), {"workload": index}
 
     def step(self, action: np.int64) -> tuple[EnvObservation, float, bool, bool, Info]:
         """Place candidate `action`."""
-        episode = self._running()
+        if not self._is_running:
+            raise InputError("the episode is over or not started; call reset() first")
         if not self.action_space.contains(action):
-            n_candidates = self._observer.n_candidates
-            raise InputError(f"action {action!r} is no candidate; give 0 to {n_candidates - 1}")
-        if not self._mask[action]:
+            last = self._episodes.batch.n_candidates - 1
+            raise InputError(f"action {action!r} is no candidate; give 0 to {last}")
+        outcome = self._episodes.act(_FIRST, np.array([action], dtype=np.int64))[0]
+        if outcome == kernel.ILLEGAL:
             self._n_illegal += 1
             truncated = self._n_illegal >= ILLEGAL_MAX
-            return self._observe(episode), -1.0, False, truncated, {"illegal_action": True}
-        episode.place(*candidate(self._shown, int(action), self._n_devices))
-        if not episode.finished:
-            return self._observe(episode), 0.0, False, False, {}
-        makespan_ns = episode.makespan_ns
-        best_ns = self._baseline.best_single_ns(episode.workload)
-        info: Info = {"makespan_ns": makespan_ns, "best_single_ns": best_ns, "plan": episode.plan}
-        return self._observe(episode), reward_of(makespan_ns, best_ns), True, False, info
+            return self._observation(), -1.0, False, truncated, {"illegal_action": True}
+        if outcome == kernel.PLACED:
+            return self._observation(), 0.0, False, False, {}
+        self._is_running = False
+        makespan_ns = self._episodes.finished[0].makespan_ns
+        best_ns = self._baseline.best_single_ns(self._episodes.workload(0))
+        info: Info = {"makespan_ns": makespan_ns, "best_single_ns": best_ns}
+        info["plan"] = self._episodes.plan(0)
+        return self._observation(), reward_of(makespan_ns, best_ns), True, False, info
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return bool (K,): which actions are legal now (the name that sb3-contrib asks for)."""
-        return self._mask.astype(np.bool_)
+        masks: npt.NDArray[np.bool_] = self._episodes.batch.mask[0].astype(np.bool_)
+        return masks
+
+    def shown(self) -> list[int]:
+        """Return the ready tasks of the last observation: candidate r·D + d places the r-th."""
+        return self._episodes.batch.shown(0)
 
     def close(self) -> None:
         """Free the session that is open; the backend stays the caller's."""
-        if self._episode is not None:
-            self._episode.close()
-            self._episode = None
+        self._episodes.close()
+        self._is_running = False
 
-    def _running(self) -> Episode:
-        if self._episode is None or self._episode.finished:
-            raise InputError("the episode is over or not started; call reset() first")
-        return self._episode
-
-    def _observe(self, episode: Episode) -> EnvObservation:
-        observation, shown = self._observer.observe([episode.table])
-        self._shown = shown[0]
-        self._mask = observation.mask[0]
-        features: FloatArray = observation.features[0]
-        return {"candidates": features, "mask": self._mask.copy()}
+    def _observation(self) -> EnvObservation:
+        batch = self._episodes.batch
+        return {"candidates": batch.features[0].copy(), "mask": batch.mask[0].copy()}
 
 
-def _observation_space(n_candidates: int) -> spaces.Space[EnvObservation]:
+_FIRST = np.zeros(1, dtype=np.int64)
+
+
+def given_or_synthetic(
+    workloads: Sequence[Workload] | None, backend: Backend
+) -> Sequence[Workload]:
+    """Return the workloads that an environment plays."""
+    if workloads is None:
+        return synthetic_workloads(backend.profile, DEFAULT_WORKLOADS, 0)
+    if not workloads:
+        raise InputError("the environment got an empty list of workloads; give it at least one")
+    return workloads
+
+
+def chosen_workload(
+    options: Mapping[str, object] | None, n_workloads: int, rng: np.random.Generator
+) -> int:
+    """Return the index that `options["workload"]` names, or one drawn from `rng`."""
+    index = (options or {}).get("workload")
+    if index is None:
+        return int(rng.integers(n_workloads))
+    if not isinstance(index, int | np.integer) or not 0 <= index < n_workloads:
+        raise InputError(f"options['workload'] is {index!r}; give 0 to {n_workloads - 1}")
+    return int(index)
+
+
+def observation_space(n_candidates: int) -> spaces.Space[EnvObservation]:
+    """Return the space of one environment's observations."""
     box = spaces.Box(-BOUND, BOUND, (n_candidates, len(FEATURES)), np.float32)
     space = spaces.Dict({"candidates": box, "mask": spaces.MultiBinary(n_candidates)})
     return cast(spaces.Space[EnvObservation], space)  # Dict is a Space of dicts of anything

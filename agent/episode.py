@@ -1,59 +1,161 @@
-"""One episode: one workload, placed choice by choice and run by a backend."""
+"""Episodes: workloads placed choice by choice and run by a backend, several at a time."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from dynpartition.agent import kernel
+from dynpartition.agent.batch import Batch
 from dynpartition.agent.facts import FactsCache
 from dynpartition.agent.heuristics import SingleDevice
-from dynpartition.agent.partial import PartialPlan
-from dynpartition.agent.task_table import TaskTable
-from dynpartition.contract import Backend, Workload, run
+from dynpartition.agent.pricer import Choices, Pricer, SessionPricer
+from dynpartition.contract import Backend, Session, Workload, run
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
+from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
+from dynpartition.types import IntArray
 
 
-class Episode:
-    """Steps through a session; nothing but `trace` ever comes from the backend's clock."""
+@dataclass(slots=True)
+class Finished:
+    """What an episode came to."""
 
-    def __init__(self, backend: Backend, workload: Workload, cache: FactsCache) -> None:
-        self.workload = workload
-        self._cache = cache
-        self._session = backend.open(workload)
-        self.table = self._table()
-        """The plan so far; another one after each reveal."""
-        self._is_open = True
-        self.finished = False
-        self.plan = Plan()
-        """All launches, when finished."""
-        self.makespan_ns = 0
-        """What the backend measured, when finished."""
+    makespan_ns: int
+    """What the backend measured."""
+    choices: IntArray
+    """(N, 2) task and device index in order of choice."""
+    plan: Plan | None = None
+    """What ran, as the session says; None: the choices."""
 
-    def place(self, task: int, device: int) -> None:
-        """Place a ready task; run the plan when no revealed task is left."""
-        self.table.partial.place(task, device)
-        self.table.placed(task, device)
-        if not self.table.partial.ready:
-            self._advance()
 
-    def _table(self) -> TaskTable:
-        """Begin from the launches so far, as a scheduler does that is asked after a reveal."""
-        return TaskTable(PartialPlan(self._cache.of(self._session.graph), self._session.plan))
+@dataclass(slots=True)
+class _Running:
+    """One episode. `session`: None where nothing is hidden, which is priced at the end."""
 
-    def _advance(self) -> None:
-        self.finished = not self._session.advance(self.table.partial.take_launches())
-        if self.finished:
-            self.plan, self.makespan_ns = self._session.plan, self._session.trace.makespan_ns
-            self.close()  # at once: the baseline may need the backend
-        else:
-            self.table = self._table()
+    workload: Workload
+    graph: TaskGraph
+    session: Session | None
+    before: list[IntArray]
+    """Choices before the last reveal."""
+
+
+class Episodes:
+    """B slots with one episode each; nothing but makespans comes from the backend's clock.
+
+    The first episode of a workload goes through a session, which shows whether anything is hidden.
+    If not, later ones need no session while they are placed, and end together in one question to
+    the pricer. Where something is hidden, every episode has its session.
+    """
+
+    def __init__(
+        self, backend: Backend, n_slots: int, max_ready: int, pricer: Pricer | None = None
+    ) -> None:
+        self.batch = Batch(backend.profile, n_slots, max_ready)
+        self.finished: dict[int, Finished] = {}
+        """Slot → what its episode came to, until the next begins there."""
+        self._backend = backend
+        self._pricer = pricer or SessionPricer(backend)
+        self._cache = FactsCache(backend.profile)
+        self._flat: dict[int, tuple[Workload, TaskGraph]] = {}  # kept, so that ids stay their own
+        self._running: dict[int, _Running] = {}
+
+    def begin(self, slots: IntArray, workloads: Sequence[Workload]) -> None:
+        """Start an episode in each of the slots and observe it."""
+        for slot, workload in zip(slots.tolist(), workloads, strict=True):
+            self._close(slot)
+            self.finished.pop(slot, None)
+            self._open(slot, workload)
+        self._check(slots, self.batch.observe(slots))
+
+    def act(self, slots: IntArray, actions: IntArray) -> IntArray:
+        """Place a candidate in each of the slots and observe; return int64 (n,): what became of it.
+
+        `kernel.PLACED`, ILLEGAL (nothing has changed), or ALL_PLACED: the episode has finished.
+        """
+        outcomes = self.batch.act(slots, actions)
+        self._check(slots, outcomes)
+        done = np.flatnonzero(outcomes == kernel.ALL_PLACED)
+        if len(done):
+            self._advance(slots[done].tolist())
+            revealed = [at for at in done.tolist() if int(slots[at]) not in self.finished]
+            outcomes[revealed] = kernel.PLACED
+        return outcomes
+
+    def plan(self, slot: int) -> Plan:
+        """Return the plan of a finished episode."""
+        finished = self.finished[slot]
+        return finished.plan or Plan(tuple(self.batch.as_launches(finished.choices)))
+
+    def workload(self, slot: int) -> Workload:
+        """Return what is played in a slot."""
+        return self._running[slot].workload
 
     def close(self) -> None:
-        """Free what the session holds; may be called again."""
-        if self._is_open:
-            self._is_open = False
-            self._session.close()
+        """Free the sessions that are open; the backend stays the caller's."""
+        for slot in list(self._running):
+            self._close(slot)
+
+    def _open(self, slot: int, workload: Workload) -> None:
+        if id(workload) in self._flat:
+            graph = self._flat[id(workload)][1]
+            self._running[slot] = _Running(workload, graph, None, [])
+            self.batch.begin(slot, self._cache.of(graph))
+            return
+        session = self._backend.open(workload)
+        self._running[slot] = _Running(workload, session.graph, session, [])
+        self.batch.begin(slot, self._cache.of(session.graph), session.plan)
+
+    def _advance(self, slots: Sequence[int]) -> None:
+        """Go on where everything revealed is placed: to a reveal or to the end."""
+        flat = [slot for slot in slots if self._running[slot].session is None]
+        for slot in slots:
+            if self._running[slot].session is not None:
+                self._advance_session(slot)
+        if flat:
+            plans = [self._complete(slot) for slot in flat]
+            times = self._pricer.makespans_ns(plans).tolist()
+            for slot, plan, makespan_ns in zip(flat, plans, times, strict=True):
+                self.finished[slot] = Finished(makespan_ns, plan.pairs)
+
+    def _complete(self, slot: int) -> Choices:
+        running = self._running[slot]
+        facts = self._cache.of(running.graph)
+        return Choices(running.workload, facts, self.batch.chosen(slot))
+
+    def _advance_session(self, slot: int) -> None:
+        running, session = self._running[slot], self._running[slot].session
+        assert session is not None
+        running.before.append(self.batch.chosen(slot))
+        if session.advance(self.batch.launches(slot)):
+            running.graph = session.graph
+            self.batch.begin(slot, self._cache.of(session.graph), session.plan)
+            one = np.array([slot])
+            self._check(one, self.batch.observe(one))
+            return
+        choices = np.concatenate(running.before)
+        self.finished[slot] = Finished(session.trace.makespan_ns, choices, session.plan)
+        if len(running.before) == 1:
+            self._flat[id(running.workload)] = (running.workload, running.graph)
+        self._close(slot)  # at once: the baseline may need the backend
+
+    def _check(self, slots: IntArray, outcomes: IntArray) -> None:
+        for at in np.flatnonzero(outcomes == kernel.STUCK).tolist():
+            raise SchedulerError(self._stuck_message(int(slots[at])))
+
+    def _stuck_message(self, slot: int) -> str:
+        name = self._running[slot].graph.name
+        return f"no ready task of graph {name!r} has a legal device; add links or costs"
+
+    def _close(self, slot: int) -> None:
+        running = self._running.get(slot)
+        if running is not None and running.session is not None:
+            running.session.close()
+            running.session = None
 
 
 class Baseline:

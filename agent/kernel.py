@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-any-return"
+# (elements of int64 arrays are Any to mypy)
 """Compiled: plans of many episodes as they grow, their estimate, and what policies see of them.
 
 `dynpartition.agent.estimate` explains the estimate; this one gives the same times, to the ns. All

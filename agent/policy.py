@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynpartition.agent.observe import FEATURES, Observation, Observer
-from dynpartition.agent.partial import PartialPlan
-from dynpartition.agent.task_table import TaskTable
+from dynpartition.agent.observe import FEATURES, Observation
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
@@ -112,25 +110,15 @@ class PolicyScheduler(Scheduler):
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches in the order of choosing."""
-        partial = PartialPlan.of(graph, profile, planned)
-        table = TaskTable(partial)
-        observer = Observer(partial.facts.prices.n_devices, self.policy.max_ready)
-        while partial.ready:
-            observation, shown = observer.observe([table])
-            if not observation.mask.any():
-                raise SchedulerError(f"no ready task of graph {graph.name!r} has a legal device")
-            place(table, shown[0], int(self.policy.choose(observation)[0]))
-        return partial.take_launches()
+        from dynpartition.agent.batch import Batch  # needs numba
+        from dynpartition.agent.facts import Facts
 
-
-def place(table: TaskTable, shown: Sequence[int], action: int) -> None:
-    """Place what candidate `action` stands for: row-major over (task shown, device)."""
-    task, device = candidate(shown, action, table.columns.n_devices)
-    table.partial.place(task, device)
-    table.placed(task, device)
-
-
-def candidate(shown: Sequence[int], action: int, n_devices: int) -> tuple[int, int]:
-    """Return the (task, device) of candidate `action`."""
-    row, device = divmod(action, n_devices)
-    return shown[row], device
+        batch = Batch(profile, 1, self.policy.max_ready)
+        batch.begin(0, Facts(graph, profile), planned)
+        slot, observation = np.zeros(1, dtype=np.int64), Observation(batch.features, batch.mask)
+        batch.observe(slot)
+        while observation.mask.any():
+            batch.act(slot, self.policy.choose(observation))
+        if batch.n_ready(0):
+            raise SchedulerError(f"no ready task of graph {graph.name!r} has a legal device")
+        return batch.launches(0)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dynpartition.agent.episode import Baseline, Episode, reward_of
-from dynpartition.agent.facts import FactsCache
-from dynpartition.agent.observe import Observation, Observer
-from dynpartition.agent.policy import Policy, candidate
+from dynpartition.agent import kernel
+from dynpartition.agent.episode import Baseline, Episodes, reward_of
+from dynpartition.agent.observe import Observation
+from dynpartition.agent.policy import Policy
+from dynpartition.agent.pricer import Pricer
 from dynpartition.contract import Backend, Workload
 from dynpartition.types import FloatArray, IntArray
 
@@ -27,13 +27,21 @@ class Rollouts:
 
 
 class Player:
-    """Plays workloads on one backend, at most `lockstep` sessions at a time."""
+    """Plays workloads on one backend, at most `lockstep` episodes at a time."""
 
-    def __init__(self, backend: Backend, *, lockstep: int, baseline_repeats: int = 1) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        lockstep: int,
+        baseline_repeats: int = 1,
+        pricer: Pricer | None = None,
+    ) -> None:
         self._backend = backend
         self._lockstep = lockstep
-        self._cache = FactsCache(backend.profile)
+        self._pricer = pricer
         self._baseline = Baseline(backend, baseline_repeats)
+        self._episodes: dict[int, Episodes] = {}  # ready tasks shown → slots
 
     def play(
         self,
@@ -45,48 +53,42 @@ class Player:
     ) -> Rollouts:
         """Play one episode per workload: with `rng` sampling, without greedily."""
         result = Rollouts(np.zeros(len(workloads), dtype=np.float32))
-        for first in range(0, len(workloads), self._lockstep):
-            wave = workloads[first : first + self._lockstep]
-            self._play_wave(
-                policy, wave, rng, result if record else Rollouts(result.rewards), first
-            )
+        episodes = self._slots(policy.max_ready)
+        try:
+            for first in range(0, len(workloads), self._lockstep):
+                wave = workloads[first : first + self._lockstep]
+                kept = result if record else Rollouts(result.rewards)
+                self._play_wave(policy, episodes, wave, rng, kept, first)
+        finally:
+            episodes.close()
         return result
+
+    def _slots(self, max_ready: int) -> Episodes:
+        if max_ready not in self._episodes:
+            slots = Episodes(self._backend, self._lockstep, max_ready, self._pricer)
+            self._episodes[max_ready] = slots
+        return self._episodes[max_ready]
 
     def _play_wave(
         self,
         policy: Policy,
+        episodes: Episodes,
         workloads: Sequence[Workload],
         rng: np.random.Generator | None,
         result: Rollouts,
         first: int,
     ) -> None:
-        with ExitStack() as open_sessions:
-            episodes = []
-            for workload in workloads:
-                episodes.append(Episode(self._backend, workload, self._cache))
-                open_sessions.callback(episodes[-1].close)
-            self._step_to_the_end(policy, episodes, rng, result, first)
-        for number, episode in enumerate(episodes, start=first):
-            best_ns = self._baseline.best_single_ns(episode.workload)
-            result.rewards[number] = reward_of(episode.makespan_ns, best_ns)
-
-    def _step_to_the_end(
-        self,
-        policy: Policy,
-        episodes: Sequence[Episode],
-        rng: np.random.Generator | None,
-        result: Rollouts,
-        first: int,
-    ) -> None:
-        n_devices = len(self._backend.profile.cluster.devices)
-        observer = Observer(n_devices, policy.max_ready)
-        running = list(range(len(episodes)))
-        while running:
-            observation, shown = observer.observe([episodes[e].table for e in running])
+        running = np.arange(len(workloads))
+        episodes.begin(running, workloads)
+        while len(running):
+            batch = episodes.batch
+            observation = Observation(batch.features[running], batch.mask[running])
             actions = policy.choose(observation, rng)
             result.observations.append(observation)
             result.actions.append(actions)
-            result.episode_of.append(np.array(running, dtype=np.int64) + first)
-            for e, tasks, action in zip(running, shown, actions.tolist(), strict=True):
-                episodes[e].place(*candidate(tasks, action, n_devices))
-            running = [e for e in running if not episodes[e].finished]
+            result.episode_of.append(running + first)
+            running = running[episodes.act(running, actions) == kernel.PLACED]
+        for slot, workload in enumerate(workloads):
+            best_ns = self._baseline.best_single_ns(workload)
+            makespan_ns = episodes.finished[slot].makespan_ns
+            result.rewards[first + slot] = reward_of(makespan_ns, best_ns)

@@ -81,7 +81,11 @@ __all__ = [
 
 # So that gymnasium.make("dynpartition/Placement-v0", backend=…) works after any import of this
 # package; Gymnasium has no entry points for that. The environment itself is imported when made.
-gymnasium.register("dynpartition/Placement-v0", entry_point="dynpartition.agent.env:PlacementEnv")
+gymnasium.register(
+    "dynpartition/Placement-v0",
+    entry_point="dynpartition.agent.env:PlacementEnv",
+    vector_entry_point="dynpartition.agent.vector_env:PlacementVectorEnv",
+)
 
 if __name__ != "dynpartition":
     raise ImportError("import dynpartition, not core")

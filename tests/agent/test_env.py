@@ -109,7 +109,7 @@ def test_order_of_choices_is_plan_order():
     rng, done, chosen = np.random.default_rng(0), False, []
     while not done:
         action = legal_action(env, rng)
-        chosen.append(env._shown[int(action) // 2])
+        chosen.append(env.shown()[int(action) // 2])
         _, _, done, _, info = env.step(action)
     assert [launch.tasks[0] for launch in info["plan"].launches] == chosen
 

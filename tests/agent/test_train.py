@@ -10,11 +10,10 @@ from dynpartition import GraphWorkload, run
 from dynpartition.agent.checkpoint import load_checkpoint, save_checkpoint
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.conformance import small_worlds
-from dynpartition.agent.episode import Episode
-from dynpartition.agent.facts import FactsCache
+from dynpartition.agent.episode import Episodes
 from dynpartition.agent.heuristics import Random
-from dynpartition.agent.observe import Observer
-from dynpartition.agent.policy import Policy, PolicyScheduler, candidate
+from dynpartition.agent.observe import Observation
+from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.rollout import Player
 from dynpartition.agent.train import _Batch, advantages, log_softmax_scores, train
 from dynpartition.errors import TrainingError
@@ -69,14 +68,13 @@ def test_greedy_play_equals_the_scheduler():
 def test_environment_and_scheduler_decide_alike_across_reveals(world):
     """The scheduler starts from the launches so far, the episode goes on: same plans."""
     backend, policy = SimBackend(world.profile), Policy.untrained(5)
-    episode = Episode(backend, GraphWorkload(world.graph), FactsCache(world.profile))
-    n_devices = len(world.profile.cluster.devices)
-    observer = Observer(n_devices, policy.max_ready)
-    while not episode.finished:
-        observation, shown = observer.observe([episode.table])
-        episode.place(*candidate(shown[0], int(policy.choose(observation)[0]), n_devices))
+    episodes, slot = Episodes(backend, 1, policy.max_ready), np.zeros(1, dtype=np.int64)
+    episodes.begin(slot, [GraphWorkload(world.graph)])
+    while 0 not in episodes.finished:
+        observation = Observation(episodes.batch.features, episodes.batch.mask)
+        episodes.act(slot, policy.choose(observation))
     outcome = run(backend, GraphWorkload(world.graph), PolicyScheduler(policy))
-    assert episode.plan == outcome.plan
+    assert episodes.plan(0) == outcome.plan
 
 
 def test_learns_to_beat_chance_and_the_untrained_policy():
