@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from dynpartition.agent import kernel
 from dynpartition.agent.facts import Facts
-from dynpartition.agent.pricer import as_launches
 from dynpartition.agent.tables import Tables, machine_tables
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
@@ -83,7 +82,7 @@ class Batch:
 
     def as_launches(self, choices: IntArray) -> list[Launch]:
         """Return choices, int64 (n, 2) of (task, device), as launches of one task each."""
-        return as_launches(choices, self._names)
+        return [Launch(self._names[device], (task,)) for task, device in choices.tolist()]
 
     def shown(self, slot: int) -> list[int]:
         """Return the tasks of the last observation: candidate r·D + d is (task r, device d)."""
@@ -173,7 +172,7 @@ class Batch:
             "candidates": (self.max_ready, n_devices + 1, 2),
             "after_ns": (machine.facts["n_links"],),
             "scales": (2,),
-            "known": (n_tasks, n_devices, kernel.N_FEATURES),
+            "known": (n_tasks, n_devices, kernel.N_KNOWN),
         }
 
 

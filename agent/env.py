@@ -20,7 +20,6 @@ from dynpartition.agent import kernel
 from dynpartition.agent.episode import Baseline, Episodes, reward_of
 from dynpartition.agent.observe import BOUND, FEATURES
 from dynpartition.agent.policy import MAX_READY
-from dynpartition.agent.pricer import Pricer
 from dynpartition.agent.synthetic import synthetic_workloads
 from dynpartition.contract import Backend, Workload
 from dynpartition.errors import InputError
@@ -45,8 +44,7 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
 
     `workloads`: drawn from at each reset, or chosen with `options={"workload": index}`. Without
     them, small synthetic graphs over the profile's cells, which suit every backend that takes
-    graphs; a backend that runs a model needs inputs of that model. `pricer`: what tells makespans
-    where nothing is hidden; default: sessions of the backend.
+    graphs; a backend that runs a model needs inputs of that model.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)
@@ -58,11 +56,10 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
         *,
         max_ready: int = MAX_READY,
         baseline_repeats: int = 1,
-        pricer: Pricer | None = None,
     ) -> None:
         self.workloads = given_or_synthetic(workloads, backend)
         self._baseline = Baseline(backend, baseline_repeats)
-        self._episodes = Episodes(backend, 1, max_ready, pricer)
+        self._episodes = Episodes(backend, 1, max_ready)
         self._is_running = False
         self._n_illegal = 0
         n_candidates = self._episodes.batch.n_candidates

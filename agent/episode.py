@@ -13,8 +13,7 @@ from dynpartition.agent import kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.facts import FactsCache
 from dynpartition.agent.heuristics import SingleDevice
-from dynpartition.agent.pricer import Choices, Pricer, SessionPricer
-from dynpartition.contract import Backend, Session, Workload, run
+from dynpartition.contract import Backend, CompletePlan, Session, Workload, run
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
@@ -49,17 +48,14 @@ class Episodes:
 
     The first episode of a workload goes through a session, which shows whether anything is hidden.
     If not, later ones need no session while they are placed, and end together in one question to
-    the pricer. Where something is hidden, every episode has its session.
+    the backend. Where something is hidden, every episode has its session.
     """
 
-    def __init__(
-        self, backend: Backend, n_slots: int, max_ready: int, pricer: Pricer | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, n_slots: int, max_ready: int) -> None:
         self.batch = Batch(backend.profile, n_slots, max_ready)
         self.finished: dict[int, Finished] = {}
         """Slot → what its episode came to, until the next begins there."""
         self._backend = backend
-        self._pricer = pricer or SessionPricer(backend)
         self._cache = FactsCache(backend.profile)
         self._flat: dict[int, tuple[Workload, TaskGraph]] = {}  # kept, so that ids stay their own
         self._running: dict[int, _Running] = {}
@@ -118,14 +114,13 @@ class Episodes:
                 self._advance_session(slot)
         if flat:
             plans = [self._complete(slot) for slot in flat]
-            times = self._pricer.makespans_ns(plans).tolist()
+            times = self._backend.makespans_ns(plans).tolist()
             for slot, plan, makespan_ns in zip(flat, plans, times, strict=True):
-                self.finished[slot] = Finished(makespan_ns, plan.pairs)
+                self.finished[slot] = Finished(makespan_ns, plan.choices)
 
-    def _complete(self, slot: int) -> Choices:
+    def _complete(self, slot: int) -> CompletePlan:
         running = self._running[slot]
-        facts = self._cache.of(running.graph)
-        return Choices(running.workload, facts, self.batch.chosen(slot))
+        return CompletePlan(running.workload, running.graph, self.batch.chosen(slot))
 
     def _advance_session(self, slot: int) -> None:
         running, session = self._running[slot], self._running[slot].session
@@ -197,6 +192,10 @@ class Baseline:
         return int(statistics.median(runs))
 
 
+REWARD_MIN = -8.0
+"""What a plan earns that runs out of memory: no other is three thousand times slower."""
+
+
 def reward_of(makespan_ns: int, best_single_ns: int) -> float:
-    """Return −log(makespan / makespan of the best single device)."""
-    return -math.log(max(1, makespan_ns) / best_single_ns)
+    """Return −log(makespan / makespan of the best single device), at least REWARD_MIN."""
+    return max(-math.log(max(1, makespan_ns) / best_single_ns), REWARD_MIN)

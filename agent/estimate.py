@@ -179,7 +179,8 @@ class Estimate:
         self._append(tasks, device, span)
         for task in tasks:
             if self.prices.returns[task] and device != self.prices.host:
-                self._latest = max(self._latest, self._deliver(task, self.prices.host))
+                there = self._deliver(task, self.prices.host)  # which may move launches
+                self._latest = max(self._latest, there)
 
     def replay(self, plan: Plan) -> None:
         """Append all launches of `plan`."""

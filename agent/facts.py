@@ -18,7 +18,6 @@ from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
     from dynpartition.agent.tables import Tables
-    from dynpartition.sim.evaluate import PreparedGraph
 
 
 class Facts:
@@ -45,13 +44,6 @@ class Facts:
         from dynpartition.agent.tables import graph_tables  # needs numba
 
         return graph_tables(self)
-
-    @cached_property
-    def prepared(self) -> PreparedGraph:
-        """The graph as the compiled simulator evaluates plans of it."""
-        from dynpartition.sim.evaluate import PreparedGraph
-
-        return PreparedGraph(self.prices.priced)
 
     @cached_property
     def rank(self) -> list[float]:

@@ -25,6 +25,7 @@ from dynpartition.types import FloatArray, IntArray
 Bytes = npt.NDArray[np.int8]
 
 ABSENT = -1
+NEVER = 1 << 62
 
 # Columns of tasks (N, 23). Ranges lie in `rows`; FOLLOWS: where ABOVE counts the task.
 (
@@ -43,9 +44,10 @@ N_PAIR_COLUMNS = 10
 
 START, END = range(2)  # columns of spans (D, N, 2), busy (Q, n, 2) and candidates (R, D + 1, 2)
 
-# Columns of devices (D, 7). ASKED_NS: no transfer was asked whether it fits later than this.
-FREE_NS, TRAFFIC, N_SPANS, CLOCK_NS, BEGUN, USED, ASKED_NS = range(7)
-N_DEVICE_COLUMNS = 7
+# Columns of devices (D, 8). ASKED_NS: no transfer was asked whether it fits later than this.
+# WALK_NS: `walk_ns` at the time of observing.
+FREE_NS, TRAFFIC, N_SPANS, CLOCK_NS, BEGUN, USED, ASKED_NS, WALK_NS = range(8)
+N_DEVICE_COLUMNS = 8
 
 # Places in sums. N_GATED: tasks whose revealers are not all placed. N_CHOSEN: choices.
 N_TASKS, N_READY, N_GATED, LATEST_NS, WORK_LEFT_NS, N_LISTED, N_CHOSEN, N_REFUGES = range(8)
@@ -58,13 +60,18 @@ N_MACHINE_COLUMNS = 4
 # What became of a choice.
 PLACED, ILLEGAL, ALL_PLACED, STUCK = range(4)
 
-# Features, in the order of `observe.FEATURES`.
+# Features, in the order of `observe.FEATURES`: those that every choice may change, then those
+# that only the task's own inputs do.
 (
-    WAIT, START_LAG, DURATION, SLOWER, FINISH_LAG, FINISHES_FIRST, RISE, RANK_SHARE, RANK_LEAD,
-    PATH, LOAD, WORK_LEFT, MOVE_IN, LOCAL_INPUTS, MOVE_OUT, N_READERS, NEAR_HERE, FAR_HERE,
-    NEAR_PLACED, SLOWNESS,
-) = range(20)  # fmt: skip
+    WAIT, START_LAG, FINISH_LAG, FINISHES_FIRST, RISE, RANK_LEAD, PATH, LOAD, WORK_LEFT, NEAR_HERE,
+    FAR_HERE, NEAR_PLACED,
+) = range(12)  # fmt: skip
+N_CHANGING = 12
 N_FEATURES = 20
+N_KNOWN = N_FEATURES - N_CHANGING
+
+# Columns of known (N, D, 8): the features from N_CHANGING on.
+DURATION, SLOWER, RANK_SHARE, MOVE_IN, LOCAL_INPUTS, MOVE_OUT, N_READERS, SLOWNESS = range(8)
 
 
 class Places(NamedTuple):
@@ -118,7 +125,7 @@ class Places(NamedTuple):
     n_busy: int
     """(Q,) intervals of each resource."""
     busy: int
-    """(Q, n_intervals, 2) sorted, disjoint."""
+    """(Q, n_intervals, 2) sorted, with a gap between any two."""
     ready: int
     """(N,) ready tasks, highest rank first."""
     chosen: int
@@ -131,7 +138,7 @@ class Places(NamedTuple):
     """(L,) end of the last of the transfers on each link that one option needs."""
     scales: int
     known: int
-    """(N, D, F) features that do not change with every choice."""
+    """(N, D, 8)"""
 
 
 @inlined
@@ -144,6 +151,12 @@ def of_task(tasks: int, task: int, column: int) -> int:
 def of_pair(pairs: int, n_devices: int, task: int, device: int, column: int) -> int:
     """Return where a column of `pairs` lies."""
     return pairs + N_PAIR_COLUMNS * (n_devices * task + device) + column
+
+
+@inlined
+def of_known(known: int, n_devices: int, task: int, device: int) -> int:
+    """Return where a row of `known` lies."""
+    return known + N_KNOWN * (n_devices * task + device)
 
 
 @inlined
@@ -194,38 +207,41 @@ def clock_of(s: IntArray, p: Places, device: int) -> int:
 @inlined
 def first_fit(s: IntArray, p: Places, resource: int, ready_ns: int, length_ns: int) -> int:
     """Return the first time from `ready_ns` on at which `resource` is free for long enough."""
-    count = s[p.n_busy + resource]
-    position = count
-    while (
-        position > 0 and s[of_busy(p.busy, p.n_intervals, resource, position - 1, END)] > ready_ns
-    ):
-        position -= 1
-    while (
-        position < count
-        and s[of_busy(p.busy, p.n_intervals, resource, position, START)] < ready_ns + length_ns
-    ):
-        ready_ns = max(ready_ns, s[of_busy(p.busy, p.n_intervals, resource, position, END)])
-        position += 1
+    first = of_busy(p.busy, p.n_intervals, resource, 0, START)  # two entries per interval
+    stop = first + 2 * s[p.n_busy + resource]
+    at = stop
+    while at > first and s[at - 2 + END] > ready_ns:
+        at -= 2
+    while at < stop and s[at + START] < ready_ns + length_ns:
+        ready_ns = max(ready_ns, s[at + END])
+        at += 2
     return ready_ns
 
 
 @inlined
 def take(s: IntArray, p: Places, resource: int, start_ns: int, end_ns: int) -> None:
-    """Mark an interval busy that `first_fit` found."""
-    position = s[p.n_busy + resource]
-    while (
-        position > 0 and s[of_busy(p.busy, p.n_intervals, resource, position - 1, START)] > start_ns
-    ):
-        s[of_busy(p.busy, p.n_intervals, resource, position, START)] = s[
-            of_busy(p.busy, p.n_intervals, resource, position - 1, START)
-        ]
-        s[of_busy(p.busy, p.n_intervals, resource, position, END)] = s[
-            of_busy(p.busy, p.n_intervals, resource, position - 1, END)
-        ]
-        position -= 1
-    s[of_busy(p.busy, p.n_intervals, resource, position, START)] = start_ns
-    s[of_busy(p.busy, p.n_intervals, resource, position, END)] = end_ns
-    s[p.n_busy + resource] += 1
+    """Mark an interval busy that `first_fit` found; intervals that touch become one."""
+    first = of_busy(p.busy, p.n_intervals, resource, 0, START)  # two entries per interval
+    stop = first + 2 * s[p.n_busy + resource]
+    at = stop
+    while at > first and s[at - 2 + START] > start_ns:
+        at -= 2
+    joins_before = at > first and s[at - 2 + END] == start_ns
+    joins_behind = at < stop and s[at + START] == end_ns
+    if joins_before and joins_behind:
+        s[at - 2 + END] = s[at + END]
+        for place in range(at, stop - 2):
+            s[place] = s[place + 2]
+        s[p.n_busy + resource] -= 1
+    elif joins_before:
+        s[at - 2 + END] = end_ns
+    elif joins_behind:
+        s[at + START] = start_ns
+    else:
+        for place in range(stop - 1, at - 1, -1):
+            s[place + 2] = s[place]
+        s[at + START], s[at + END] = start_ns, end_ns
+        s[p.n_busy + resource] += 1
 
 
 @inlined
@@ -366,12 +382,22 @@ def lock_share_ns(p: Places, duration_ns: int) -> int:
 
 
 @inlined
-def dispatched_ns(s: IntArray, p: Places, task: int, device: int) -> int:
-    """Return when a launch that begins with `task` can have been dispatched on `device`."""
-    begin = max(s[clock_of(s, p, device)], s[of_task(p.tasks, task, RELEASE_NS)])
+def walk_ns(s: IntArray, p: Places, device: int) -> int:
+    """Return when the host can turn to the next launch of `device`, whatever it is."""
+    begin = s[clock_of(s, p, device)]
     under_way, depth = s[of_device(p.devices, device, N_SPANS)], p.depth
     if depth >= 0 and under_way >= depth:
         begin = max(begin, s[p.finished + p.n_tasks * device + under_way - depth])
+    return begin
+
+
+@inlined
+def dispatched_ns(s: IntArray, p: Places, task: int, device: int, walk: int) -> int:
+    """Return when a launch that begins with `task` can have been dispatched on `device`.
+
+    `walk`: `walk_ns` of the device.
+    """
+    begin = max(walk, s[of_task(p.tasks, task, RELEASE_NS)])
     if p.replays != 0 and s[of_device(p.devices, device, BEGUN)] != 0:
         return begin
     h_ns = s[of_pair(p.pairs, p.n_devices, task, device, H_NS)]
@@ -465,7 +491,7 @@ def append(s: IntArray, p: Places, task: int, device: int, ready_ns: int, lasts_
     """Append a launch that begins with `task` to what `device` runs."""
     start_ns = max(ready_ns, s[of_device(p.devices, device, FREE_NS)])
     if p.dispatches != 0:
-        dispatched = dispatched_ns(s, p, task, device)
+        dispatched = dispatched_ns(s, p, task, device, walk_ns(s, p, device))
         start_ns = locked_start_ns(s, p, device, max(start_ns, dispatched), lasts_ns)
         take_host(s, p, task, device, dispatched, start_ns, start_ns + lasts_ns)
     position = s[of_device(p.devices, device, N_SPANS)]
@@ -550,9 +576,13 @@ def data_ready_ns(s: IntArray, p: Places, task: int, device: int) -> int:
             return ABSENT
         length_ns = s[of_pair(p.pairs, p.n_devices, task, device, HOST_COPY_NS)]
         ready_ns = fit(s, p, link, length_ns, ready_ns) + length_ns
-    for link in range(p.n_links):  # two new transfers on one link follow each other
-        s[p.after_ns + link] = 0
-    for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
+    first, last = s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]
+    for at in range(first, last):  # two new transfers on one link follow each other
+        home = s[of_task(p.tasks, s[p.rows + at], HOME)]
+        link = link_between(s, p, home, device)
+        if link >= 0:
+            s[p.after_ns + link] = 0
+    for at in range(first, last):
         there_ns = input_there_ns(s, p, s[p.rows + at], device)
         if there_ns < 0:
             return ABSENT
@@ -621,7 +651,7 @@ def note_inputs(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
         for at in range(first, last):
             n_local += s[of_task(p.tasks, s[p.rows + at], HOME)] == device
         s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)] = duration_ns
-        known = p.known + N_FEATURES * (p.n_devices * task + device)
+        known = of_known(p.known, p.n_devices, task, device)
         x[known + DURATION] = squashed(duration_ns * x[p.scales + PER_UNIT])
         x[known + LOCAL_INPUTS] = n_local / n_inputs if n_inputs > 0 else 1.0
 
@@ -640,7 +670,7 @@ def compare_devices(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
         if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
             later_ns = s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] - soonest_ns
             duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
-            known = p.known + N_FEATURES * (p.n_devices * task + device)
+            known = of_known(p.known, p.n_devices, task, device)
             x[known + MOVE_IN] = squashed(later_ns * x[p.scales + PER_UNIT])
             x[known + SLOWER] = compared(duration_ns, fastest_ns)
 
@@ -708,47 +738,52 @@ def option_start_ns(s: IntArray, p: Places, task: int, device: int) -> int:
         s[of_device(p.devices, device, FREE_NS)],
     )
     if p.dispatches != 0:
-        at_ns = max(at_ns, dispatched_ns(s, p, task, device))
+        walk = s[of_device(p.devices, device, WALK_NS)]
+        at_ns = max(at_ns, dispatched_ns(s, p, task, device, walk))
         lasts_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
         at_ns = locked_start_ns(s, p, device, at_ns, lasts_ns)
     return at_ns
 
 
 @inlined
-def time_candidate(s: IntArray, x: FloatArray, p: Places, row: int, device: int) -> int:
-    """Note when a candidate would start and end; return its start, ABSENT where it is illegal."""
+def time_row(s: IntArray, p: Places, row: int) -> tuple[int, int, int]:
+    """Note when a shown task would start and end on each legal device.
+
+    Return its first start, its first end, NEVER where it may go nowhere, and how many may it go.
+    """
     task = s[p.shown + row]
-    if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] == 0:
-        return ABSENT
-    start_ns = option_start_ns(s, p, task, device)
-    end_ns = start_ns + s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
-    s[of_candidate(p.candidates, p.n_devices, row, device, START)] = start_ns
-    s[of_candidate(p.candidates, p.n_devices, row, device, END)] = end_ns
-    first = of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)
-    s[first] = end_ns if s[first] < 0 else min(s[first], end_ns)
-    return start_ns
+    first_start_ns = first_end_ns = NEVER
+    n_legal = 0
+    for device in range(p.n_devices):
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
+            start_ns = option_start_ns(s, p, task, device)
+            end_ns = start_ns + s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
+            s[of_candidate(p.candidates, p.n_devices, row, device, START)] = start_ns
+            s[of_candidate(p.candidates, p.n_devices, row, device, END)] = end_ns
+            first_start_ns = min(first_start_ns, start_ns)
+            first_end_ns = min(first_end_ns, end_ns)
+            n_legal += 1
+    s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)] = first_end_ns
+    return first_start_ns, first_end_ns, n_legal
 
 
 @compiled
 def observe(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places) -> int:
     """Write the observation of a slot; return how many candidates are legal."""
     n_shown = min(s[p.sums + N_READY], p.n_shown)
-    first_start_ns, longest_ns, n_legal = ABSENT, 1, 0
+    if p.dispatches != 0:
+        for device in range(p.n_devices):
+            s[of_device(p.devices, device, WALK_NS)] = walk_ns(s, p, device)
+    first_start_ns, longest_ns, n_legal = NEVER, 1, 0
     for row in range(n_shown):
         task = s[p.ready + row]
         s[p.shown + row] = task
         refresh(s, x, p, task)
-        s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)] = ABSENT
-        for device in range(p.n_devices):
-            start_ns = time_candidate(s, x, p, row, device)
-            if start_ns >= 0:
-                first_start_ns = start_ns if n_legal == 0 else min(first_start_ns, start_ns)
-                n_legal += 1
-        path_ns = (
-            s[of_task(p.tasks, task, BELOW_NS)]
-            + s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)]
-        )
-        longest_ns = max(longest_ns, path_ns)
+        start_ns, end_ns, n_here = time_row(s, p, row)
+        if n_here > 0:
+            first_start_ns = min(first_start_ns, start_ns)
+            longest_ns = max(longest_ns, s[of_task(p.tasks, task, BELOW_NS)] + end_ns)
+            n_legal += n_here
     free_ns = 0
     for device in range(p.n_devices):
         free_ns += s[of_device(p.devices, device, FREE_NS)]
@@ -780,13 +815,21 @@ def describe(
     longest_ns: int,
     mean_free_ns: float,
 ) -> None:
-    """Write the features of one shown task on every device."""
-    task = s[p.shown + row]
-    near, far = s[of_task(p.tasks, task, NEAR)], s[of_task(p.tasks, task, FAR)]
+    """Write the features of one shown task on every device.
+
+    Everything is read before anything is written: the compiler must take it that the arrays overlap
+    and would read again.
+    """
+    task, n_devices = s[p.shown + row], p.n_devices
+    pair = of_pair(p.pairs, n_devices, task, 0, 0)
+    near = of_pair(p.pairs, n_devices, s[of_task(p.tasks, task, NEAR)], 0, ABOVE)
+    far = of_pair(p.pairs, n_devices, s[of_task(p.tasks, task, FAR)], 0, ABOVE)
+    candidate = of_candidate(p.candidates, n_devices, row, 0, 0)
+    fixed = of_known(p.known, n_devices, task, 0)
     n_near = n_far = 0
-    for device in range(p.n_devices):
-        n_near += s[of_pair(p.pairs, p.n_devices, near, device, ABOVE)]
-        n_far += s[of_pair(p.pairs, p.n_devices, far, device, ABOVE)]
+    for place in range(0, N_PAIR_COLUMNS * n_devices, N_PAIR_COLUMNS):
+        n_near += s[near + place]
+        n_far += s[far + place]
     per_near, per_far, per_unit = 1.0 / max(n_near, 1), 1.0 / max(n_far, 1), x[p.scales + PER_UNIT]
     rank_lead = s[of_task(p.tasks, task, RANK_NS)] / max(
         s[of_task(p.tasks, s[p.shown], RANK_NS)], 1
@@ -794,19 +837,19 @@ def describe(
     work_left = s[p.sums + WORK_LEFT_NS] * x[p.scales + PER_WORK]
     near_placed = n_near / s[of_task(p.tasks, task, NEAR_SIZE)]
     below_ns, latest_ns = s[of_task(p.tasks, task, BELOW_NS)], s[p.sums + LATEST_NS]
-    first_end_ns = s[of_candidate(p.candidates, p.n_devices, row, p.n_devices, END)]
-    for device in range(p.n_devices):
-        k = row * p.n_devices + device
-        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] == 0:
+    first_end_ns = s[candidate + 2 * n_devices + END]
+    for device in range(n_devices):
+        k = row * n_devices + device
+        if s[pair + N_PAIR_COLUMNS * device + LEGAL] == 0:
             clear(seen, mask, k)
             continue
+        start_ns = s[candidate + 2 * device + START]
+        end_ns = s[candidate + 2 * device + END]
+        free_ns = s[of_device(p.devices, device, FREE_NS)]
+        near_here = s[near + N_PAIR_COLUMNS * device] * per_near
+        far_here = s[far + N_PAIR_COLUMNS * device] * per_far
+        to = N_FEATURES * k
         mask[k] = 1
-        start_ns = s[of_candidate(p.candidates, p.n_devices, row, device, START)]
-        end_ns = s[of_candidate(p.candidates, p.n_devices, row, device, END)]
-        free_ns, to = s[of_device(p.devices, device, FREE_NS)], N_FEATURES * k
-        fixed = p.known + N_FEATURES * (p.n_devices * task + device)
-        for feature in range(N_FEATURES):
-            seen[to + feature] = x[fixed + feature]
         seen[to + WAIT] = squashed((start_ns - free_ns) * per_unit)
         seen[to + START_LAG] = squashed((start_ns - first_start_ns) * per_unit)
         seen[to + FINISH_LAG] = squashed((end_ns - first_end_ns) * per_unit)
@@ -816,9 +859,11 @@ def describe(
         seen[to + PATH] = compared(end_ns + below_ns, longest_ns)
         seen[to + LOAD] = squashed((free_ns - mean_free_ns) * per_unit)
         seen[to + WORK_LEFT] = work_left
-        seen[to + NEAR_HERE] = s[of_pair(p.pairs, p.n_devices, near, device, ABOVE)] * per_near
-        seen[to + FAR_HERE] = s[of_pair(p.pairs, p.n_devices, far, device, ABOVE)] * per_far
+        seen[to + NEAR_HERE] = near_here
+        seen[to + FAR_HERE] = far_here
         seen[to + NEAR_PLACED] = near_placed
+        for feature in range(N_KNOWN):
+            seen[to + N_CHANGING + feature] = x[fixed + N_KNOWN * device + feature]
 
 
 # What Python calls

@@ -19,23 +19,23 @@ from dynpartition.types import FloatArray
 FEATURES = (
     "wait",  # idle time of the device before the task starts
     "start_lag",  # start behind the earliest start among the candidates
-    "duration",
-    "slower",  # about the log of duration over the fastest legal device's
     "finish_lag",  # finish behind the earliest finish of this task
     "finishes_first",  # 1 where this device finishes the task first
     "rise",  # by how much the latest end grows
-    "rank",  # upward rank over the largest of the graph
     "rank_lead",  # upward rank over the largest among the candidates
     "path",  # about the log of (finish + rank below) over the longest such path shown
     "load",  # the device's free time minus the mean of the devices
     "work_left",  # share of the work not placed yet
+    "near_here",  # of the placed tasks that the next reader depends on, the share on the device
+    "far_here",  # the same three readers up
+    "near_placed",  # share of what the next reader depends on that is placed
+    "duration",
+    "slower",  # about the log of duration over the fastest legal device's
+    "rank",  # upward rank over the largest of the graph
     "move_in",  # wait for inputs compared with the device where they are first
     "local_inputs",  # share of the inputs made on the device
     "move_out",  # mean transfer time of the output
     "readers",
-    "near_here",  # of the placed tasks that the next reader depends on, the share on the device
-    "far_here",  # the same three readers up
-    "near_placed",  # share of what the next reader depends on that is placed
     "slowness",  # log of the device's mean duration over the fastest
 )
 """Names of the features, in order."""

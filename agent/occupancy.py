@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Occupancy:
-    """Sorted, disjoint busy intervals of one resource."""
+    """Sorted busy intervals of one resource, with a gap between any two."""
 
     __slots__ = ("ends", "starts")
 
@@ -26,12 +26,19 @@ class Occupancy:
         return ready_ns
 
     def take(self, start_ns: int, end_ns: int) -> None:
-        """Mark an interval busy that `first_fit` found."""
-        position = len(self.starts)
-        while position and self.starts[position - 1] > start_ns:
+        """Mark an interval busy that `first_fit` found; intervals that touch become one."""
+        starts, ends = self.starts, self.ends
+        position = len(starts)
+        while position and starts[position - 1] > start_ns:
             position -= 1
-        self.starts.insert(position, start_ns)
-        self.ends.insert(position, end_ns)
+        if position < len(starts) and starts[position] == end_ns:  # it goes on behind
+            end_ns = ends[position]
+            del starts[position], ends[position]
+        if position and ends[position - 1] == start_ns:
+            ends[position - 1] = end_ns
+        else:
+            starts.insert(position, start_ns)
+            ends.insert(position, end_ns)
 
 
 def common_fit(resources: list[Occupancy], ready_ns: int, length_ns: int) -> int:

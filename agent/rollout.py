@@ -11,7 +11,6 @@ from dynpartition.agent import kernel
 from dynpartition.agent.episode import Baseline, Episodes, reward_of
 from dynpartition.agent.observe import Observation
 from dynpartition.agent.policy import Policy
-from dynpartition.agent.pricer import Pricer
 from dynpartition.contract import Backend, Workload
 from dynpartition.types import FloatArray, IntArray
 
@@ -35,11 +34,9 @@ class Player:
         *,
         lockstep: int,
         baseline_repeats: int = 1,
-        pricer: Pricer | None = None,
     ) -> None:
         self._backend = backend
         self._lockstep = lockstep
-        self._pricer = pricer
         self._baseline = Baseline(backend, baseline_repeats)
         self._episodes: dict[int, Episodes] = {}  # ready tasks shown → slots
 
@@ -65,7 +62,7 @@ class Player:
 
     def _slots(self, max_ready: int) -> Episodes:
         if max_ready not in self._episodes:
-            slots = Episodes(self._backend, self._lockstep, max_ready, self._pricer)
+            slots = Episodes(self._backend, self._lockstep, max_ready)
             self._episodes[max_ready] = slots
         return self._episodes[max_ready]
 

@@ -35,7 +35,7 @@ class Tables:
     scales: FloatArray
     """(2,)"""
     known: FloatArray
-    """(N, D, F)"""
+    """(N, D, 8)"""
     sums: IntArray
     """(8,)"""
     ready: IntArray
@@ -144,7 +144,7 @@ def _moves(facts: Facts) -> IntArray:
 def _known(facts: Facts) -> FloatArray:
     """Return the features that no choice changes; zeros for the rest."""
     rank, _, move, readers = facts.static_columns.T[:, :, None]  # (N, 1) each
-    known = np.zeros((len(facts.graph), len(facts.names), kernel.N_FEATURES), dtype=np.float32)
+    known = np.zeros((len(facts.graph), len(facts.names), kernel.N_KNOWN), dtype=np.float32)
     known[:, :, kernel.RANK_SHARE] = rank / facts.rank_max
     known[:, :, kernel.MOVE_OUT] = _squashed(move / facts.unit_ns)
     known[:, :, kernel.N_READERS] = _squashed(readers)

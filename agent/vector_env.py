@@ -23,7 +23,6 @@ from dynpartition.agent.env import (
 )
 from dynpartition.agent.episode import Baseline, Episodes, reward_of
 from dynpartition.agent.policy import MAX_READY
-from dynpartition.agent.pricer import Pricer
 from dynpartition.contract import Backend, Workload
 from dynpartition.errors import InputError
 from dynpartition.types import BoolArray, IntArray
@@ -56,7 +55,6 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
         num_envs: int = 1,
         max_ready: int = MAX_READY,
         baseline_repeats: int = 1,
-        pricer: Pricer | None = None,
         copy: bool = True,
     ) -> None:
         if num_envs < 1:
@@ -65,7 +63,7 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
         self.num_envs = num_envs
         self.copy = copy
         self._baseline = Baseline(backend, baseline_repeats)
-        self._episodes = Episodes(backend, num_envs, max_ready, pricer)
+        self._episodes = Episodes(backend, num_envs, max_ready)
         self._all: IntArray = np.arange(num_envs)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._n_illegal: IntArray = np.zeros(num_envs, dtype=np.int64)

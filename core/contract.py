@@ -12,13 +12,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from dynpartition.errors import SchedulerError
+import numpy as np
+
+from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
 from dynpartition.trace import Trace
+from dynpartition.types import IntArray
+
+INFEASIBLE_NS = int(np.iinfo(np.int64).max)
+"""Makespan of a plan that runs out of memory: worse than any other."""
 
 
 class Workload(ABC):
@@ -92,6 +98,20 @@ class Session(ABC):
         self.close()
 
 
+class CompletePlan(NamedTuple):
+    """A plan of one task per launch for a workload of which nothing is hidden or late."""
+
+    workload: Workload
+    graph: TaskGraph
+    """What its session shows."""
+    choices: IntArray
+    """(N, 2) task and device index, in plan order."""
+
+    def launches(self, device_names: Sequence[str]) -> list[Launch]:
+        """Return the launches."""
+        return [Launch(device_names[device], (task,)) for task, device in self.choices.tolist()]
+
+
 class Backend(ABC):
     """Runs plans and returns traces, on a simulated or a real machine."""
 
@@ -103,6 +123,22 @@ class Backend(ABC):
     @abstractmethod
     def open(self, workload: Workload) -> Session:
         """Start a run of `workload`; its time begins with the first `advance`."""
+
+    def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
+        """Run every plan; return int64 (B,): makespans, INFEASIBLE_NS where memory runs out."""
+        return np.array([self._makespan_ns(plan) for plan in plans], dtype=np.int64)
+
+    def _makespan_ns(self, plan: CompletePlan) -> int:
+        with self.open(plan.workload) as session:
+            try:
+                more = session.advance(plan.launches(self.profile.cluster.names))
+            except OutOfDeviceMemory:
+                return INFEASIBLE_NS
+            if more:
+                raise PlanError(
+                    "the run showed tasks, or lost a device, unlike the first of its input"
+                )
+            return session.trace.makespan_ns
 
     def close(self) -> None:
         """Stop workers and free devices; the backend cannot be used afterwards."""

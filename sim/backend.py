@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dynpartition.conditions import GOOD_DAY, Conditions
-from dynpartition.contract import Backend, Session, Workload
+from dynpartition.contract import Backend, CompletePlan, Session, Workload
 from dynpartition.errors import PlanError
 from dynpartition.graph import VALUE_MAX, TaskGraph
 from dynpartition.plan import Launch, Plan, check_plan
-from dynpartition.profile import Profile
+from dynpartition.profile import PricedGraph, Profile
 from dynpartition.sim.losses import History, Leg, after_loss
 from dynpartition.sim.perturb import perturbed
 from dynpartition.sim.reference import simulate
 from dynpartition.streams import ClosedLoop, request_ends_ns
 from dynpartition.trace import LaunchSpan, Reveal, Trace, TransferSpan
+from dynpartition.types import IntArray
+
+if TYPE_CHECKING:
+    from dynpartition.sim.evaluate import PreparedGraph
+
+PREPARED_MAX = 4096
+"""Graphs kept ready for pricing plans."""
 
 Simulate = Callable[..., Trace]
 """`reference.simulate`, or another engine with the same arguments and results."""
@@ -43,6 +53,7 @@ class SimBackend(Backend):
         self._randomise = randomise
         self._engine = engine
         self._n_runs = 0
+        self._prepared: dict[int, PreparedGraph] = {}  # by id of the graph, which it keeps
 
     @property
     def profile(self) -> Profile:
@@ -57,6 +68,30 @@ class SimBackend(Backend):
         self._n_runs += 1
         machine = perturbed(self._profile, seed)
         return SimSession(workload, machine, replace(self._conditions, seed=seed), self._engine)
+
+    def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
+        """Price all plans in one compiled call, as running them one by one would."""
+        from dynpartition.sim.evaluate import PlanArrays, evaluate_many  # needs numba
+
+        if self._randomise or self._conditions.losses:
+            return super().makespans_ns(plans)
+        graphs = [self._prepare(plan.graph) for plan in plans]
+        arrays = []
+        for plan in plans:
+            order = np.ascontiguousarray(plan.choices[:, 0])
+            device = np.empty(len(order), dtype=np.int64)
+            device[order] = plan.choices[:, 1]
+            arrays.append(PlanArrays(order, device))
+        return evaluate_many(graphs, arrays, self._profile, conditions=self._conditions)
+
+    def _prepare(self, graph: TaskGraph) -> PreparedGraph:
+        from dynpartition.sim.evaluate import PreparedGraph
+
+        prepared = self._prepared.pop(id(graph), None)
+        self._prepared[id(graph)] = prepared or PreparedGraph(PricedGraph(graph, self._profile))
+        if len(self._prepared) > PREPARED_MAX:
+            del self._prepared[next(iter(self._prepared))]  # the one least recently used
+        return self._prepared[id(graph)]
 
 
 class SimSession(Session):

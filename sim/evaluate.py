@@ -9,6 +9,7 @@ import numpy as np
 
 from dynpartition.cluster import AffineCost
 from dynpartition.conditions import GOOD_DAY, Conditions
+from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.costs import transfer_ns
 from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.graph import TaskGraph
@@ -21,9 +22,6 @@ from dynpartition.sim import kernel, reference
 from dynpartition.sim.batch import pack, run_batch, state_sizes
 from dynpartition.sim.kernel_pack import FIELDS, ProgramWorld, machine_tables
 from dynpartition.types import IntArray
-
-INFEASIBLE_NS = np.iinfo(np.int64).max
-"""Makespan of a plan that runs out of memory: worse than any other."""
 
 _PLAIN_BYTES_MAX = 2**62 // 10**9
 _BANDWIDTH_MAX = 2**61

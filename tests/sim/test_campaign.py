@@ -17,13 +17,14 @@ from typing import TypeVar
 import pytest
 
 from dynpartition import PricedGraph, Trace, lower
+from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.pricing import price
 from dynpartition.sim import reference, simulate
 from dynpartition.sim.batch import pack, run_batch
 from dynpartition.sim.clock import Effect
 from dynpartition.sim.engine import simulate_compiled
-from dynpartition.sim.evaluate import INFEASIBLE_NS, evaluate_many
+from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.kernel_pack import ProgramWorld, is_plain
 from dynpartition.sim.reference import Machine
 from dynpartition.sim.worlds import (

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dynpartition import PricedGraph, TaskGraph
+from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
 from dynpartition.plan import Plan, single_task_plan
 from dynpartition.profile import Dispatch, Profile
 from dynpartition.sim.evaluate import (
-    INFEASIBLE_NS,
     PlanArrays,
     PreparedGraph,
     evaluate_many,
