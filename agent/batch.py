@@ -155,7 +155,8 @@ class Batch:
         }
         return shapes | {
             "tasks": (n_tasks, kernel.N_TASK_COLUMNS),
-            "pairs": (n_tasks, n_devices, kernel.N_PAIR_COLUMNS),
+            "pairs": (n_tasks, kernel.N_PAIR_ROWS, n_devices),
+            "above": (n_tasks, n_devices),
             "moves": (n_tasks, machine.facts["n_links"]),
             "rows": (self._room.rows,),
             "refuges": (self._room.refuges, n_devices),

@@ -35,12 +35,12 @@ NEVER = 1 << 62
 ) = range(23)  # fmt: skip
 N_TASK_COLUMNS = 23
 
-# Columns of pairs (N, D, 10): a task on a device. THERE_NS: when the task's output is there.
+# Rows of pairs (N, 9, D): a task on each device. THERE_NS: when the task's output is there. What
+# every observation reads comes first: it fills few lines of the cache.
 (
-    RUN_NS, COPY_IN_NS, COPY_OUT_NS, HOST_COPY_NS, H_NS, THERE_NS, READY_NS, DURATION_NS, LEGAL,
-    ABOVE,
-) = range(10)  # fmt: skip
-N_PAIR_COLUMNS = 10
+    READY_NS, DURATION_NS, LEGAL, RUN_NS, H_NS, THERE_NS, COPY_IN_NS, COPY_OUT_NS, HOST_COPY_NS,
+) = range(9)  # fmt: skip
+N_PAIR_ROWS = 9
 
 START, END = range(2)  # columns of spans (D, N, 2), busy (Q, n, 2) and candidates (R, D + 1, 2)
 
@@ -110,6 +110,9 @@ class Places(NamedTuple):
     """(D, D) [d, e] is 1 where launches on d may delay transfers from e."""
     tasks: int
     pairs: int
+    above: int
+    """(N, D) where a task is NEAR or FAR of others: how many of its ancestors are on each device,
+    itself included."""
     moves: int
     """(N, L) how long each task's output occupies each link."""
     rows: int
@@ -148,9 +151,9 @@ def of_task(tasks: int, task: int, column: int) -> int:
 
 
 @inlined
-def of_pair(pairs: int, n_devices: int, task: int, device: int, column: int) -> int:
-    """Return where a column of `pairs` lies."""
-    return pairs + N_PAIR_COLUMNS * (n_devices * task + device) + column
+def of_pair(pairs: int, n_devices: int, task: int, device: int, row: int) -> int:
+    """Return where an entry of `pairs` lies."""
+    return pairs + n_devices * (N_PAIR_ROWS * task + row) + device
 
 
 @inlined
@@ -509,7 +512,7 @@ def settle(s: IntArray, p: Places, task: int, device: int) -> None:
     """Count `task` as placed; show what has become ready."""
     s[p.sums + WORK_LEFT_NS] -= s[of_task(p.tasks, task, BEST_NS)]
     for at in range(s[of_task(p.tasks, task, FOLLOWS)], s[of_task(p.tasks, task, FOLLOWS_END)]):
-        s[of_pair(p.pairs, p.n_devices, s[p.rows + at], device, ABOVE)] += 1
+        s[p.above + p.n_devices * s[p.rows + at] + device] += 1
     position = 0
     while s[p.ready + position] != task:
         position += 1
@@ -821,15 +824,15 @@ def describe(
     and would read again.
     """
     task, n_devices = s[p.shown + row], p.n_devices
-    pair = of_pair(p.pairs, n_devices, task, 0, 0)
-    near = of_pair(p.pairs, n_devices, s[of_task(p.tasks, task, NEAR)], 0, ABOVE)
-    far = of_pair(p.pairs, n_devices, s[of_task(p.tasks, task, FAR)], 0, ABOVE)
+    legal = of_pair(p.pairs, n_devices, task, 0, LEGAL)
+    near = p.above + n_devices * s[of_task(p.tasks, task, NEAR)]
+    far = p.above + n_devices * s[of_task(p.tasks, task, FAR)]
     candidate = of_candidate(p.candidates, n_devices, row, 0, 0)
     fixed = of_known(p.known, n_devices, task, 0)
     n_near = n_far = 0
-    for place in range(0, N_PAIR_COLUMNS * n_devices, N_PAIR_COLUMNS):
-        n_near += s[near + place]
-        n_far += s[far + place]
+    for device in range(n_devices):
+        n_near += s[near + device]
+        n_far += s[far + device]
     per_near, per_far, per_unit = 1.0 / max(n_near, 1), 1.0 / max(n_far, 1), x[p.scales + PER_UNIT]
     rank_lead = s[of_task(p.tasks, task, RANK_NS)] / max(
         s[of_task(p.tasks, s[p.shown], RANK_NS)], 1
@@ -840,14 +843,14 @@ def describe(
     first_end_ns = s[candidate + 2 * n_devices + END]
     for device in range(n_devices):
         k = row * n_devices + device
-        if s[pair + N_PAIR_COLUMNS * device + LEGAL] == 0:
+        if s[legal + device] == 0:
             clear(seen, mask, k)
             continue
         start_ns = s[candidate + 2 * device + START]
         end_ns = s[candidate + 2 * device + END]
         free_ns = s[of_device(p.devices, device, FREE_NS)]
-        near_here = s[near + N_PAIR_COLUMNS * device] * per_near
-        far_here = s[far + N_PAIR_COLUMNS * device] * per_far
+        near_here = s[near + device] * per_near
+        far_here = s[far + device] * per_far
         to = N_FEATURES * k
         mask[k] = 1
         seen[to + WAIT] = squashed((start_ns - free_ns) * per_unit)

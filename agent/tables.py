@@ -26,7 +26,9 @@ class Tables:
     tasks: IntArray
     """(N, 23)"""
     pairs: IntArray
-    """(N, D, 10)"""
+    """(N, 9, D)"""
+    above: IntArray
+    """(N, D)"""
     moves: IntArray
     """(N, L)"""
     rows: IntArray
@@ -57,6 +59,7 @@ def graph_tables(facts: Facts) -> Tables:
     return Tables(
         tasks=tasks,
         pairs=_pairs(facts),
+        above=np.zeros((len(facts.graph), len(facts.names)), dtype=np.int64),
         moves=_moves(facts),
         rows=rows.joined(),
         refuges=refuges,
@@ -110,9 +113,9 @@ def _tasks(facts: Facts, rows: _Rows) -> IntArray:
 
 def _pairs(facts: Facts) -> IntArray:
     prices, names = facts.prices, facts.names
-    pairs = np.zeros((len(facts.graph), len(names), kernel.N_PAIR_COLUMNS), dtype=np.int64)
-    pairs[:, :, kernel.RUN_NS] = prices.run_ns
-    pairs[:, :, kernel.THERE_NS] = pairs[:, :, kernel.READY_NS] = kernel.ABSENT
+    pairs = np.zeros((len(facts.graph), kernel.N_PAIR_ROWS, len(names)), dtype=np.int64)
+    pairs[:, kernel.RUN_NS] = prices.run_ns
+    pairs[:, kernel.THERE_NS] = pairs[:, kernel.READY_NS] = kernel.ABSENT
     sizes, where = np.unique(facts.graph.output_bytes, return_inverse=True)
     for device in prices.devices:
         for column, cost in (
@@ -120,13 +123,13 @@ def _pairs(facts: Facts) -> IntArray:
             (kernel.COPY_OUT_NS, prices.staging_out_ns),
         ):
             by_size = np.array([cost(device, size) for size in sizes.tolist()], dtype=np.int64)
-            pairs[:, device, column] = by_size[where]
+            pairs[:, column, device] = by_size[where]
         link = prices.link[prices.host][device]
         if link >= 0 and any(prices.host_bytes):
             times = [prices.transfer_ns(link, size) for size in prices.host_bytes]
-            pairs[:, device, kernel.HOST_COPY_NS] = times
+            pairs[:, kernel.HOST_COPY_NS, device] = times
     if facts.profile.dispatch.h:
-        pairs[:, :, kernel.H_NS] = prices.h_ns
+        pairs[:, kernel.H_NS] = prices.h_ns
     return pairs
 
 

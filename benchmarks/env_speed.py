@@ -1,6 +1,7 @@
-"""How many decisions per second does the vector environment take, and how long does pretraining wait?
+"""Decisions per second of the vector environment, and the simulator's share of pretraining.
 
-    python benchmarks/env_speed.py [--envs 64] [--seconds 3] [--pretrain-seconds 30] [--json FILE]
+    python benchmarks/env_speed.py [--envs 64] [--rounds 5] [--seconds 3] [--json FILE]
+                                   [--pretrain-seconds 30]
 
 The clock runs in `PlacementVectorEnv.step` alone: placing, the observation and mask that a policy
 reads, the finished plans' makespans, and the next episode's start; choosing stands outside. It is
@@ -87,7 +88,7 @@ def cases() -> list[Case]:
 
 
 class Runner:
-    """Plays one case; `round` returns (decisions, CPU seconds in `step`)."""
+    """Plays one case."""
 
     def __init__(self, case: Case, n_envs: int) -> None:
         self.case = case
@@ -104,6 +105,7 @@ class Runner:
         self.round(0.5)  # every workload has been met, everything is compiled
 
     def round(self, seconds: float) -> tuple[int, float]:
+        """Play for a while; return decisions, and CPU seconds in `step`."""
         decisions = spent_ns = 0
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -121,12 +123,14 @@ class TimedBackend(SimBackend):
     spent_s = 0.0
 
     def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
+        """Return makespans."""
         before = time.process_time()
         found = super().makespans_ns(plans)
         self.spent_s += time.process_time() - before
         return found
 
     def open(self, workload: Workload) -> Session:
+        """Start a run whose `advance` is timed too."""
         session = super().open(workload)
         advance = session.advance
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynpartition.agent.observe import FEATURES
 from dynpartition.agent.partial import PartialPlan
+from dynpartition.errors import SchedulerError
 
 
 def squashed(value: float) -> float:
@@ -29,7 +30,7 @@ class Observer:
         """Return features (K, F) and mask (K,)."""
         rank = partial.facts.rank
         self.shown = sorted(partial.ready, key=lambda t: (-rank[t], t))[: self.max_ready]
-        options = [partial.legal_options(task) for task in self.shown]
+        options = [legal_options(partial, task) for task in self.shown]
         features = np.zeros((self.max_ready * self.n_devices, len(FEATURES)), dtype=np.float32)
         mask = np.zeros(len(features), dtype=np.int8)
         everything = [option for row in options for option in row.values()]
@@ -86,6 +87,13 @@ class Observer:
             "readers": squashed(len(partial.graph.reader_lists[task])),
             "slowness": min(8.0, slowness(partial, device)),
         }
+
+
+def legal_options(partial: PartialPlan, task: int) -> dict[int, tuple[int, int]]:
+    try:
+        return partial.legal_options(task)
+    except SchedulerError:
+        return {}  # links are missing
 
 
 def latest_ns(partial: PartialPlan) -> int:
