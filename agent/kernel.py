@@ -25,15 +25,17 @@ from dynpartition.types import FloatArray, IntArray
 Bytes = npt.NDArray[np.int8]
 
 ABSENT = -1
+FOUR = np.float32(4)
 NEVER = 1 << 62
 
-# Columns of tasks (N, 23). Ranges lie in `rows`; FOLLOWS: where ABOVE counts the task.
+# Columns of tasks (N, 24). Ranges lie in `rows`; FOLLOWS: where `above` counts the task. CHECKED:
+# N_CHANGES when SEEN, the traffic of the inputs' devices, was last compared.
 (
     INPUTS, INPUTS_END, READERS, READERS_END, FOLLOWS, FOLLOWS_END, GATES, GATES_END, PRIORITY,
     NEAR, FAR, NEAR_SIZE, RANK_NS, BELOW_NS, HAS_HOST_INPUT, RETURNS, BEST_NS, RELEASE_NS, MISSING,
-    HOME, SPAN, STAGED, SEEN,
-) = range(23)  # fmt: skip
-N_TASK_COLUMNS = 23
+    HOME, SPAN, STAGED, SEEN, CHECKED,
+) = range(24)  # fmt: skip
+N_TASK_COLUMNS = 24
 
 # Rows of pairs (N, 9, D): a task on each device. THERE_NS: when the task's output is there. What
 # every observation reads comes first: it fills few lines of the cache.
@@ -49,9 +51,12 @@ START, END = range(2)  # columns of spans (D, N, 2), busy (Q, n, 2) and candidat
 FREE_NS, TRAFFIC, N_SPANS, CLOCK_NS, BEGUN, USED, ASKED_NS, WALK_NS = range(8)
 N_DEVICE_COLUMNS = 8
 
-# Places in sums. N_GATED: tasks whose revealers are not all placed. N_CHOSEN: choices.
-N_TASKS, N_READY, N_GATED, LATEST_NS, WORK_LEFT_NS, N_LISTED, N_CHOSEN, N_REFUGES = range(8)
-N_SUMS = 8
+# Places in sums. N_GATED: tasks whose revealers are not all placed. N_CHOSEN: choices. N_CHANGES:
+# grows whenever anything grows in TRAFFIC.
+(
+    N_TASKS, N_READY, N_GATED, LATEST_NS, WORK_LEFT_NS, N_LISTED, N_CHOSEN, N_REFUGES, N_CHANGES,
+) = range(9)  # fmt: skip
+N_SUMS = 9
 
 PER_UNIT, PER_WORK = range(2)  # places in scales
 STAGES_IN, STAGES_OUT, WALK, IS_CPU = range(4)  # columns of machine (D, 4)
@@ -279,6 +284,7 @@ def fit(s: IntArray, p: Places, link: int, length_ns: int, ready_ns: int) -> int
 @inlined
 def disturb(s: IntArray, p: Places, device: int) -> None:
     """Note that launches on `device` may have changed when outputs could be elsewhere."""
+    s[p.sums + N_CHANGES] += 1
     for source in range(p.n_devices):
         s[of_device(p.devices, source, TRAFFIC)] += s[p.disturbs + p.n_devices * device + source]
 
@@ -318,6 +324,7 @@ def book(s: IntArray, p: Places, link: int, length_ns: int, ready_ns: int) -> in
     for at in range(p.blocked + 2 * link, p.blocked + 2 * link + 2):
         if s[at] >= 0:
             push_back(s, p, s[at], start_ns, start_ns + length_ns)
+    s[p.sums + N_CHANGES] += 1
     for source in range(p.n_devices):
         s[of_device(p.devices, source, TRAFFIC)] += s[p.slowed + p.n_devices * link + source]
     return start_ns + length_ns
@@ -461,7 +468,7 @@ def release_known(s: IntArray, p: Places) -> None:
                 s[of_task(p.tasks, task, RELEASE_NS)], known_ns
             )
             s[of_task(p.tasks, task, GATES)] = last
-            s[of_task(p.tasks, task, SEEN)] = ABSENT
+            s[of_task(p.tasks, task, SEEN)] = s[of_task(p.tasks, task, CHECKED)] = ABSENT
             s[p.sums + N_GATED] -= 1
 
 
@@ -624,21 +631,25 @@ def traffic(s: IntArray, p: Places, task: int) -> int:
 @inlined
 def refresh(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
     """Bring up to date what is kept about a ready task on each device."""
-    seen = traffic(s, p, task)
-    is_stale = s[of_task(p.tasks, task, SEEN)] != seen
-    if is_stale:
-        for device in range(p.n_devices):
-            if s[of_pair(p.pairs, p.n_devices, task, device, RUN_NS)] >= 0:
-                ready_ns = data_ready_ns(s, p, task, device)
-                s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] = ready_ns
-                s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = ready_ns >= 0
-        if s[of_task(p.tasks, task, SEEN)] < 0:
-            note_inputs(s, x, p, task)
-        s[of_task(p.tasks, task, SEEN)] = seen
+    changes = s[p.sums + N_CHANGES]
+    if s[of_task(p.tasks, task, CHECKED)] != changes:
+        s[of_task(p.tasks, task, CHECKED)] = changes
+        seen = traffic(s, p, task)
+        if s[of_task(p.tasks, task, SEEN)] != seen:
+            for device in range(p.n_devices):
+                if s[of_pair(p.pairs, p.n_devices, task, device, RUN_NS)] >= 0:
+                    ready_ns = data_ready_ns(s, p, task, device)
+                    s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] = ready_ns
+                    s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = ready_ns >= 0
+            if s[of_task(p.tasks, task, SEEN)] < 0:
+                note_inputs(s, x, p, task)
+                compare_durations(s, x, p, task)
+            s[of_task(p.tasks, task, SEEN)] = seen
+            compare_arrivals(s, x, p, task)
     if p.all_linked == 0:
         judge(s, p, task)
-    if is_stale or p.all_linked == 0:
-        compare_devices(s, x, p, task)
+        compare_durations(s, x, p, task)
+        compare_arrivals(s, x, p, task)
 
 
 @inlined
@@ -655,26 +666,37 @@ def note_inputs(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
             n_local += s[of_task(p.tasks, s[p.rows + at], HOME)] == device
         s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)] = duration_ns
         known = of_known(p.known, p.n_devices, task, device)
-        x[known + DURATION] = squashed(duration_ns * x[p.scales + PER_UNIT])
+        x[known + DURATION] = squashed(duration_ns, x[p.scales + PER_UNIT])
         x[known + LOCAL_INPUTS] = n_local / n_inputs if n_inputs > 0 else 1.0
 
 
 @inlined
-def compare_devices(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
-    """Note how inputs and duration on each legal device compare with the best of them."""
-    soonest_ns = fastest_ns = ABSENT
+def compare_arrivals(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
+    """Note how much later the inputs could be on each legal device than on the first of them."""
+    soonest_ns = NEVER
     for device in range(p.n_devices):
         if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
             ready_ns = s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)]
-            duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
-            soonest_ns = ready_ns if soonest_ns < 0 else min(soonest_ns, ready_ns)
-            fastest_ns = duration_ns if fastest_ns < 0 else min(fastest_ns, duration_ns)
+            soonest_ns = min(soonest_ns, ready_ns)
     for device in range(p.n_devices):
         if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
             later_ns = s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] - soonest_ns
+            known = of_known(p.known, p.n_devices, task, device)
+            x[known + MOVE_IN] = squashed(later_ns, x[p.scales + PER_UNIT])
+
+
+@inlined
+def compare_durations(s: IntArray, x: FloatArray, p: Places, task: int) -> None:
+    """Note how the duration on each legal device compares with the shortest of them."""
+    fastest_ns = NEVER
+    for device in range(p.n_devices):
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
+            duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
+            fastest_ns = min(fastest_ns, duration_ns)
+    for device in range(p.n_devices):
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
             duration_ns = s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)]
             known = of_known(p.known, p.n_devices, task, device)
-            x[known + MOVE_IN] = squashed(later_ns * x[p.scales + PER_UNIT])
             x[known + SLOWER] = compared(duration_ns, fastest_ns)
 
 
@@ -722,9 +744,10 @@ def keeps_refuge(s: IntArray, p: Places, device: int) -> bool:
 
 
 @inlined
-def squashed(value: float) -> float:
-    """Return about log(1 + x), cheaper and bounded by ±4: 4x / (4 + |x|)."""
-    return 4.0 * value / (4.0 + abs(value))
+def squashed(value_ns: float, per_unit: float) -> float:
+    """Return about log(1 + x) of a time in units, cheaper and bounded by ±4: 4x / (4 + |x|)."""
+    value = np.float32(value_ns) * per_unit
+    return FOUR * value / (FOUR + abs(value))
 
 
 @inlined
@@ -853,14 +876,14 @@ def describe(
         far_here = s[far + device] * per_far
         to = N_FEATURES * k
         mask[k] = 1
-        seen[to + WAIT] = squashed((start_ns - free_ns) * per_unit)
-        seen[to + START_LAG] = squashed((start_ns - first_start_ns) * per_unit)
-        seen[to + FINISH_LAG] = squashed((end_ns - first_end_ns) * per_unit)
+        seen[to + WAIT] = squashed(start_ns - free_ns, per_unit)
+        seen[to + START_LAG] = squashed(start_ns - first_start_ns, per_unit)
+        seen[to + FINISH_LAG] = squashed(end_ns - first_end_ns, per_unit)
         seen[to + FINISHES_FIRST] = 1.0 if end_ns == first_end_ns else 0.0
-        seen[to + RISE] = squashed(max(end_ns - latest_ns, 0) * per_unit)
+        seen[to + RISE] = squashed(max(end_ns - latest_ns, 0), per_unit)
         seen[to + RANK_LEAD] = rank_lead
         seen[to + PATH] = compared(end_ns + below_ns, longest_ns)
-        seen[to + LOAD] = squashed((free_ns - mean_free_ns) * per_unit)
+        seen[to + LOAD] = squashed(free_ns - mean_free_ns, per_unit)
         seen[to + WORK_LEFT] = work_left
         seen[to + NEAR_HERE] = near_here
         seen[to + FAR_HERE] = far_here

@@ -24,7 +24,7 @@ class Tables:
     """One graph at the start of its plan; N tasks, D devices, L links. See `kernel.State`."""
 
     tasks: IntArray
-    """(N, 23)"""
+    """(N, 24)"""
     pairs: IntArray
     """(N, 9, D)"""
     above: IntArray
@@ -39,7 +39,7 @@ class Tables:
     known: FloatArray
     """(N, D, 8)"""
     sums: IntArray
-    """(8,)"""
+    """(9,)"""
     ready: IntArray
 
 
@@ -107,7 +107,8 @@ def _tasks(facts: Facts, rows: _Rows) -> IntArray:
     tasks[:, kernel.BEST_NS] = facts.best_ns
     tasks[:, kernel.RELEASE_NS] = graph.arrival_ns
     tasks[:, kernel.MISSING] = tasks[:, kernel.INPUTS_END] - tasks[:, kernel.INPUTS]
-    tasks[:, kernel.HOME] = tasks[:, kernel.SEEN] = kernel.ABSENT
+    for column in (kernel.HOME, kernel.SEEN, kernel.CHECKED):
+        tasks[:, column] = kernel.ABSENT
     return tasks
 
 
