@@ -744,7 +744,7 @@ def keeps_refuge(s: IntArray, p: Places, device: int) -> bool:
 
 
 @inlined
-def squashed(value_ns: float, per_unit: float) -> float:
+def squashed(value_ns: float, per_unit: np.float32) -> np.float32:
     """Return about log(1 + x) of a time in units, cheaper and bounded by ±4: 4x / (4 + |x|)."""
     value = np.float32(value_ns) * per_unit
     return FOUR * value / (FOUR + abs(value))
