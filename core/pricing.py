@@ -35,9 +35,9 @@ class ProgramPrices:
     def lasts_ns(self, launch: int, device: int, start_ns: int) -> int:
         """Return how long a launch lasts that starts on `device` at `start_ns`."""
         paces, full_ns = self.paces[device], self.launch_ns[launch]
-        if launch in self.carried:
+        if not paces or launch in self.carried:
             return full_ns
-        begun = bisect_right(paces, start_ns, key=lambda pace: pace[0]) if paces else 0
+        begun = bisect_right(paces, start_ns, key=lambda pace: pace[0])
         return slowed_ns(full_ns, paces[begun - 1][1]) if begun else full_ns
 
 

@@ -92,6 +92,22 @@ class Program:
         """Task → its launch."""
         return {task: c for c, tasks in enumerate(self.launch_tasks.rows) for task in tasks}
 
+    @cached_property
+    def lists(self) -> ProgramLists:
+        """The program for interpreters written in Python."""
+        keys = (self.copy_launch, self.copy_dst, self.copy_is_input)
+        return ProgramLists(
+            code=tuple([_without_records(rows) for rows in self.code]),
+            launch_device=self.launch_device.tolist(),
+            launch_arrival_ns=self.launch_arrival_ns.tolist(),
+            copy_key=list(zip(*[column.tolist() for column in keys], strict=True)),
+            copy_link=self.copy_link.tolist(),
+            copy_bytes=self.copy_bytes.tolist(),
+            copy_due_ns=self.copy_due_ns.tolist(),
+            held_launches=_held(self.launch_gates, self.launch_arrival_ns),
+            held_copies=_held(self.copy_gates, self.copy_due_ns),
+        )
+
     def segment(self, launches_before: int, copies_before: int) -> tuple[IntArray, ...]:
         """Return per device the code that a shorter plan's program did not have.
 
@@ -101,6 +117,25 @@ class Program:
             _code_since(rows, launches_before, copies_before, self.copy_launch)
             for rows in self.code
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramLists:
+    """A program as Python objects, which an interpreter in Python reads faster than arrays."""
+
+    code: tuple[tuple[tuple[int, int], ...], ...]
+    """Per device the (opcode, operand) pairs, without RECORDs: nothing in them takes time."""
+    launch_device: list[int]
+    launch_arrival_ns: list[int]
+    copy_key: list[tuple[int, int, int]]
+    """(launch, destination, 1 for a host input): the same for copies that may travel together."""
+    copy_link: list[int]
+    copy_bytes: list[int]
+    copy_due_ns: list[int]
+    held_launches: frozenset[int]
+    """Launches that may have to arrive or to become known."""
+    held_copies: frozenset[int]
+    """Copies whose reader may have to arrive or to become known."""
 
 
 def lower(graph: TaskGraph, cluster: Cluster, plan: Plan, *, complete: bool = True) -> Program:
@@ -263,6 +298,15 @@ def _joined(rows: Sequence[tuple[int, ...]], tasks: tuple[int, ...]) -> Iterable
     if len(tasks) == 1:
         return dict.fromkeys(rows[tasks[0]])
     return dict.fromkeys([value for task in tasks for value in rows[task]])
+
+
+def _without_records(rows: IntArray) -> tuple[tuple[int, int], ...]:
+    return tuple([(opcode, operand) for opcode, operand in rows.tolist() if opcode != RECORD])
+
+
+def _held(gates: Ragged, from_ns: IntArray) -> frozenset[int]:
+    """Return the numbers of those that have gates or a time before which they may not go."""
+    return frozenset(np.flatnonzero((np.diff(gates.start) > 0) | (from_ns > 0)).tolist())
 
 
 def _code_since(

@@ -10,7 +10,7 @@ from dynpartition.costs import share_ns
 from dynpartition.pricing import ProgramPrices
 from dynpartition.profile import PricedGraph
 from dynpartition.program import Program
-from dynpartition.sim.clock import Effect, InstantClock
+from dynpartition.sim.clock import Completion, Effect, InstantClock
 from dynpartition.trace import DispatchSpan
 
 Released = Callable[[int], bool]
@@ -35,7 +35,7 @@ class HostWorld:
 
     def device(self, launch: int) -> int:
         """Return the device index of a launch."""
-        return int(self.program.launch_device[launch])
+        return self.program.lists.launch_device[launch]
 
     def span(self, launch: int, duration_ns: int) -> DispatchSpan:
         """Return the record of host work on `launch` that begins now."""
@@ -74,14 +74,6 @@ class Host(ABC):
         return
 
 
-class NoHost(Host):
-    """Dispatch costs nothing."""
-
-    def dispatched(self, launch: int) -> bool:
-        """Return whether the launch has arrived and is known."""
-        return self.world.released(launch)
-
-
 class ReplayHost(Host):
     """One piece of host work starts a CUDA device's whole program."""
 
@@ -112,7 +104,10 @@ class ReplayHost(Host):
         duration_ns = self.world.prices.dispatch_ns[launch]
         if duration_ns:
             self.spans.append((launch, self.world.span(launch, duration_ns)))
-        self.world.clock.after(duration_ns, lambda: self._done.add(device))
+        self.world.clock.after(duration_ns, self._begin_ended, device)
+
+    def _begin_ended(self, completion: Completion) -> None:
+        self._done.add(completion.value)
 
 
 @dataclass(slots=True)
@@ -178,13 +173,17 @@ class WalkingHost(Host):
             return
         prices = self.world.prices
         work_ns = prices.dispatch_ns[launch] + prices.push_ns[launch]
-        self._work(launch, work_ns, lambda: self._finish_dispatch(walk, launch))
+        self._work(launch, work_ns, self._dispatch_ended)
 
-    def _finish_dispatch(self, walk: _Walk, launch: int) -> None:
-        self._dispatched.add(launch)
-        self._go_on(walk)
+    def _dispatch_ended(self, completion: Completion) -> None:
+        self._dispatched.add(completion.value)
+        self._go_on(completion.value)
 
-    def _go_on(self, walk: _Walk) -> None:
+    def _push_ended(self, completion: Completion) -> None:
+        self._go_on(completion.value)
+
+    def _go_on(self, launch: int) -> None:
+        walk = self._walk_of[launch]
         walk.busy = False
         walk.next += 1
 
@@ -193,19 +192,18 @@ class WalkingHost(Host):
         self._unfinished[self.world.device(launch)] -= 1
         if not self.world.is_cpu(launch) or launch in self.world.prices.carried:
             return
-        walk = self._walk_of[launch]
         push_ns = self.world.prices.push_ns[launch]
         if push_ns:
-            self._work(launch, push_ns, lambda: self._go_on(walk))
+            self._work(launch, push_ns, self._push_ended)
         else:
-            self._go_on(walk)
+            self._go_on(launch)
 
-    def _work(self, launch: int, duration_ns: int, done: Effect) -> None:
+    def _work(self, launch: int, duration_ns: int, ended: Callable[[Completion], None]) -> None:
         def begin() -> None:
             if duration_ns:
                 self.spans.append((launch, self.world.span(launch, duration_ns)))
             self._hold_lock(duration_ns)
-            self.world.clock.after(duration_ns, done)
+            self.world.clock.after(duration_ns, ended, launch)
 
         if self._lock is None:
             begin()
@@ -217,7 +215,7 @@ class WalkingHost(Host):
             self._lock.held = True
             self.world.clock.after(duration_ns, self._release_lock)
 
-    def _release_lock(self) -> None:
+    def _release_lock(self, _: Completion) -> None:
         assert self._lock is not None and self._lock.held
         self._lock.held = False
 
@@ -259,11 +257,11 @@ class WalkingHost(Host):
         self.world.start(launch)
 
 
-def make_host(world: HostWorld) -> Host:
-    """Return the host mode that the profile asks for."""
+def make_host(world: HostWorld) -> Host | None:
+    """Return the host mode that the profile asks for; None: dispatch costs nothing."""
     mode = world.priced.profile.dispatch.host_mode
     if mode == "none":
-        return NoHost(world)
+        return None
     if mode == "replay":
         return ReplayHost(world)
     everything = [c for c in range(world.program.n_launches) if c not in world.prices.carried]

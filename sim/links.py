@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from dynpartition.profile import PricedGraph
@@ -20,23 +20,36 @@ NO_CELL = -1
 class Transfer:
     """What one launch sends to one destination at one instant, or weights for one launch."""
 
-    ready_ns: int
-    position: int
-    """Plan position of the launch that produced it or, for host inputs and loads, needs it."""
-    dst: int
+    key: tuple[int, int, int, int]
+    """(ready_ns, plan position, dst, kind): its place in every queue.
+
+    The position is that of the launch that produced it or, for host inputs and loads, needs it.
+    """
     link: int
-    kind: int
     bytes: int
     copies: tuple[int, ...] = ()
     cell: int = NO_CELL
     """Whose weights these are."""
     start_ns: int = -1
     end_ns: int = -1
-    key: tuple[int, int, int, int] = field(init=False)
-    """The order in every queue."""
 
-    def __post_init__(self) -> None:
-        self.key = (self.ready_ns, self.position, self.dst, self.kind)
+    @property
+    def position(self) -> int:
+        """Plan position of its launch."""
+        return self.key[1]
+
+    @property
+    def dst(self) -> int:
+        """Device index of where it goes."""
+        return self.key[2]
+
+    @property
+    def kind(self) -> int:
+        """OUTPUT, HOST_INPUT or LOAD."""
+        return self.key[3]
+
+
+_by_key = attrgetter("key")
 
 
 class Busy:
@@ -51,19 +64,10 @@ class Busy:
 class Links:
     """Starts transfers when they are first in the queue of every resource and all are idle."""
 
-    def __init__(
-        self,
-        priced: PricedGraph,
-        clock: InstantClock,
-        busy: Busy,
-        started: Callable[[Transfer], None],
-        ended: Callable[[Transfer], None],
-    ) -> None:
+    def __init__(self, priced: PricedGraph, clock: InstantClock, busy: Busy) -> None:
         self._priced = priced
         self._clock = clock
         self._busy = busy
-        self._started = started
-        self._ended = ended
         self._queue: list[Transfer] = []  # by key: of every resource at once
         self._needs = _masks(priced)
         self.history: list[Transfer] = []
@@ -71,45 +75,45 @@ class Links:
 
     def push(self, transfer: Transfer) -> None:
         """Queue a transfer that has become ready."""
-        insort(self._queue, transfer, key=attrgetter("key"))
+        insort(self._queue, transfer, key=_by_key)
 
-    def start_ready(self) -> None:
-        """Start every transfer that may start now, in queue order."""
+    def start_ready(self) -> Sequence[Transfer]:
+        """Start every transfer that may start now, and return them, in queue order."""
         if not self._queue:
-            return
+            return ()
+        started: list[Transfer] = []
         waiting: list[Transfer] = []
-        claimed = 0  # by transfers further ahead in a queue
+        taken = self._busy.mask
         for transfer in self._queue:
             needs = self._needs[transfer.link]
-            if needs & (self._busy.mask | claimed):
-                claimed |= needs
+            if needs & taken:
                 waiting.append(transfer)
             else:
-                self._start(transfer, needs)
+                self._start(transfer)
+                started.append(transfer)
+            taken |= needs  # what a waiting transfer needs is not for those behind it
         self._queue = waiting
+        return started
 
-    def _start(self, transfer: Transfer, needs: int) -> None:
-        duration_ns = self._priced.transfer_ns(transfer.link, transfer.bytes)
-        transfer.start_ns = self._clock.now_ns
-        transfer.end_ns = transfer.start_ns + duration_ns
+    def _start(self, transfer: Transfer) -> None:
+        transfer.start_ns = now_ns = self._clock.now_ns
+        transfer.end_ns = now_ns + self._priced.transfer_ns(transfer.link, transfer.bytes)
         self.history.append(transfer)
-        self._busy.mask |= needs
-        self._started(transfer)
+        self._busy.mask |= self._needs[transfer.link]
 
-        def end() -> None:
-            self._busy.mask ^= needs
-            self._ended(transfer)
-
-        self._clock.after(duration_ns, end)
+    def end(self, transfer: Transfer) -> None:
+        """Free what a transfer has held."""
+        self._busy.mask ^= self._needs[transfer.link]
 
 
 def _masks(priced: PricedGraph) -> list[int]:
     """Return for each link the bits of its resources and of the devices that it blocks."""
     cluster = priced.cluster
-    held = dict.fromkeys(name for link in cluster.links for name in link.held)
-    bit = {name: 1 << index for index, name in enumerate(held, start=len(cluster.devices))}
-    return [
-        sum(bit[name] for name in dict.fromkeys(link.held))
-        + sum(1 << cluster.index(name) for name in link.blocked_devices)
-        for link in cluster.links
-    ]
+    held = [frozenset(link.held) for link in cluster.links]
+    names = sorted(frozenset().union(*held))
+    bit = {name: 1 << place for place, name in enumerate(names, start=len(cluster.devices))}
+    masks = [sum([bit[name] for name in own]) for own in held]
+    for place, link in enumerate(cluster.links):
+        if link.blocks:
+            masks[place] += sum([1 << cluster.index(name) for name in link.blocked_devices])
+    return masks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from dynpartition.buffers import NO_GROUP, find_buffers
 from dynpartition.profile import PricedGraph
 from dynpartition.program import Program
 from dynpartition.residency import check_capacity, find_stores, needs_memory, out_of_memory
-from dynpartition.sim.clock import InstantClock
+from dynpartition.sim.clock import Completion, InstantClock
 from dynpartition.sim.links import LOAD, Busy, Transfer
 
 NEVER_NS = -1
@@ -26,83 +26,21 @@ class MemoryWorld:
     program: Program
     clock: InstantClock
     busy: Busy
-    next_launch: Callable[[int], int]
-    """Device → its first launch that has not ended, or -1."""
     released: Callable[[int], bool]
     push: Callable[[Transfer], None]
 
 
-class Memory(ABC):
-    """Takes note of what happens; `begin_loads` is a phase of an instant."""
-
-    def begin_loads(self) -> None:
-        """Make room for, and queue, the weights that idle devices need next."""
-        return
-
-    def has_weights(self, launch: int) -> bool:
-        """Return whether the weights of a launch are on its device."""
-        return True
-
-    def resident(self, device: int) -> tuple[int, ...] | None:
-        """Return the cells whose weights are on a device; None: all."""
-        return None
-
-    @abstractmethod
-    def launch_started(self, launch: int, device: int) -> None:
-        """Reserve the outputs of a launch; OutOfDeviceMemory if they do not fit."""
-
-    @abstractmethod
-    def launch_ended(self, launch: int, device: int) -> None:
-        """Free what the launch was the last to read."""
-
-    @abstractmethod
-    def transfer_started(self, transfer: Transfer) -> None:
-        """Reserve what arrives; OutOfDeviceMemory if it does not fit."""
-
-    @abstractmethod
-    def transfer_ended(self, transfer: Transfer) -> None:
-        """Free what the transfer was the last to read; weights are there now."""
-
-    @abstractmethod
-    def became_known(self, revealer: int) -> None:
-        """Take note that the value of a revealer is known."""
-
-    @abstractmethod
-    def something_arrived(self) -> None:
-        """Take note that tasks have arrived."""
-
-
-class Unlimited(Memory):
-    """Everything fits and all weights are everywhere."""
-
-    def launch_started(self, launch: int, device: int) -> None:
-        """Take no note."""
-
-    def launch_ended(self, launch: int, device: int) -> None:
-        """Take no note."""
-
-    def transfer_started(self, transfer: Transfer) -> None:
-        """Take no note."""
-
-    def transfer_ended(self, transfer: Transfer) -> None:
-        """Take no note."""
-
-    def became_known(self, revealer: int) -> None:
-        """Take no note."""
-
-    def something_arrived(self) -> None:
-        """Take no note."""
-
-
-class Limited(Memory):
-    """Bytes are counted, and weights are loaded and evicted."""
+class Limited:
+    """Bytes are counted, and weights are loaded and evicted. `begin_loads` is a phase."""
 
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
         self._cells = world.priced.graph.cells
         self._cell_of = world.program.launch_cell.tolist()
+        self._device_of = world.program.lists.launch_device
         self._stores = find_stores(world.priced)
         self._weights = [_Weights(dict.fromkeys(s.resident, NEVER_NS)) for s in self._stores]
+        self._coming = _launches_of_devices(world)
         self._free_bytes = [
             store.capacity_bytes - sum(self._cells[cell].param_bytes for cell in store.resident)
             for store in self._stores
@@ -118,9 +56,9 @@ class Limited(Memory):
     def begin_loads(self) -> None:
         """Make room for, and queue, the weights that idle devices need next."""
         for device, store in enumerate(self._stores):
-            launch = self._world.next_launch(device)
-            if store.loads_weights and launch >= 0 and self._must_load(launch, device):
-                self._begin_load(launch, device)
+            coming = self._coming[device]
+            if store.loads_weights and coming and self._must_load(coming[0], device):
+                self._begin_load(coming[0], device)
 
     def _must_load(self, launch: int, device: int) -> bool:
         idle = not self._world.busy.mask >> device & 1
@@ -134,12 +72,12 @@ class Limited(Memory):
         size = self._cells[cell].param_bytes
         self._weights[device].loading = cell
         self._reserve(device, size, launch)
-        now_ns, link = self._world.clock.now_ns, self._stores[device].link
-        self._world.push(Transfer(now_ns, launch, device, link, LOAD, size, cell=cell))
+        key = (self._world.clock.now_ns, launch, device, LOAD)
+        self._world.push(Transfer(key, self._stores[device].link, size, cell=cell))
 
     def has_weights(self, launch: int) -> bool:
         """Return whether the weights of a launch are on its device."""
-        device = int(self._world.program.launch_device[launch])
+        device = self._device_of[launch]
         weights = self._weights[device]
         return not self._stores[device].loads_weights or self._cell_of[launch] in weights.last_use
 
@@ -159,6 +97,7 @@ class Limited(Memory):
 
     def launch_ended(self, launch: int, device: int) -> None:
         """Free what the launch was the last to read."""
+        self._coming[device].popleft()
         weights = self._weights[device]
         weights.running = NOTHING
         if self._stores[device].loads_weights:
@@ -218,7 +157,7 @@ class Limited(Memory):
                 raise out_of_memory(self._world.program, self._stores, launch, device, have)
             del self._weights[device].last_use[cell]
             # An idle device may need them next: then it loads them in another round of now.
-            self._world.clock.after(0, lambda: None)
+            self._world.clock.after(0, _look_again)
             self._free_bytes[device] += self._cells[cell].param_bytes
         self._free_bytes[device] -= needed
 
@@ -233,6 +172,10 @@ class Limited(Memory):
         if not idle or self._stores[device].link < 0:
             return NOTHING
         return min(idle)[2]
+
+
+def _look_again(_: Completion) -> None:
+    """Nothing has completed."""
 
 
 @dataclass(slots=True)
@@ -269,6 +212,14 @@ class _OpenGroups:
         ]
 
 
-def make_memory(world: MemoryWorld) -> Memory:
-    """Return the memory that the cluster asks for."""
-    return Limited(world) if needs_memory(world.priced) else Unlimited()
+def _launches_of_devices(world: MemoryWorld) -> list[deque[int]]:
+    """Return for each device its launches, in its order."""
+    coming: list[deque[int]] = [deque() for _ in world.priced.cluster.devices]
+    for launch, device in enumerate(world.program.lists.launch_device):
+        coming[device].append(launch)
+    return coming
+
+
+def make_memory(world: MemoryWorld) -> Limited | None:
+    """Return the memory that the cluster asks for; None: everything fits, all weights are there."""
+    return Limited(world) if needs_memory(world.priced) else None

@@ -1,24 +1,26 @@
 """The reference simulator: the readable definition of what a plan does on a profiled machine.
 
 It interprets the same programs as every other engine. One instant settles in rounds; in each round
-all completions come first, then loads, transfers, host dispatches and launches (see `clock`).
+all completions come first, then loads, transfers, host dispatches and launches (see `clock`). Most
+instants change little: copies, transfers and launches that wait for their phase stand in an outbox,
+a queue and `turns`, so that nobody has to look at everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.pricing import ProgramPrices, price
-from dynpartition.profile import PricedGraph, Profile
+from dynpartition.profile import Dispatch, PricedGraph, Profile
 from dynpartition.program import COPY, RUN, WAIT, Program, lower
-from dynpartition.sim.clock import Effect, InstantClock
-from dynpartition.sim.host import HostWorld, NoHost, make_host
+from dynpartition.sim.clock import Completion, Effect, InstantClock
+from dynpartition.sim.host import HostWorld, make_host
 from dynpartition.sim.links import HOST_INPUT, LOAD, OUTPUT, Busy, Links, Transfer
-from dynpartition.sim.memory import MemoryWorld, Unlimited, make_memory
+from dynpartition.sim.memory import MemoryWorld, make_memory
 from dynpartition.trace import LaunchSpan, LoadSpan, Reveal, Trace, TransferSpan
 
 NONE = -1
@@ -50,17 +52,11 @@ def simulate(
 class _Engine:
     """One device's place in its program."""
 
-    code: list[tuple[int, int]]
-    launches: list[int]
-    next: int = 0
-    ended: int = 0
-    turn: int = NONE
-    """The launch that the program has come to: all its WAITs are behind."""
-
-    @property
-    def next_launch(self) -> int:
-        """The first launch that has not ended, or NONE."""
-        return self.launches[self.ended] if self.ended < len(self.launches) else NONE
+    device: int
+    rest: Iterator[tuple[int, int]]
+    """What is left of its program."""
+    awaited: int = NONE
+    """The copy that it waits for, at a WAIT."""
 
 
 @dataclass(slots=True)
@@ -80,40 +76,38 @@ class Machine:
         self.prices = prices
         self.start_ns = [NONE] * program.n_launches
         self.end_ns = [NONE] * program.n_launches
-        self._device_of: list[int] = program.launch_device.tolist()
-        self._copies = _CopyTable(program)
-        self._engines = [
-            _Engine([(a, b) for a, b in rows.tolist()], rows[rows[:, 0] == RUN, 1].tolist())
-            for rows in program.code
-        ]
+        self._lists = lists = program.lists
+        self._device_of = lists.launch_device
+        self._engines = [_Engine(device, iter(code)) for device, code in enumerate(lists.code)]
+        self._turns: dict[int, int] = {}
+        """Device → the launch that its program has come to: all its WAITs are behind."""
         self._busy = Busy()
         self._arrived: set[int] = set()
         self._outbox: list[int] = []
         self._reveals = _Known()
         self._revealers = frozenset(priced.graph.revealers)
-        self._arrival_ns: list[int] = program.launch_arrival_ns.tolist()
+        self._handoff_ns = _handoff_ns(priced.profile.dispatch)
         self._carried = sorted(prices.carried)
         self._clock = InstantClock()
-        self._links = Links(
-            priced, self._clock, self._busy, self._transfer_started, self._transfer_ended
-        )
+        self._links = Links(priced, self._clock, self._busy)
         self._host = make_host(
             HostWorld(priced, program, prices, self._clock, self._released, self._start_launch)
         )
         self._memory = make_memory(
             MemoryWorld(
                 *(priced, program, self._clock, self._busy),
-                next_launch=lambda device: self._engines[device].next_launch,
                 released=self._released,
                 push=self._links.push,
             )
         )
+        self._conditions = tuple(self._find_conditions())
 
     def run(self) -> None:
         """Run to the end; raises OutOfDeviceMemory."""
         self._run(None)
-        stuck = [launch for launch, end_ns in enumerate(self.end_ns) if end_ns < 0]
-        assert not stuck, f"launches {stuck} never ended: legal plans do not deadlock"
+        assert NONE not in self.end_ns, (
+            f"launch {self.end_ns.index(NONE)} never ended: legal plans do not deadlock"
+        )
 
     def run_until(self, time_ns: int) -> None:
         """Run up to a time: what ends then has ended, nothing begins any more."""
@@ -121,11 +115,11 @@ class Machine:
 
     def resident(self, device: int) -> tuple[int, ...] | None:
         """Return the cells whose weights are on a device now; None: all."""
-        return self._memory.resident(device)
+        return self._memory.resident(device) if self._memory else None
 
     def _run(self, until_ns: int | None) -> None:
         for arrival_ns in sorted(set(self.priced.graph.available_ns) - {0}):
-            self._clock.after(arrival_ns, self._memory.something_arrived)
+            self._clock.after(arrival_ns, self._something_arrived)
         for engine in self._engines:
             self._run_ahead(engine)
         self._clock.run(list(self._phases()), until_ns=until_ns)
@@ -135,96 +129,123 @@ class Machine:
         if self._carried:
             yield self._resume
         yield self._push_due
-        if not isinstance(self._memory, Unlimited):
+        if self._memory:
             yield self._memory.begin_loads
-        yield self._links.start_ready
-        if not isinstance(self._host, NoHost):
+        yield self._start_transfers
+        if self._host:
             yield self._host.dispatch
         yield self._launch
-        if not isinstance(self._host, NoHost):
+        if self._host:
             yield self._host.grant_lock
+
+    def _find_conditions(self) -> Iterator[Callable[[int], bool]]:
+        """Yield what must hold, besides inputs and an idle device, before a launch starts."""
+        if self._memory:
+            yield self._memory.has_weights
+        if self._host:
+            yield self._host.dispatched
+            yield self._host.may_start  # last, because asking for the lock is remembered
+        elif self._lists.held_launches:
+            yield self._released
 
     def _resume(self) -> None:
         """Go on from a loss: what had been made is there, what was under way is so again."""
-        if not self._carried or self._arrival_ns[self._carried[0]] > self._clock.now_ns:
+        if not self._carried or not self._released(self._carried[0]):
             return
         for launch in self._carried:
             if self.prices.launch_ns[launch]:
                 self._start_launch(launch)
             else:
-                self._occupy(launch)
-                self._launch_ended(launch, self._device_of[launch])
+                self._occupy(launch, self._device_of[launch])
+                self._launch_ended(launch)
         self._carried.clear()
 
     def _push_due(self) -> None:
         """Turn copies whose readers are known into transfers: one per launch and destination."""
         if not self._outbox:
             return
-        due: dict[tuple[int, int, bool], list[int]] = {}
-        held_back: list[int] = []
-        for copy in self._outbox:
-            if self._copy_is_due(copy):
-                due.setdefault(self._copies.key(copy), []).append(copy)
-            else:
-                held_back.append(copy)
-        self._outbox = held_back
-        for (launch, dst, is_input), copies in due.items():
-            transfer = self._transfer(launch, dst, is_input, copies)
-            if self.prices.there.issuperset(copies):
+        lists = self._lists
+        for key, copies in self._take_due().items():
+            size = sum([lists.copy_bytes[copy] for copy in copies])
+            link = lists.copy_link[copies[0]]
+            transfer = Transfer((self._clock.now_ns, *key), link, size, tuple(copies))
+            if self.prices.there and self.prices.there.issuperset(copies):
                 self._keep(transfer)
             else:
                 self._links.push(transfer)
 
+    def _take_due(self) -> dict[tuple[int, int, int], list[int]]:
+        """Take the copies that are due out of the outbox, by what they are the same in."""
+        lists = self._lists
+        due: dict[tuple[int, int, int], list[int]] = {}
+        held_back: list[int] = []
+        for copy in self._outbox:
+            if copy in lists.held_copies and not self._copy_is_due(copy):
+                held_back.append(copy)
+            else:
+                due.setdefault(lists.copy_key[copy], []).append(copy)
+        self._outbox = held_back
+        return due
+
+    def _start_transfers(self) -> None:
+        for transfer in self._links.start_ready():
+            if self._memory:
+                self._memory.transfer_started(transfer)
+            duration_ns = transfer.end_ns - transfer.start_ns
+            self._clock.after(duration_ns, self._transfer_ended, transfer)
+
     def _launch(self) -> None:
-        for device, engine in enumerate(self._engines):
-            launch = engine.turn
-            if launch >= 0 and not self._busy.mask >> device & 1 and self._may_start(launch):
+        """Start, device by device, the launches that wait for nothing any more."""
+        if not self._turns:
+            return
+        for device in sorted(self._turns):
+            launch = self._turns[device]
+            is_idle = not self._busy.mask >> device & 1
+            if is_idle and (not self._conditions or self._may_start(launch)):
                 self._start_launch(launch)
 
     def _may_start(self, launch: int) -> bool:
-        host = self._host
-        has_weights = self._memory.has_weights(launch)
-        # Last, because asking for the lock is remembered.
-        return has_weights and host.dispatched(launch) and host.may_start(launch)
+        return all(holds(launch) for holds in self._conditions)
 
     # Launches.
 
     def _run_ahead(self, engine: _Engine) -> None:
         """Execute what takes no time: stop at a launch or at a transfer that is not there."""
-        code, arrived = engine.code, self._arrived
-        while engine.next < len(code):
-            opcode, operand = code[engine.next]
+        for opcode, operand in engine.rest:
             if opcode == RUN:
-                engine.turn = operand
+                self._turns[engine.device] = operand
                 return
-            if opcode == WAIT and operand not in arrived:
+            if opcode == WAIT and operand not in self._arrived:
+                engine.awaited = operand
                 return
             if opcode == COPY:
                 self._outbox.append(operand)
-            engine.next += 1
 
     def _start_launch(self, launch: int) -> None:
-        self._occupy(launch)
         device = self._device_of[launch]
+        self._occupy(launch, device)
         duration_ns = self.prices.lasts_ns(launch, device, self._clock.now_ns)
-        self._clock.after(duration_ns, lambda: self._launch_ended(launch, device))
+        self._clock.after(duration_ns, self._launch_over, launch)
 
-    def _occupy(self, launch: int) -> None:
-        device = self._device_of[launch]
+    def _occupy(self, launch: int, device: int) -> None:
+        del self._turns[device]
         self._busy.mask |= 1 << device
         self.start_ns[launch] = self._clock.now_ns
-        self._memory.launch_started(launch, device)
+        if self._memory:
+            self._memory.launch_started(launch, device)
 
-    def _launch_ended(self, launch: int, device: int) -> None:
+    def _launch_over(self, completion: Completion) -> None:
+        self._launch_ended(completion.value)
+
+    def _launch_ended(self, launch: int) -> None:
+        device = self._device_of[launch]
         self.end_ns[launch] = now_ns = self._clock.now_ns
         self._busy.mask ^= 1 << device
-        self._memory.launch_ended(launch, device)
-        engine = self._engines[device]
-        engine.turn = NONE
-        engine.next += 1
-        engine.ended += 1
-        self._run_ahead(engine)
-        self._host.launch_ended(launch)
+        if self._memory:
+            self._memory.launch_ended(launch, device)
+        self._run_ahead(self._engines[device])
+        if self._host:
+            self._host.launch_ended(launch)
         if self._revealers:
             for task in self._revealers.intersection(self.program.launch_tasks.rows[launch]):
                 self._reveals.end_ns[task] = now_ns
@@ -234,52 +255,43 @@ class Machine:
     # Transfers.
 
     def _copy_is_due(self, copy: int) -> bool:
-        gates = self._copies.gates[copy]
-        known = not gates or self._reveals.known_ns.keys() >= set(gates)
-        return known and self._copies.due_ns[copy] <= self._clock.now_ns
+        known = self._reveals.known_ns.keys() >= set(self.program.copy_gates.rows[copy])
+        return known and self._lists.copy_due_ns[copy] <= self._clock.now_ns
 
-    def _transfer(self, launch: int, dst: int, is_input: bool, copies: list[int]) -> Transfer:
-        return Transfer(
-            ready_ns=self._clock.now_ns,
-            position=launch,
-            dst=dst,
-            link=self._copies.link[copies[0]],
-            kind=HOST_INPUT if is_input else OUTPUT,
-            bytes=sum([self._copies.bytes[copy] for copy in copies]),
-            copies=tuple(copies),
-        )
-
-    def _transfer_started(self, transfer: Transfer) -> None:
-        self._memory.transfer_started(transfer)
-
-    def _transfer_ended(self, transfer: Transfer) -> None:
-        self._memory.transfer_ended(transfer)
-        if transfer.kind != OUTPUT:
-            self._copies_arrived(transfer)
-            return
-        dispatch = self.priced.profile.dispatch
-        if dispatch.handoff_ns and dispatch.host_mode == "processes":
-            self._clock.after(dispatch.handoff_ns, lambda: self._copies_arrived(transfer))
+    def _transfer_ended(self, completion: Completion) -> None:
+        transfer: Transfer = completion.value
+        self._links.end(transfer)
+        if self._memory:
+            self._memory.transfer_ended(transfer)
+        if self._handoff_ns and transfer.kind == OUTPUT:
+            self._clock.after(self._handoff_ns, self._handed_off, transfer)
         else:
             self._copies_arrived(transfer)
-        self._reveal_what_came(transfer)
+        if self._revealers:
+            self._reveal_what_came(transfer)
+
+    def _handed_off(self, completion: Completion) -> None:
+        self._copies_arrived(completion.value)
 
     def _keep(self, transfer: Transfer) -> None:
         """Have at the destination what a transfer brought before a loss."""
-        self._memory.transfer_started(transfer)
-        self._memory.transfer_ended(transfer)
+        if self._memory:
+            self._memory.transfer_started(transfer)
+            self._memory.transfer_ended(transfer)
         self._copies_arrived(transfer)
         self._reveal_what_came(transfer)
 
     def _reveal_what_came(self, transfer: Transfer) -> None:
-        if self._revealers and transfer.dst == self.priced.cluster.host_index:
+        if transfer.kind == OUTPUT and transfer.dst == self.priced.cluster.host_index:
             for task in self._revealers.intersection(self._tasks_of(transfer)):
                 if task not in self._reveals.known_ns:
                     self._reveal_soon(task)
 
     def _copies_arrived(self, transfer: Transfer) -> None:
         self._arrived.update(transfer.copies)
-        self._run_ahead(self._engines[transfer.dst])
+        engine = self._engines[transfer.dst]
+        if engine.awaited in transfer.copies:
+            self._run_ahead(engine)
 
     def _tasks_of(self, transfer: Transfer) -> tuple[int, ...]:
         rows = self.program.copy_tasks.rows
@@ -290,18 +302,23 @@ class Machine:
     def _reveal_soon(self, task: int) -> None:
         """The value is on the host: it is known after the host has read it and decided."""
         dispatch = self.priced.profile.dispatch
+        self._clock.after(dispatch.sync_ns + dispatch.decision_ns, self._became_known, task)
 
-        def known() -> None:
-            self._reveals.known_ns[task] = self._clock.now_ns
-            self._memory.became_known(task)
+    def _became_known(self, completion: Completion) -> None:
+        self._reveals.known_ns[completion.value] = self._clock.now_ns
+        if self._memory:
+            self._memory.became_known(completion.value)
 
-        self._clock.after(dispatch.sync_ns + dispatch.decision_ns, known)
+    def _something_arrived(self, _: Completion) -> None:
+        if self._memory:
+            self._memory.something_arrived()
 
     def _released(self, launch: int) -> bool:
         """Return whether a launch has arrived and everything that hides it is known."""
-        gates = self.program.launch_gates.rows[launch]
-        known = not gates or self._reveals.known_ns.keys() >= set(gates)
-        return known and self._arrival_ns[launch] <= self._clock.now_ns
+        if launch not in self._lists.held_launches:
+            return True
+        known = self._reveals.known_ns.keys() >= set(self.program.launch_gates.rows[launch])
+        return known and self._lists.launch_arrival_ns[launch] <= self._clock.now_ns
 
     # The record.
 
@@ -312,7 +329,8 @@ class Machine:
         loads = sorted(
             (t for t in moved if t.kind == LOAD), key=lambda load: (load.start_ns, load.dst)
         )
-        dispatches = sorted(self._host.spans, key=lambda pair: (pair[1].start_ns, pair[0]))
+        dispatched = self._host.spans if self._host else []
+        dispatches = sorted(dispatched, key=lambda pair: (pair[1].start_ns, pair[0]))
         known = sorted(self._reveals.known_ns.items(), key=lambda entry: entry[::-1])
         spans = zip(self._device_of, rows, self.start_ns, self.end_ns, strict=True)
         return Trace(
@@ -350,18 +368,6 @@ class Machine:
         return LoadSpan(device, cell.name, load.bytes, load.start_ns, load.end_ns)
 
 
-class _CopyTable:
-    """A program's transfers as Python lists, which an interpreter in Python reads faster."""
-
-    def __init__(self, program: Program) -> None:
-        self.launch: list[int] = program.copy_launch.tolist()
-        self.dst: list[int] = program.copy_dst.tolist()
-        self.link: list[int] = program.copy_link.tolist()
-        self.bytes: list[int] = program.copy_bytes.tolist()
-        self.is_input: list[bool] = program.copy_is_input.astype(bool).tolist()
-        self.due_ns: list[int] = program.copy_due_ns.tolist()
-        self.gates = program.copy_gates.rows
-
-    def key(self, copy: int) -> tuple[int, int, bool]:
-        """Return what copies that travel together have in common."""
-        return self.launch[copy], self.dst[copy], self.is_input[copy]
+def _handoff_ns(dispatch: Dispatch) -> int:
+    """Return how long after a transfer its outputs can be read."""
+    return dispatch.handoff_ns if dispatch.host_mode == "processes" else 0

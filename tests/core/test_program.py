@@ -19,6 +19,20 @@ def test_the_programs_of_a_plan_on_two_devices(diamond, profile, plan):
     assert program.launch_gates.rows == ((), (), (2,))
 
 
+def test_lists_say_the_same_without_records(diamond, profile, plan):
+    """Only task 3 may have to become known; nothing has to arrive later."""
+    lists = lower(diamond, profile.cluster, plan).lists
+    assert lists.code == (
+        ((COPY, 0), (WAIT, 1), (RUN, 1), (RUN, 2)),
+        ((WAIT, 0), (RUN, 0), (COPY, 1)),
+    )
+    assert lists.launch_device == [1, 0, 0]
+    assert lists.copy_key == [(0, 1, 1), (0, 0, 0)]
+    assert lists.copy_bytes == [8, 2400]
+    assert lists.held_launches == {2}
+    assert not lists.held_copies
+
+
 def test_on_one_device_nothing_travels(diamond, profile):
     rows = [(0, 1), (2,), (3,)]
     plan = Plan(tuple(Launch("cpu:0", tasks) for tasks in rows))

@@ -10,9 +10,10 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,7 +23,7 @@ from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.pricing import price
 from dynpartition.sim import reference, simulate
 from dynpartition.sim.batch import pack, run_batch
-from dynpartition.sim.clock import Effect
+from dynpartition.sim.clock import Completion, Effect
 from dynpartition.sim.engine import simulate_compiled
 from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.kernel_pack import ProgramWorld, is_plain
@@ -166,24 +167,34 @@ def test_the_kernel_does_the_same_when_python_runs_it() -> None:
     subprocess.run(command, env=environment, check=True, timeout=240)
 
 
+@dataclass(frozen=True)
+class Completed:
+    """What the clock's events are to those who get them."""
+
+    value: Any
+
+
 class ShuffledClock:
     """A clock that applies what completes at one instant in random order."""
 
     def __init__(self) -> None:
         self._random = random.Random(0)
-        self._heap: list[tuple[int, float, Effect]] = []
+        self._heap: list[tuple[int, float, Callable[[Completion], None], Completed]] = []
         self.now_ns = 0
 
-    def after(self, delay_ns: int, complete: Effect) -> None:
-        heappush(self._heap, (self.now_ns + delay_ns, self._random.random(), complete))
+    def after(
+        self, delay_ns: int, complete: Callable[[Completion], None], what: object = None
+    ) -> None:
+        at_ns, order = self.now_ns + delay_ns, self._random.random()
+        heappush(self._heap, (at_ns, order, complete, Completed(what)))
 
     def run(self, phases: Sequence[Effect], *, until_ns: int | None = None) -> None:
         assert until_ns is None
         for phase in phases:
             phase()
         while self._heap:
-            self.now_ns, _, complete = heappop(self._heap)
-            complete()
+            self.now_ns, _, complete, completed = heappop(self._heap)
+            complete(completed)
             if not self._heap or self._heap[0][0] > self.now_ns:
                 for phase in phases:
                     phase()

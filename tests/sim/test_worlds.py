@@ -10,7 +10,7 @@ import pytest
 
 from dynpartition import Conditions, Plan, Profile, TaskGraph, Trace, check_plan, lower, pricing
 from dynpartition.errors import OutOfDeviceMemory
-from dynpartition.sim import host, memory, simulate
+from dynpartition.sim import host, links, memory, simulate
 from dynpartition.sim.clock import Effect
 from dynpartition.sim.links import Links, Transfer
 from dynpartition.sim.memory import NOTHING, Limited
@@ -139,33 +139,45 @@ def frees_at_once(self: object, group: int, buffer: int) -> bool:
     return False
 
 
-def forgets_the_position(self: Transfer) -> None:
-    self.key = (self.ready_ns, 0, self.dst, self.kind)
+def forgets_the_position(transfer: Transfer) -> tuple[int, ...]:
+    ready_ns, _, dst, kind = transfer.key
+    return ready_ns, dst, kind
 
 
-def forgets_the_destination(self: Transfer) -> None:
-    self.key = (self.ready_ns, self.position, 0, self.kind)
+def prefers_the_last_destination(transfer: Transfer) -> tuple[int, ...]:
+    ready_ns, position, dst, kind = transfer.key
+    return ready_ns, position, -dst, kind
 
 
-def overtakes(self: Links) -> None:
-    waiting = []
+def overtakes(self: Links) -> list[Transfer]:
+    waiting, started = [], []
     for transfer in self._queue:
-        needs = self._needs[transfer.link]
-        if needs & self._busy.mask:
+        if self._needs[transfer.link] & self._busy.mask:
             waiting.append(transfer)
         else:
-            self._start(transfer, needs)
+            self._start(transfer)
+            started.append(transfer)
     self._queue = waiting
+    return started
+
+
+PHASES = Machine._phases
+
+
+def later(phases: list[Effect], one: Effect, by: int) -> Iterator[Effect]:
+    """Yield phases with one of them moved back."""
+    place = phases.index(one)
+    phases.insert(place + by, phases.pop(place))
+    return iter(phases)
 
 
 def launches_first(self: Machine) -> Iterator[Effect]:
-    yield from (self._push_due, self._memory.begin_loads, self._host.dispatch, self._launch)
-    yield from (self._links.start_ready, self._host.grant_lock)
+    return later(list(PHASES(self)), self._start_transfers, by=2 if self._host else 1)
 
 
 def loads_after_transfers(self: Machine) -> Iterator[Effect]:
-    yield from (self._push_due, self._links.start_ready, self._memory.begin_loads)
-    yield from (self._host.dispatch, self._launch, self._host.grant_lock)
+    phases = list(PHASES(self))
+    return later(phases, self._memory.begin_loads, by=1) if self._memory else iter(phases)
 
 
 def rounds_down(duration_ns: int, share: float) -> int:
@@ -178,8 +190,8 @@ def rounds_down(duration_ns: int, share: float) -> int:
         (Limited, "_victim", evicts_by_number),
         (Limited, "_victim", evicts_the_oldest),
         (memory._OpenGroups, "keeps", frees_at_once),
-        (Transfer, "__post_init__", forgets_the_position),
-        (Transfer, "__post_init__", forgets_the_destination),
+        (links, "_by_key", forgets_the_position),
+        (links, "_by_key", prefers_the_last_destination),
         (Links, "start_ready", overtakes),
         (Machine, "_phases", launches_first),
         (Machine, "_phases", loads_after_transfers),
