@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
 from dynpartition.agent.listing import Cpop, Heft, MinMin, Peft
+from dynpartition.agent.merging import SUFFIX, Merging
 from dynpartition.agent.policy import PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitStateOutput
@@ -50,11 +51,14 @@ def scheduler_names() -> tuple[str, ...]:
 
 
 def make_scheduler(name: str, *, seed: int = 0, policy: Path | None = None) -> Scheduler:
-    """Return the scheduler called `name`.
+    """Return the scheduler called `name`; NAME+merge is NAME whose tasks are merged into launches.
 
     `policy`: the checkpoint folder that `policy` plays. Raises SchedulerError for a name that is
     unknown or not built yet, CheckpointError for a checkpoint that cannot be used.
     """
+    if name.endswith(SUFFIX):
+        inner = make_scheduler(name.removesuffix(SUFFIX), seed=seed, policy=policy)
+        return Merging(inner)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
     if name == "policy":

@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -196,20 +197,25 @@ def reference_times(machine: Machine, tables: Tables) -> Times:
 def engines_of(contest: Contest) -> dict[str, Callable[[], object]]:
     """Return what each engine does to run all worlds once."""
     engines: dict[str, Callable[[], object]] = {
-        "naive": lambda: [NaiveMachine(tables).run() for tables in contest.tables],
-        "reference": lambda: [reference_run(each) for each in contest.plain],
-        "heapq": lambda: [run_heap(tables) for tables in contest.tables],
-        "kernel_single": lambda: [run_batch(batch) for batch in contest.singles],
+        "naive": lambda: drain(NaiveMachine(tables).run() for tables in contest.tables),
+        "reference": lambda: drain(reference_run(each) for each in contest.plain),
+        "heapq": lambda: drain(run_heap(tables) for tables in contest.tables),
+        "kernel_single": lambda: drain(run_batch(batch) for batch in contest.singles),
         "kernel": lambda: run_batch(contest.plain_batch),
         "kernel_makespans": lambda: run_batch(contest.plain_batch, recording=False),
         "evaluate": lambda: evaluate(contest, prepared=False),
         "evaluate_prepared": lambda: evaluate(contest, prepared=True),
-        "reference_full": lambda: [reference_run(each) for each in contest.full],
+        "reference_full": lambda: drain(reference_run(each) for each in contest.full),
         "kernel_full": lambda: run_batch(contest.full_batch),
     }
     if contest.c_batch:
         engines["c"] = contest.c_batch.run
     return engines
+
+
+def drain(results: Iterable[object]) -> None:
+    """Let every engine run, and keep no result: what is kept makes the garbage collector work."""
+    deque(results, maxlen=0)
 
 
 @dataclass(frozen=True)

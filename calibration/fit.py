@@ -58,15 +58,20 @@ def fit_profile(cluster: Cluster, samples: Samples, provenance: Mapping[str, obj
 def _fit_cells(samples: Samples) -> dict[str, dict[str, Curve]]:
     points: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
     for (cell, device, k), durations in sorted(samples.launches.items()):
-        if len(durations) < SAMPLES_MIN:
+        if len(durations) >= SAMPLES_MIN:
+            points[cell, device][k] = typical_ns(durations)
+    for cell, device in sorted({(cell, device) for cell, device, _ in samples.launches}):
+        if 1 not in points[cell, device]:
+            count = len(samples.launches.get((cell, device, 1), ()))
             raise CalibrationError(
-                f"cell {cell!r} with {k} task(s) was measured only {len(durations)} times on"
+                f"cell {cell!r} alone in a launch was measured only {count} times on"
                 f" {device}; {SAMPLES_MIN} are needed: give more --seconds or more inputs"
             )
-        points[cell, device][k] = typical_ns(durations)
     cells: dict[str, dict[str, Curve]] = defaultdict(dict)
     for (cell, device), curve in points.items():
-        cells[cell][device] = Curve(tuple(curve), tuple(curve.values()))
+        # More tasks never take less time: a falling end would be extended below zero.
+        rising = np.maximum.accumulate(list(curve.values())).tolist()
+        cells[cell][device] = Curve(tuple(curve), tuple(rising))
     return dict(cells)
 
 

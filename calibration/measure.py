@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dynpartition.calibration.fit import SAMPLES_MIN, fit_profile
-from dynpartition.calibration.rollouts import OneDevice, RandomRollout
+from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
 from dynpartition.calibration.samples import Samples
 from dynpartition.cluster import Device
 from dynpartition.contract import Scheduler, drive
@@ -24,6 +24,7 @@ Progress = Callable[[float], None]
 _WARM_UP_RUNS = 3
 _ROLLOUTS_PER_ROUND = 4
 _LAUNCH_SHARE = 0.6
+_BATCHED_SHARE = 0.5
 _PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
 
 
@@ -69,7 +70,8 @@ def _rounds(
     """Measure for `seconds`; yield the share of it that has passed.
 
     Rounds of randomised placements and of each single device are interleaved in random order, so
-    that a slow phase of the machine touches all alike.
+    that a slow phase of the machine touches all alike. Half of them launch tasks one by one, half
+    merge them into launches of up to a random size.
     """
     names = backend.profile.cluster.names
     for device in names * _WARM_UP_RUNS:
@@ -83,7 +85,10 @@ def _rounds(
         schedulers += [RandomRollout(rng, len(names)) for _ in range(_ROLLOUTS_PER_ROUND)]
         for index in rng.permutation(len(schedulers)):
             item = inputs[int(rng.integers(len(inputs)))]
-            _measure(backend, item, schedulers[int(index)], samples, sampled)
+            scheduler = schedulers[int(index)]
+            if rng.random() < _BATCHED_SHARE:
+                scheduler = Batched(scheduler, int(rng.choice(LAUNCH_SIZES[1:])))
+            _measure(backend, item, scheduler, samples, sampled)
         elapsed = time.monotonic() - started
         yield min(1.0, elapsed / seconds)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynpartition.contract import Scheduler
 from dynpartition.graph import TaskGraph
+from dynpartition.merging import merged
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
 
@@ -58,3 +59,21 @@ class OneDevice(Scheduler):
         placed = planned.placement()
         fresh = [task for task in graph.topological_order if task not in placed]
         return [Launch(self._device, (task,)) for task in fresh]
+
+
+LAUNCH_SIZES = (1, 2, 4, 8, 16)
+"""How many tasks the launches have that batch curves are measured at."""
+
+
+class Batched(Scheduler):
+    """Merges another scheduler's tasks into launches of 1, 2, 4, … up to `largest` tasks."""
+
+    def __init__(self, inner: Scheduler, largest: int) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._sizes = [size for size in LAUNCH_SIZES if size <= largest]
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches; tasks are where the inner scheduler places them."""
+        launches = self._inner.schedule(graph, profile, planned)
+        return merged(graph, launches, sizes=self._sizes)

@@ -48,8 +48,8 @@ class Samples:
                 times.append(span.end_ns - span.start_ns)
 
     def fewest(self) -> int:
-        """Return how often the launch that was measured least was measured."""
-        return min(map(len, self.launches.values()), default=0)
+        """Return how often the launch of one task that was measured least was measured."""
+        return min((len(ns) for (_, _, k), ns in self.launches.items() if k == 1), default=0)
 
     def add_surroundings(
         self, graph: TaskGraph, trace: Trace, host: str, seen_ns: Mapping[int, int]

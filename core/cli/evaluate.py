@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 BASELINES = (
     "best-single",
+    "best-single+merge",
     "random",
     "round-robin",
     "split-left-right",
     "split-state-output",
     "heft",
+    "heft+merge",
 )
 """What every evaluation compares with, besides each single device."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynpartition.calibration.validation import Validation
     from dynpartition.contract import Scheduler
 
-SPLITS = ("heft", "random", "round-robin", "split-left-right")
+SPLITS = ("heft", "heft+merge", "best-single+merge", "random", "round-robin", "split-left-right")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,7 @@ from dynpartition import (
 from dynpartition.agent.conformance import check_scheduler
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.listing import Heft, optimistic_costs
+from dynpartition.agent.partial import PartialPlan
 from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
@@ -34,6 +36,7 @@ from dynpartition.errors import PlanError, SchedulerError
 from dynpartition.plan import Launch
 from dynpartition.profile import PricedGraph
 from dynpartition.sim.backend import SimBackend
+from dynpartition.sim.reference import simulate
 from tests.agent.worlds import graph_of, tree_graph, two_cpus
 
 
@@ -43,6 +46,8 @@ def every_scheduler() -> list[Scheduler]:
         make_scheduler("single:cpu:0"),
         *(make_scheduler(name, seed=3) for name in named),
         PolicyScheduler(Policy.untrained(1)),
+        make_scheduler("best-single+merge"),
+        make_scheduler("heft+merge"),
     ]
 
 
@@ -273,3 +278,35 @@ def test_refuge_keeps_plans_out_of_dead_ends():
             run(SimBackend(one_way), GraphWorkload(graph_of(TREE)), scheduler)
         except PlanError as error:
             pytest.fail(str(error))
+
+
+def flattened(curve: Curve) -> Curve:
+    """A second task costs a microsecond, and so does every further one."""
+    return Curve((1, 2), (curve.at(1), curve.at(1) + 1_000))
+
+
+def test_merging_is_taken_where_the_curve_says_that_it_pays():
+    profile, graph = two_cpus(), tree_graph(8, 1)
+    cells = {n: {d: flattened(c) for d, c in row.items()} for n, row in profile.cells.items()}
+    cheap = replace(profile, cells=cells)
+    together = make_scheduler("best-single+merge").schedule(graph, cheap, Plan())
+    alone = make_scheduler("best-single").schedule(graph, cheap, Plan())
+    assert len(together) < len(alone) == len(graph)
+    spans = [simulate(graph, cheap, Plan(tuple(p))).makespan_ns for p in (together, alone)]
+    assert spans[0] < 0.5 * spans[1]
+
+
+def test_merging_is_never_worse_by_the_estimate():
+    profile, graph = two_cpus(), tree_graph(8, 1)  # k tasks cost k times as much: it cannot pay
+    facts = Facts(graph, profile)
+    kept, heft = (
+        Plan(tuple(make_scheduler(name).schedule(graph, profile, Plan())))
+        for name in ("heft+merge", "heft")
+    )
+    spans = [PartialPlan(facts, plan).estimate.makespan_ns for plan in (kept, heft)]
+    assert spans[0] <= spans[1]
+
+
+def test_a_suffix_alone_is_no_scheduler():
+    with pytest.raises(SchedulerError, match="no scheduler is named 'hft'"):
+        make_scheduler("hft+merge")

@@ -90,3 +90,28 @@ def test_too_few_samples_are_refused_by_name() -> None:
 def test_a_link_that_was_never_used_is_refused_by_name() -> None:
     with pytest.raises(CalibrationError, match="from cpu:0 to cpu:1"):
         fit_profile(CLUSTER, Samples(), {})
+
+
+def test_batch_curves_have_a_point_where_there_were_enough_samples_and_never_fall() -> None:
+    samples = samples_of_a_cell()
+    for k, duration_ns, count in ((2, 15_000, 50), (4, 14_000, 50), (8, 40_000, 3)):
+        for device in CLUSTER.names:
+            samples.launches["a", device, k] += [duration_ns] * count
+    curve = fit_profile(CLUSTER, samples, {}).cells["a"]["cpu:0"]
+    assert (curve.batch, curve.duration_ns) == ((1, 2, 4), (10_000, 15_000, 15_000))
+
+
+def test_a_cell_that_was_never_alone_in_a_launch_is_refused() -> None:
+    samples = samples_of_a_cell()
+    samples.launches["b", "cpu:1", 4] += [1_000] * 50
+    with pytest.raises(CalibrationError, match="'b' alone in a launch was measured only 0 times"):
+        fit_profile(CLUSTER, samples, {})
+
+
+def samples_of_a_cell() -> Samples:
+    samples = Samples()
+    for device in CLUSTER.names:
+        samples.launches["a", device, 1] += [10_000] * 50
+    for link in CLUSTER.links:
+        samples.transfers[link.src, link.dst, 100] += [1_000] * 50
+    return samples
