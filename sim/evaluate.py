@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,8 @@ from dynpartition.profile import PricedGraph, Profile
 from dynpartition.program import lower
 from dynpartition.residency import needs_memory
 from dynpartition.sim import kernel, reference
-from dynpartition.sim.batch import pack, run_batch, state_sizes
-from dynpartition.sim.kernel_pack import FIELDS, ProgramWorld, machine_tables
+from dynpartition.sim.batch import pack, plain_sizes, plain_state_sizes, run_batch
+from dynpartition.sim.kernel_pack import FIELDS, PLAIN_FIELDS, ProgramWorld, machine_tables
 from dynpartition.types import IntArray
 
 INFEASIBLE_NS = np.iinfo(np.int64).max
@@ -52,6 +52,7 @@ class PreparedGraph:
             or dispatch.host_mode != "none"
             or priced.profile.noise is not None
             or needs_memory(priced)
+            or not machine_tables(priced.profile).is_small
         )
         self.tables = _graph_tables(priced) if self.is_quick else []
         if self.is_quick and _longest_ns(self.tables, len(graph)) >= kernel.NEVER // 2:
@@ -155,7 +156,7 @@ def _evaluate_quick(
     tables, places = _joined([graph.tables for graph in graphs])
     plans = [plan for index in chosen if (plan := arrays[index]) is not None]
     sizes = [len(plan.order) for plan in plans]
-    state, own, shared, scratch = _lowering_state(graphs)
+    state, own, plain, shared, scratch = _lowering_state(graphs)
     found = np.full(len(plans), -1, dtype=np.int64)
     kernel.evaluate_plans(
         tables,
@@ -163,6 +164,7 @@ def _evaluate_quick(
         places,
         np.array([number[prepared[index]] for index in chosen], dtype=np.int64),
         own,
+        plain,
         shared,
         scratch,
         np.cumsum([0, *sizes]).astype(np.int64),
@@ -185,40 +187,52 @@ def _joined(graphs: list[list[IntArray]]) -> tuple[IntArray, IntArray]:
 
 def _lowering_state(
     graphs: list[PreparedGraph],
-) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Return the kernel's state, a world's own places, the shared places, and those of lowering."""
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+    """Return the kernel's state, a world's own places, those of the plain loop, those of lowering.
+
+    Two sets for the plain loop: a world's own, then the shared ones.
+    """
     machine = machine_tables(graphs[0].priced.profile)
     n_tasks = max(len(graph.priced.graph) for graph in graphs)
     n_edges = max(len(graph.priced.graph.inputs.values) for graph in graphs)
-    n_devices, n_slots = machine.facts["n_devices"], machine.facts["n_resources"]
-    facts = dict.fromkeys(FIELDS, 0) | machine.facts
-    facts |= {"n_launches": n_tasks, "n_copies": n_edges + 2 * n_tasks, "n_paces": 1}
-    facts |= {"n_slots": n_slots, "n_blocks": ((n_slots - 1) >> kernel.BLOCK_BITS) + 1}
-    n_copies = facts["n_copies"]
-    sizes = state_sizes(facts, is_plain=True)
-    shared = np.cumsum([0, *sizes.values()]).astype(np.int64)
-    end = int(shared[-1])
-    own_sizes = {
-        "launches": 6 * n_tasks,
-        "copies": 6 * n_copies,
-        "rows": n_edges + n_tasks + n_copies,
-        "links": machine.links.size,
-        "held": machine.held.size,
-        "launch_log": 4 * n_tasks,
-        "copy_log": 6 * n_copies,
-    }
-    scratch = []
-    for name, size in own_sizes.items():
-        facts[name] = end
-        end += size
-    for size in (n_tasks, n_tasks * n_devices, n_copies, n_tasks):
-        scratch.append(end)
-        end += size
+    n_devices, n_copies = machine.facts["n_devices"], n_edges + 2 * n_tasks
+    facts = dict.fromkeys((*FIELDS, *PLAIN_FIELDS), 0) | machine.facts
+    facts |= {"n_launches": n_tasks, "n_copies": n_copies, "n_queued": n_copies << facts["shift"]}
+    facts["n_rows"] = n_edges + n_tasks + n_copies
+    end = kernel.N_PLAIN_WORK
+
+    def reserve(sizes: dict[str, int]) -> dict[str, int]:
+        nonlocal end
+        places = {}
+        for name, size in sizes.items():
+            places[name] = end
+            end += size
+        return places
+
+    shared = reserve(plain_state_sizes(facts))
+    tables = machine.tables()
+    common = reserve({name: table.size for name, table in tables.items()})
+    own = reserve({"launches": 6 * n_tasks, "copies": 6 * n_copies, "rows": facts["n_rows"]})
+    plain = reserve(plain_sizes(facts) | {"launch_log": 2 * n_tasks, "copy_log": 3 * n_copies})
+    sizes = zip(
+        kernel.Lowering._fields, (n_tasks, n_tasks * n_devices, n_copies, n_tasks), strict=True
+    )
+    scratch = reserve(dict(sizes))
     state = np.empty(end, dtype=np.int64)
-    for name, table in (("links", machine.links), ("held", machine.held)):
-        state[facts[name] : facts[name] + table.size] = table.reshape(-1)
-    own = np.array([facts[name] for name in FIELDS], dtype=np.int64)
-    return state, own, shared[:-1], np.array(scratch, dtype=np.int64)
+    for name, table in tables.items():
+        state[common[name] : common[name] + table.size] = table.reshape(-1)
+    own, plain = facts | common | own, facts | common | plain
+    return (
+        state,
+        _row(own[name] for name in FIELDS),
+        _row(plain[name] for name in PLAIN_FIELDS),
+        _row(shared.values()),
+        _row(scratch.values()),
+    )
+
+
+def _row(values: Iterable[int]) -> IntArray:
+    return np.array(list(values), dtype=np.int64)
 
 
 def _graph_tables(priced: PricedGraph) -> list[IntArray]:
