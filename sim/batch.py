@@ -20,6 +20,7 @@ from dynpartition.sim.kernel_pack import (
     check_range,
     is_plain,
     machine_tables,
+    slot_facts,
 )
 from dynpartition.sim.kernel_trace import find_log, make_plain_trace, make_trace
 from dynpartition.trace import Trace
@@ -141,8 +142,7 @@ class _Arena:
     ) -> None:
         """Append the tables of a world and note all its facts and places in `row`."""
         found = facts | {name: self.add(table) for name, table in own.all_tables().items()}
-        slots = found["n_resources"] + (0 if plain else found["n_devices"] + 1)
-        found |= {"n_slots": slots, "n_blocks": ((slots - 1) >> kernel.BLOCK_BITS) + 1}
+        found |= slot_facts(found, is_plain=plain)
         for name, value in found.items():
             if name in FIELDS:
                 row[FIELDS[name]] = value

@@ -269,7 +269,8 @@ class Going(NamedTuple):
 class GraphPlaces(NamedTuple):
     """Where the tables are from which plans for one graph on one machine are lowered.
 
-    N tasks, E edges, places in `t`. Only graphs without batches, reveals, arrivals and memory.
+    N tasks, E edges, places in `t`. Only graphs without reveals, arrivals and memory,
+    a launch per task.
     """
 
     n_tasks: int
@@ -291,9 +292,10 @@ class GraphPlaces(NamedTuple):
     """(N,)"""
     link_of: int
     """(D, D) link index, or -1."""
+    h_ns: int
+    """(N, D) host time of a launch of the task."""
 
 
-N_GRAPH_PLACES = 10
 LOWERED_LAUNCHES = 0
 LOWERED_COPIES = 1
 """Columns of a world's own places that lowering finds out."""
@@ -1782,46 +1784,67 @@ def places_of(world: IntArray, shared: IntArray) -> Places:
 
 
 @compiled
-def evaluate_plans(
+def lower_plans(
     t: IntArray,
     s: IntArray,
     graphs: IntArray,
     graph_of: IntArray,
-    own: IntArray,
-    plain: IntArray,
-    shared: IntArray,
+    worlds: IntArray,
     scratch: IntArray,
+    host_costs: IntArray,
     plan_start: IntArray,
     order: IntArray,
     device: IntArray,
-    makespan_ns: IntArray,
     outcomes: IntArray,
 ) -> None:
-    """Lower B plans and run each in the plain loop.
+    """Lower B plans, for the graphs in `t`, to worlds whose tables stand in `s`.
 
-    `graphs` (G, 10): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
-    `order` holds its tasks in plan order and `device` the device of each *task*. `own` and
-    `plain`: the places of one lowered world, all in `s`.
+    `graphs` (G, n): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
+    `order` holds its tasks in plan order and `device` the device of each *task*. `worlds` (B, n):
+    Places of the tables; how many launches and transfers there are is noted there. `host_costs`:
+    h_copy in ns, parts per million of CPU launches that hold the lock; empty for plain worlds.
     """
     at = Lowering(scratch[0], scratch[1], scratch[2], scratch[3])
     for plan in range(len(graph_of)):
-        row = graphs[graph_of[plan]]
-        g = GraphPlaces(
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9]
-        )
-        p = places_of(own, own)
+        g = graph_places_of(graphs[graph_of[plan]])
+        p = places_of(worlds[plan], worlds[plan])
         begin = plan_start[plan]
         n_launches = plan_start[plan + 1] - begin
         n_copies = lower_plan(t, s, g, p, at, order, device, begin, n_launches)
-        if n_copies < 0:
-            outcomes[plan] = ILLEGAL
-            continue
-        plain[LOWERED_LAUNCHES] = n_launches
-        plain[LOWERED_COPIES] = n_copies
-        q = plain_places_of(plain, shared)
-        condense(s, p, q)
-        makespan_ns[plan] = run_plain_world(s, s, q)
-        outcomes[plan] = OK
+        outcomes[plan] = ILLEGAL if n_copies < 0 else OK
+        if n_copies >= 0:
+            worlds[plan, LOWERED_LAUNCHES] = n_launches
+            worlds[plan, LOWERED_COPIES] = n_copies
+            if len(host_costs) > 0:
+                add_host_costs(t, s, g, p, host_costs, order[begin : begin + n_launches])
+
+
+@inlined
+def graph_places_of(row: IntArray) -> GraphPlaces:
+    """Return the places of one graph."""
+    return GraphPlaces(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10]
+    )
+
+
+@inlined
+def add_host_costs(
+    t: IntArray, s: IntArray, g: GraphPlaces, p: Places, host_costs: IntArray, order: IntArray
+) -> None:
+    """Write what the full kernel reads besides: durations, host work and shares of the lock."""
+    h_copy_ns, parts = host_costs[0], host_costs[1]
+    for launch in range(len(order)):
+        row, extras = p.launches + 6 * launch, p.launch_extras + 11 * launch
+        lasts_ns, last = s[row + LAUNCH_NS], s[row + WAITS_END] - 1
+        n_moves = s[row + SENDS_END] - s[row + SENDS]
+        if last >= s[row + WAITS]:
+            n_moves += s[p.copies + 6 * s[p.rows + last] + IS_INPUT]
+        s[extras + DISPATCH_NS] = t[g.h_ns + order[launch] * p.n_devices + s[row + DEVICE]]
+        s[extras + PUSH_NS] = h_copy_ns * n_moves
+        s[p.lasts_ns + launch] = lasts_ns
+        # Rounded up; in two parts, because the product may pass 64 bits.
+        whole, rest = lasts_ns // 1_000_000, lasts_ns % 1_000_000
+        s[p.share_ns + launch] = whole * parts + (rest * parts + 999_999) // 1_000_000
 
 
 @inlined

@@ -135,6 +135,12 @@ def _flat(rows: Iterable[Sequence[int]]) -> IntArray:
     return np.array([value for row in rows for value in row], dtype=np.int64)
 
 
+def slot_facts(facts: dict[str, int], *, is_plain: bool) -> dict[str, int]:
+    """Return how many ends the full kernel keeps: of resources, host walks and the lock."""
+    slots = facts["n_resources"] + (0 if is_plain else facts["n_devices"] + 1)
+    return {"n_slots": slots, "n_blocks": ((slots - 1) >> kernel.BLOCK_BITS) + 1}
+
+
 def check_range(world: ProgramWorld) -> None:
     """Raise OverflowError where the times of a world might not fit into 62 bits."""
     priced, program, prices = world
