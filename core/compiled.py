@@ -20,7 +20,8 @@ def compiled(function: Function) -> Function:
     """Compile `function` when it is first called, once per machine and argument types.
 
     Integer division by zero is not checked (error model of NumPy), floats keep IEEE order, and
-    threads may run it side by side. `NUMBA_DISABLE_JIT=1` leaves the function as it is.
+    threads may run it side by side. It cannot make arrays. `NUMBA_DISABLE_JIT=1` leaves the
+    function as it is.
     """
     try:
         return _jit(function, cache=True)
@@ -38,8 +39,8 @@ def inlined(function: Function) -> Function:
 
 def _jit(function: Function, **options: bool) -> Function:
     njit: Any = numba.njit  # whose types leave out some options
-    # `_nrt=False`: nothing here allocates, and arrays passed on need no counting of references,
-    # which would be atomic operations, a fifth of the time.
+    # No counting of references to arrays: inside a loop it costs more than what the loop does.
+    # So compiled code can neither make arrays nor return them; the caller holds those it passes.
     made: Function = njit(error_model="numpy", nogil=True, _nrt=False, **options)(function)
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +17,20 @@ from dynpartition.plan import Launch, Plan
 from dynpartition.pricing import price
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.program import lower
-from dynpartition.residency import needs_memory
+from dynpartition.residency import UNLIMITED_BYTES, needs_memory
 from dynpartition.sim import kernel, reference
-from dynpartition.sim.batch import pack, run_batch, state_sizes
-from dynpartition.sim.kernel_pack import FIELDS, ProgramWorld, machine_tables
+from dynpartition.sim.batch import make_state, pack, plain_sizes, run_batch
+from dynpartition.sim.kernel_pack import (
+    FIELDS,
+    PLAIN_FIELDS,
+    ProgramWorld,
+    machine_tables,
+    slot_facts,
+)
 from dynpartition.types import IntArray
 
+_PLANS_PER_CALL = 32
+"""Their tables should stay in the processor's caches."""
 _PLAIN_BYTES_MAX = 2**62 // 10**9
 _BANDWIDTH_MAX = 2**61
 
@@ -43,16 +51,18 @@ class PreparedGraph:
 
     def __init__(self, priced: PricedGraph) -> None:
         self.priced = priced
-        graph, dispatch = priced.graph, priced.profile.dispatch
+        graph = priced.graph
         self.is_quick = not (
             graph.revealers
             or any(graph.available_ns)
-            or dispatch.host_mode != "none"
             or priced.profile.noise is not None
             or needs_memory(priced)
         )
+        self.machine = machine_tables(priced.profile)
         self.tables = _graph_tables(priced) if self.is_quick else []
-        if self.is_quick and _longest_ns(self.tables, len(graph)) >= kernel.NEVER // 2:
+        self.values = np.concatenate([np.zeros(1, np.int64), *(t.reshape(-1) for t in self.tables)])
+        """All tables, one after the other; not empty."""
+        if self.is_quick and _longest_ns(priced, self.tables) >= kernel.NEVER // 2:
             self.is_quick = False
 
 
@@ -66,7 +76,7 @@ def evaluate_many(
     """Return the makespan in ns of each plan for the graph beside it: int64 (B,).
 
     Equal to simulating them one by one; INFEASIBLE_NS where memory runs out. Plans of one task
-    per launch, for graphs without reveals, arrivals, noise, memory and host modes, are lowered and
+    per launch, for graphs without reveals, arrivals, noise and little memory, are lowered and
     priced in compiled code. Give the same graph object again to prepare it only once, or a
     `PreparedGraph` to keep it for further calls. Raises PlanError for an illegal plan.
     """
@@ -150,73 +160,149 @@ def _evaluate_quick(
     """Fill in the makespans of the chosen plans; -1 stays where a plan is not legal."""
     graphs = list(dict.fromkeys(prepared[index] for index in chosen))
     number = {graph: index for index, graph in enumerate(graphs)}
-    tables, places = _joined([graph.tables for graph in graphs])
-    plans = [plan for index in chosen if (plan := arrays[index]) is not None]
-    sizes = [len(plan.order) for plan in plans]
-    state, own, shared, scratch = _lowering_state(graphs)
-    found = np.full(len(plans), -1, dtype=np.int64)
-    kernel.evaluate_plans(
-        tables,
-        state,
-        places,
-        np.array([number[prepared[index]] for index in chosen], dtype=np.int64),
-        own,
-        shared,
-        scratch,
-        np.cumsum([0, *sizes]).astype(np.int64),
-        np.concatenate([plan.order for plan in plans]).astype(np.int64, copy=False),
-        np.concatenate([plan.device for plan in plans]).astype(np.int64, copy=False),
-        found,
-        np.zeros(len(plans), dtype=np.int64),
-    )
-    makespan_ns[chosen] = found
+    evaluation = _Evaluation(graphs, min(len(chosen), _PLANS_PER_CALL))
+    for begin in range(0, len(chosen), _PLANS_PER_CALL):
+        part = chosen[begin : begin + _PLANS_PER_CALL]
+        plans = [plan for index in part if (plan := arrays[index]) is not None]
+        graph_of = np.array([number[prepared[index]] for index in part], dtype=np.int64)
+        makespan_ns[part] = evaluation.makespan_ns(graph_of, plans)
 
 
-def _joined(graphs: list[list[IntArray]]) -> tuple[IntArray, IntArray]:
-    """Return all tables as one array, and (G, 10) GraphPlaces."""
-    parts = [table.reshape(-1) for tables in graphs for table in tables]
-    ends = np.cumsum([len(part) for part in parts])
-    starts = (ends - [len(part) for part in parts]).reshape(len(graphs), -1)
-    counts = [[len(tables[0]) - 1] for tables in graphs]
-    return np.concatenate([*parts, np.zeros(1, dtype=np.int64)]), np.hstack([counts, starts])
+class _Evaluation:
+    """Tables and state for some plans at a time, used again and again."""
+
+    def __init__(self, graphs: list[PreparedGraph], n_plans: int) -> None:
+        """Reserve room for `n_plans` plans of the largest graph."""
+        dispatch = graphs[0].priced.profile.dispatch
+        self._is_plain = graphs[0].machine.is_small and dispatch.host_mode == "none"
+        parts = round(dispatch.lock * 1_000_000) if dispatch.host_mode == "threads" else 0
+        self._host_costs = _row([] if self._is_plain else [dispatch.h_copy, parts])
+        self._graphs, self._graph_places = _joined(graphs)
+        facts = _largest(graphs, is_plain=self._is_plain)
+        machine = graphs[0].machine.tables() | {"device_extras": _device_rows(graphs[0].priced)}
+        space = _Space()
+        fixed = space.take({name: table.size for name, table in machine.items()})
+        self._scratch = np.concatenate([*space.take(_scratch_sizes(facts)).values()])
+        own = space.take(_world_sizes(facts, is_plain=self._is_plain), n_plans)
+        self._worlds = _table(FIELDS, facts, fixed | own)
+        own = space.take(plain_sizes(facts), n_plans)
+        self._plain = _table(PLAIN_FIELDS, facts, fixed | own)
+        self._tables = np.zeros(space.end, dtype=np.int64)
+        for name, table in machine.items():
+            self._tables[int(fixed[name][0]) :][: table.size] = table.reshape(-1)
+        rows = self._plain if self._is_plain else self._worlds
+        self._state, self._shared = make_state(rows, is_plain=self._is_plain, recording=False)
+
+    def makespan_ns(self, graph_of: IntArray, plans: list[PlanArrays]) -> IntArray:
+        """Return the makespan of each plan, for graph `graph_of`; -1 if it is not legal."""
+        outcomes = np.zeros(len(plans), dtype=np.int64)
+        kernel.lower_plans(
+            self._graphs,
+            self._tables,
+            self._graph_places,
+            graph_of,
+            self._worlds,
+            self._scratch,
+            self._host_costs,
+            np.cumsum([0, *(len(plan.order) for plan in plans)]).astype(np.int64),
+            np.concatenate([plan.order for plan in plans]).astype(np.int64, copy=False),
+            np.concatenate([plan.device for plan in plans]).astype(np.int64, copy=False),
+            outcomes,
+        )
+        found = np.full(len(plans), -1, dtype=np.int64)
+        legal = np.flatnonzero(outcomes == kernel.OK)
+        found[legal] = self._run(self._worlds[legal], legal)
+        return found
+
+    def _run(self, worlds: IntArray, legal: IntArray) -> IntArray:
+        found = np.full(len(legal), -1, dtype=np.int64)
+        outcomes = np.zeros((len(legal), kernel.N_OUTCOMES), dtype=np.int64)
+        arguments = (self._tables, self._state)
+        if self._is_plain:
+            plain = self._plain[legal]
+            for name in ("n_launches", "n_copies"):
+                plain[:, PLAIN_FIELDS[name]] = worlds[:, FIELDS[name]]
+            kernel.condense_worlds(self._tables, worlds, plain)
+            kernel.run_plain_worlds(*arguments, plain, self._shared, found, outcomes)
+        else:
+            chosen = np.arange(len(legal))
+            kernel.run_worlds(*arguments, worlds, self._shared, chosen, found, outcomes)
+        assert (outcomes[:, kernel.OUTCOME] == kernel.OK).all(), "a legal plan did not end"
+        return found
 
 
-def _lowering_state(
-    graphs: list[PreparedGraph],
-) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Return the kernel's state, a world's own places, the shared places, and those of lowering."""
-    machine = machine_tables(graphs[0].priced.profile)
+def _row(values: Iterable[int]) -> IntArray:
+    return np.array(list(values), dtype=np.int64)
+
+
+def _largest(graphs: list[PreparedGraph], *, is_plain: bool) -> dict[str, int]:
+    """Return the facts of a world that has room for any plan of any of the graphs."""
     n_tasks = max(len(graph.priced.graph) for graph in graphs)
     n_edges = max(len(graph.priced.graph.inputs.values) for graph in graphs)
-    n_devices, n_slots = machine.facts["n_devices"], machine.facts["n_resources"]
-    facts = dict.fromkeys(FIELDS, 0) | machine.facts
-    facts |= {"n_launches": n_tasks, "n_copies": n_edges + 2 * n_tasks, "n_paces": 1}
-    facts |= {"n_slots": n_slots, "n_blocks": ((n_slots - 1) >> kernel.BLOCK_BITS) + 1}
-    n_copies = facts["n_copies"]
-    sizes = state_sizes(facts, is_plain=True)
-    shared = np.cumsum([0, *sizes.values()]).astype(np.int64)
-    end = int(shared[-1])
-    own_sizes = {
-        "launches": 6 * n_tasks,
-        "copies": 6 * n_copies,
-        "rows": n_edges + n_tasks + n_copies,
-        "links": machine.links.size,
-        "held": machine.held.size,
-        "launch_log": 4 * n_tasks,
-        "copy_log": 6 * n_copies,
-    }
-    scratch = []
-    for name, size in own_sizes.items():
-        facts[name] = end
-        end += size
-    for size in (n_tasks, n_tasks * n_devices, n_copies, n_tasks):
-        scratch.append(end)
-        end += size
-    state = np.empty(end, dtype=np.int64)
-    for name, table in (("links", machine.links), ("held", machine.held)):
-        state[facts[name] : facts[name] + table.size] = table.reshape(-1)
-    own = np.array([facts[name] for name in FIELDS], dtype=np.int64)
-    return state, own, shared[:-1], np.array(scratch, dtype=np.int64)
+    n_copies = n_edges + 2 * n_tasks
+    facts = dict.fromkeys((*FIELDS, *PLAIN_FIELDS), 0) | graphs[0].machine.facts
+    facts |= {"n_launches": n_tasks, "n_copies": n_copies, "n_queued": n_copies << facts["shift"]}
+    facts |= {"n_rows": n_edges + n_tasks + n_copies, "n_paces": 1}
+    return facts | slot_facts(facts, is_plain=is_plain)
+
+
+class _Space:
+    """Hands out places in an array that does not exist yet."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def take(self, sizes: dict[str, int], count: int = 1) -> dict[str, IntArray]:
+        """Return (count,) places of `count` tables of each size."""
+        places = {}
+        for name, size in sizes.items():
+            places[name] = self.end + size * np.arange(count, dtype=np.int64)
+            self.end += size * count
+        return places
+
+
+def _world_sizes(facts: dict[str, int], *, is_plain: bool) -> dict[str, int]:
+    """Return the sizes of a world's tables in the kernel's `Places`."""
+    launches, copies = facts["n_launches"], facts["n_copies"]
+    sizes = {"launches": 6 * launches, "copies": 6 * copies, "rows": facts["n_rows"]}
+    if not is_plain:
+        sizes |= {"launch_extras": 11 * launches, "copy_extras": 8 * copies}
+        sizes |= {"lasts_ns": launches, "share_ns": launches}
+    return sizes
+
+
+def _scratch_sizes(facts: dict[str, int]) -> dict[str, int]:
+    n_tasks, n_copies = facts["n_launches"], facts["n_copies"]
+    sizes = (n_tasks, n_tasks * facts["n_devices"], n_copies, n_tasks)
+    return dict(zip(kernel.Lowering._fields, sizes, strict=True))
+
+
+def _table(fields: dict[str, int], facts: dict[str, int], places: dict[str, IntArray]) -> IntArray:
+    """Return rows of facts and places, a row per plan."""
+    rows = np.tile(_row(facts[name] for name in fields), (max(map(len, places.values())), 1))
+    for name in fields.keys() & places.keys():
+        rows[:, fields[name]] = places[name]
+    return rows
+
+
+def _device_rows(priced: PricedGraph) -> IntArray:
+    """Return the kernel's device_extras of devices whose memory does not matter."""
+    kinds = [device.kind == "cpu" for device in priced.cluster.devices]
+    return np.array([[kind, UNLIMITED_BYTES, 0, -1, 0, 0] for kind in kinds], dtype=np.int64)
+
+
+def _joined(graphs: list[PreparedGraph]) -> tuple[IntArray, IntArray]:
+    """Return all tables as one array, and (G, n) GraphPlaces."""
+    rows, end = [], 0
+    for graph in graphs:
+        place = end + 1
+        row = [len(graph.priced.graph)]
+        for table in graph.tables:
+            row.append(place)
+            place += table.size
+        rows.append(row)
+        end += len(graph.values)
+    return np.concatenate([graph.values for graph in graphs]), np.array(rows, dtype=np.int64)
 
 
 def _graph_tables(priced: PricedGraph) -> list[IntArray]:
@@ -248,8 +334,15 @@ def _graph_tables(priced: PricedGraph) -> list[IntArray]:
             feed_ns[fed, dst] = _prices(link.cost, graph.host_bytes[fed])
     return [
         *(graph.inputs.start, graph.inputs.values, alone_ns, gather_ns, stage_ns),
-        *(output_ns, feed_ns, np.asarray(graph.returns), link_of),
+        *(output_ns, feed_ns, np.asarray(graph.returns), link_of, _dispatch_ns(priced)),
     ]
+
+
+def _dispatch_ns(priced: PricedGraph) -> IntArray:
+    """Return (N, D) host times of launches of each task."""
+    dispatch, devices = priced.profile.dispatch, priced.cluster.devices
+    rows = [[dispatch.h_ns(name, device) for device in devices] for name in priced.graph.cell_names]
+    return np.array(rows, dtype=np.int64)[np.asarray(priced.graph.cell_of)]
 
 
 def _prices(cost: object, sizes: IntArray) -> IntArray:
@@ -263,7 +356,8 @@ def _prices(cost: object, sizes: IntArray) -> IntArray:
     return np.array(prices, dtype=np.int64)[inverse]
 
 
-def _longest_ns(tables: list[IntArray], n_tasks: int) -> float:
+def _longest_ns(priced: PricedGraph, tables: list[IntArray]) -> float:
     """Return a bound for the makespan of any plan."""
-    largest = sum(float(np.abs(table).max(initial=0)) for table in tables[2:7])
-    return largest * (len(tables[1]) + 2 * n_tasks)
+    dispatch, n_tasks = priced.profile.dispatch, len(priced.graph)
+    largest = sum(float(np.abs(table).max(initial=0)) for table in [*tables[2:7], tables[9]])
+    return (largest + dispatch.h_copy + dispatch.handoff_ns) * (len(tables[1]) + 2 * n_tasks)

@@ -3,8 +3,9 @@
 """The compiled simulator: interprets lowered programs, many worlds per call, in exact ns.
 
 It does what `dynpartition.sim.reference` defines, to the ns; that module explains the rules. All
-compiled code stands here, because numba notices edits in this file only. It is compiled twice:
-plain (`full` is None: neither host modes, reveals, arrivals, memory nor slowdowns) and full.
+compiled code stands here, because numba notices edits in this file only. Most worlds of search and
+training are plain: no host mode, reveals, arrivals, memory or slowdowns, and few resources. They
+have a loop of their own, with bits for sets; the full kernel runs every world.
 
 Tables lie one after the other in one int64 array `t`, state and logs in another, `s`; `Places` says
 where. An entry is read as t[place + width * row + COLUMN].
@@ -87,9 +88,22 @@ WALK_LAUNCH, WALK_BUSY, WANTS_SINCE, UNFINISHED, BEGUN, REPLAY_DONE = range(6)
 # Columns of the work table `stores` (D, 3).
 FREE_BYTES, LOADING, USED_BY = range(3)
 
+# The plain loop. Sets of devices and sets of resources are bits; resources are numbered anew.
+BITS_MAX = 62
+"""Devices, and resources that links hold, of a machine whose worlds the plain loop can run."""
+HOLDS, BLOCKS = range(2)  # columns of link_bits (K, 2): resources held, devices blocked
+# Columns of launches (L + 1, 4); what the last row sends are the host inputs.
+RUN_NS, FOLLOWER, OUT, OUT_END = range(4)
+# Columns of transfers (C, 8). WAKES: devices. SLOT: where its end stands.
+HELD_BITS, MOVE_NS, ORDER, WAKES, IS_ANSWER, SEEN_BY, SEEN_BY_END, SLOT = range(8)
+# The work tables stand at the beginning of `s`: (D + resources,) END and DOING, what runs there;
+# (resources,) HEAD and TAIL, places of queues in `s`; (D,) NEXT_UP, the next launch.
+END, DOING, HEAD, TAIL, NEXT_UP = range(0, 5 * 128, 128)
+N_PLAIN_WORK = 5 * 128
 
-N_OWN = 45
-"""How many of the `Places` are a world's own."""
+
+N_OWN, N_SHARED = 45, 23
+"""How many of the `Places` are a world's own, and how many belong to the shared state."""
 
 
 class Places(NamedTuple):
@@ -202,10 +216,61 @@ class Places(NamedTuple):
     """Row of outcomes, for a run that fails."""
 
 
+class PlainPlaces(NamedTuple):
+    """Facts about one world of the plain loop, and where its tables are."""
+
+    n_launches: int
+    n_copies: int
+    n_devices: int
+    n_bits: int
+    """Resources that links hold."""
+    n_queued: int
+    """Entries of all queues together, at most."""
+    first_ns: int
+    """Earliest arrival."""
+    link_bits: int
+    device_bits: int
+    """(D,) the resource that a device is, as a bit; 0 if no link blocks it."""
+    moves: int
+    """Transfers."""
+    launches: int
+    rows: int
+    first: int
+    """(D,) each device's first launch, or NONE."""
+    missing: int
+    """(L,) how many transfers a launch waits for."""
+    queues: int
+    """(resources,) where each queue begins."""
+    launch_log: int
+    copy_log: int
+    left: int
+    """(L,) how many transfers a launch still waits for; shared by all worlds, as the queues."""
+    queue: int
+
+
+N_PLAIN_OWN = 16
+
+
+class Going(NamedTuple):
+    """What changes all the time in a run of the plain loop; sets as bits."""
+
+    busy: int
+    """Resources."""
+    queued: int
+    """Resources whose queue is not empty."""
+    touched: int
+    """Resources that may start a transfer now."""
+    woken: int
+    """Devices that may start a launch now."""
+    last_ns: int
+    """When a launch or an answer ended last."""
+
+
 class GraphPlaces(NamedTuple):
     """Where the tables are from which plans for one graph on one machine are lowered.
 
-    N tasks, E edges, places in `t`. Only graphs without batches, reveals, arrivals and memory.
+    N tasks, E edges, places in `t`. Only graphs without reveals, arrivals and memory,
+    a launch per task.
     """
 
     n_tasks: int
@@ -227,9 +292,10 @@ class GraphPlaces(NamedTuple):
     """(N,)"""
     link_of: int
     """(D, D) link index, or -1."""
+    h_ns: int
+    """(N, D) host time of a launch of the task."""
 
 
-N_GRAPH_PLACES = 10
 LOWERED_LAUNCHES = 0
 LOWERED_COPIES = 1
 """Columns of a world's own places that lowering finds out."""
@@ -248,9 +314,6 @@ class Lowering(NamedTuple):
     """(N,) whether the launch has paid for remote readers."""
 
 
-Full = bool | None
-"""None: the plain kernel. Compiled code is specialised to that, so its branches cost nothing."""
-
 ARRIVED_UP_TO, HANDED_FROM, HANDED_TO, TELLING_FROM, TELLING_TO = range(5)  # `fifo`
 GONE = -2  # last_use of a cell that is not there
 FRESH = -1  # last_use of a cell that nothing has used yet
@@ -260,34 +323,30 @@ FRESH = -1  # last_use of a cell that nothing has used yet
 
 
 @inlined
-def run_world(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
+def run_world(t: IntArray, s: IntArray, p: Places) -> None:
     """Run one program from time 0 until nothing is left to happen."""
-    reset(t, s, p, full)
-    now_ns = 0
-    begin(t, s, p, full)
+    reset(t, s, p)
+    begin(t, s, p)
+    now_ns = s[p.counts + LAST_NS]  # 0; numba would compile all of it for the constant as well
     while now_ns < NEVER:
-        if full is not None:
-            push_due(t, s, p, now_ns)
-            begin_loads(t, s, p, now_ns)
-            start_transfers_in_order(t, s, p, now_ns)
-            dispatch(t, s, p, now_ns)
-            start_all_launches(t, s, p, now_ns)
-            grant_lock(t, s, p, now_ns)
-            if s[p.counts + FAILED] != 0:
-                return
-        else:
-            start_transfers(t, s, p, now_ns)
-            start_launches(t, s, p, now_ns)
-        if full is not None and s[p.counts + AGAIN] != 0:
+        push_due(t, s, p, now_ns)
+        begin_loads(t, s, p, now_ns)
+        start_transfers_in_order(t, s, p, now_ns)
+        dispatch(t, s, p, now_ns)
+        start_all_launches(t, s, p, now_ns)
+        grant_lock(t, s, p, now_ns)
+        if s[p.counts + FAILED] != 0:
+            return
+        if s[p.counts + AGAIN] != 0:
             s[p.counts + AGAIN] = 0  # weights were evicted: an idle device may load them again now
         else:
-            now_ns = soonest(t, s, p, full)
+            now_ns = soonest(t, s, p)
         if now_ns < NEVER:
-            complete(t, s, p, full, now_ns)
+            complete(t, s, p, now_ns)
 
 
 @inlined
-def reset(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
+def reset(t: IntArray, s: IntArray, p: Places) -> None:
     """Make the work tables those of a world that has not begun."""
     n_devices = p.n_devices
     n_launches = p.n_launches
@@ -312,18 +371,17 @@ def reset(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
         s[p.engines + 4 * device + CURRENT] = launch
     for copy in range(p.n_copies):
         s[p.copy_log + 6 * copy + STATE] = COMING
-    if full is not None:
-        reset_extras(t, s, p)
+    reset_extras(t, s, p)
 
 
 @inlined
-def begin(t: IntArray, s: IntArray, p: Places, full: Full) -> None:
+def begin(t: IntArray, s: IntArray, p: Places) -> None:
     """Let every device come to its first launch, and send the host inputs that may go."""
     for device in range(p.n_devices):
         come_to(t, s, p, device, s[p.engines + 4 * device + CURRENT])
     for copy in range(p.n_copies):
         if t[p.copies + 6 * copy + IS_INPUT] == 1:
-            send(t, s, p, full, copy, 0)
+            send(t, s, p, copy)
 
 
 # ---- Time ----
@@ -339,29 +397,27 @@ def end_later(t: IntArray, s: IntArray, p: Places, slot: int, at_ns: int) -> Non
 
 
 @inlined
-def soonest(t: IntArray, s: IntArray, p: Places, full: Full) -> int:
+def soonest(t: IntArray, s: IntArray, p: Places) -> int:
     """Return when something happens next, or NEVER."""
     now_ns = s[p.soonest_ns + 0]
     for block in range(1, p.n_blocks):
         now_ns = min(now_ns, s[p.soonest_ns + block])
-    if full is not None:
-        if s[p.fifo + ARRIVED_UP_TO] < p.n_arrivals:
-            now_ns = min(now_ns, t[p.arrivals + 2 * (s[p.fifo + ARRIVED_UP_TO]) + AT_NS])
-        if s[p.fifo + HANDED_FROM] < s[p.fifo + HANDED_TO]:
-            now_ns = min(now_ns, s[p.handed + 2 * (s[p.fifo + HANDED_FROM]) + 0])
-        if s[p.fifo + TELLING_FROM] < s[p.fifo + TELLING_TO]:
-            now_ns = min(now_ns, s[p.telling + 2 * (s[p.fifo + TELLING_FROM]) + 0])
+    if s[p.fifo + ARRIVED_UP_TO] < p.n_arrivals:
+        now_ns = min(now_ns, t[p.arrivals + 2 * (s[p.fifo + ARRIVED_UP_TO]) + AT_NS])
+    if s[p.fifo + HANDED_FROM] < s[p.fifo + HANDED_TO]:
+        now_ns = min(now_ns, s[p.handed + 2 * (s[p.fifo + HANDED_FROM]) + 0])
+    if s[p.fifo + TELLING_FROM] < s[p.fifo + TELLING_TO]:
+        now_ns = min(now_ns, s[p.telling + 2 * (s[p.fifo + TELLING_FROM]) + 0])
     return now_ns
 
 
 @inlined
-def complete(t: IntArray, s: IntArray, p: Places, full: Full, now_ns: int) -> None:
+def complete(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Apply everything that ends now."""
     for block in range(p.n_blocks):
         if s[p.soonest_ns + block] == now_ns:
-            complete_block(t, s, p, full, block, now_ns)
-    if full is not None:
-        complete_extras(t, s, p, now_ns)
+            complete_block(t, s, p, block, now_ns)
+    complete_extras(t, s, p, now_ns)
 
 
 @inlined
@@ -369,7 +425,6 @@ def complete_block(
     t: IntArray,
     s: IntArray,
     p: Places,
-    full: Full,
     block: int,
     now_ns: int,
 ) -> None:
@@ -383,10 +438,10 @@ def complete_block(
         if end_ns == now_ns:
             s[p.end_ns + slot] = NEVER
             if slot < n_devices:
-                end_launch(t, s, p, full, slot, now_ns)
-            elif full is None or slot < p.n_resources:
+                end_launch(t, s, p, slot, now_ns)
+            elif slot < p.n_resources:
                 copy = s[p.resources + 5 * slot + RUNNING]
-                end_transfer(t, s, p, full, copy, now_ns)
+                end_transfer(t, s, p, copy, now_ns)
             elif slot < p.n_resources + n_devices:
                 end_host_work(t, s, p, slot - p.n_resources, now_ns)
         else:
@@ -433,25 +488,10 @@ def run_ahead(t: IntArray, s: IntArray, p: Places, device: int) -> None:
 
 
 @inlined
-def start_launches(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
-    """Start the launch of every woken device that is free (plain worlds)."""
-    for index in range(s[p.counts + N_AWAKE]):
-        device = s[p.awake + index]
-        s[p.engines + 4 * device + AWAKE] = 0
-        launch = s[p.engines + 4 * device + TURN]
-        if launch >= 0 and s[p.resources + 5 * device + BUSY] == 0:
-            s[p.resources + 5 * device + BUSY] = 1
-            s[p.launch_log + 4 * launch + STARTED] = now_ns
-            end_later(t, s, p, device, now_ns + t[p.launches + 6 * launch + LAUNCH_NS])
-    s[p.counts + N_AWAKE] = 0
-
-
-@inlined
 def end_launch(
     t: IntArray,
     s: IntArray,
     p: Places,
-    full: Full,
     device: int,
     now_ns: int,
 ) -> None:
@@ -461,19 +501,17 @@ def end_launch(
     s[p.counts + LAST_NS] = now_ns  # time never goes back
     s[p.resources + 5 * device + BUSY] = 0
     mark(t, s, p, device)
-    if full is not None:
-        release_launch_memory(t, s, p, launch, now_ns)
+    release_launch_memory(t, s, p, launch, now_ns)
     come_to(t, s, p, device, s[p.follower + launch])
     for row in range(t[p.launches + 6 * launch + SENDS], t[p.launches + 6 * launch + SENDS_END]):
-        send(t, s, p, full, t[p.rows + row], now_ns)
-    if full is not None:
-        end_dispatched(t, s, p, launch, now_ns)
-        begin = t[p.launch_extras + 11 * launch + LAUNCH_REVEALS]
-        for row in range(begin, t[p.launch_extras + 11 * launch + LAUNCH_REVEALS_END]):
-            revealer = t[p.rows + row]
-            s[p.reveal_log + 2 * revealer + MADE_NS] = now_ns
-            if device == p.host:
-                tell_later(t, s, p, revealer, now_ns)
+        send(t, s, p, t[p.rows + row])
+    end_dispatched(t, s, p, launch, now_ns)
+    begin = t[p.launch_extras + 11 * launch + LAUNCH_REVEALS]
+    for row in range(begin, t[p.launch_extras + 11 * launch + LAUNCH_REVEALS_END]):
+        revealer = t[p.rows + row]
+        s[p.reveal_log + 2 * revealer + MADE_NS] = now_ns
+        if device == p.host:
+            tell_later(t, s, p, revealer, now_ns)
 
 
 # ---- Transfers ----
@@ -489,18 +527,9 @@ def mark(t: IntArray, s: IntArray, p: Places, resource: int) -> None:
 
 
 @inlined
-def send(
-    t: IntArray,
-    s: IntArray,
-    p: Places,
-    full: Full,
-    copy: int,
-    now_ns: int,
-) -> None:
-    """Execute a COPY: queue the transfer or, if its reader is not known yet, hold it back."""
-    if full is None:
-        enqueue(t, s, p, copy, now_ns)
-    elif s[p.copy_gates + copy] > 0:
+def send(t: IntArray, s: IntArray, p: Places, copy: int) -> None:
+    """Execute a COPY: the transfer is due or, if its reader is not known yet, held back."""
+    if s[p.copy_gates + copy] > 0:
         s[p.copy_log + 6 * copy + STATE] = HELD_BACK
     else:
         s[p.due + s[p.counts + N_DUE]] = copy
@@ -570,18 +599,6 @@ def startable(t: IntArray, s: IntArray, p: Places, resource: int) -> int:
 
 
 @inlined
-def start_transfers(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
-    """Start every transfer that may start now (plain worlds)."""
-    for index in range(s[p.counts + N_MARKED]):
-        resource = s[p.marked + index]
-        s[p.resources + 5 * resource + MARKED] = 0
-        copy = startable(t, s, p, resource)
-        if copy >= 0:
-            start_transfer(t, s, p, copy, now_ns, t[p.copies + 6 * copy + COPY_NS])
-    s[p.counts + N_MARKED] = 0
-
-
-@inlined
 def start_transfer(
     t: IntArray, s: IntArray, p: Places, copy: int, now_ns: int, lasts_ns: int
 ) -> None:
@@ -609,7 +626,6 @@ def end_transfer(
     t: IntArray,
     s: IntArray,
     p: Places,
-    full: Full,
     copy: int,
     now_ns: int,
 ) -> None:
@@ -623,13 +639,7 @@ def end_transfer(
         mark(t, s, p, resource)
         if resource < n_devices and s[p.engines + 4 * resource + TURN] >= 0:
             wake(t, s, p, resource)
-    if full is not None:
-        end_full_transfer(t, s, p, copy, now_ns)
-    else:
-        if t[p.copies + 6 * copy + ANSWER] == 1:
-            s[p.counts + LAST_NS] = now_ns
-        s[p.copy_log + 6 * copy + STATE] = ARRIVED
-        arrive(t, s, p, t[p.copies + 6 * copy + DST])
+    deliver(t, s, p, copy, now_ns)
 
 
 @inlined
@@ -780,7 +790,7 @@ def start_transfers_in_order(t: IntArray, s: IntArray, p: Places, now_ns: int) -
 
 
 @inlined
-def end_full_transfer(t: IntArray, s: IntArray, p: Places, copy: int, now_ns: int) -> None:
+def deliver(t: IntArray, s: IntArray, p: Places, copy: int, now_ns: int) -> None:
     """Hand over what the transfer carried: weights, an input, or outputs."""
     if copy >= p.n_copies:
         end_load(t, s, p, copy - p.n_copies, now_ns)
@@ -986,6 +996,9 @@ def end_dispatched(t: IntArray, s: IntArray, p: Places, launch: int, now_ns: int
 @inlined
 def start_all_launches(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Start every launch that may start now, by device; CPU launches may need the lock first."""
+    if only_inputs_count(p):
+        start_awake(t, s, p, now_ns)
+        return
     s[p.counts + N_AWAKE] = 0
     for device in range(p.n_devices):
         s[p.engines + 4 * device + AWAKE] = 0
@@ -999,6 +1012,24 @@ def start_all_launches(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None
                 s[p.walks + 6 * device + WANTS_SINCE] = now_ns
         elif ready:
             start_launch(t, s, p, launch, now_ns)
+
+
+@inlined
+def only_inputs_count(p: Places) -> bool:
+    """Return whether a launch on an idle device waits for nothing but its transfers."""
+    return p.mode == NO_HOST and p.n_arrivals == 0 and p.n_revealers == 0 and p.n_cells == 0
+
+
+@inlined
+def start_awake(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
+    """Start the launch of every woken device that is free: there may be many devices."""
+    for index in range(s[p.counts + N_AWAKE]):
+        device = s[p.awake + index]
+        s[p.engines + 4 * device + AWAKE] = 0
+        launch = s[p.engines + 4 * device + TURN]
+        if launch >= 0 and s[p.resources + 5 * device + BUSY] == 0:
+            start_launch(t, s, p, launch, now_ns)
+    s[p.counts + N_AWAKE] = 0
 
 
 @inlined
@@ -1107,6 +1138,8 @@ def has_weights(t: IntArray, s: IntArray, p: Places, launch: int, device: int) -
 @inlined
 def begin_loads(t: IntArray, s: IntArray, p: Places, now_ns: int) -> None:
     """Make room for, and queue, the weights that idle devices need next."""
+    if p.n_cells == 0:
+        return
     for device in range(p.n_devices):
         launch = s[p.engines + 4 * device + CURRENT]
         if t[p.device_extras + 6 * device + HOLDS_WEIGHTS] == 1 and launch >= 0:
@@ -1273,6 +1306,365 @@ def release_transfer_memory(t: IntArray, s: IntArray, p: Places, copy: int) -> N
         copy = s[p.copy_log + 6 * copy + CHAIN]
 
 
+# ---- One run of a plain world ----
+
+
+@inlined
+def run_plain_world(t: IntArray, s: IntArray, p: PlainPlaces) -> int:
+    """Run one program from time 0; return the last end of a launch or an answer."""
+    reset_plain(t, s, p)
+    now_ns = s[END] - NEVER  # 0, but no constant: see `run_world`
+    queued = send_out(t, s, p, p.n_launches, now_ns)
+    g = Going(0, queued, queued, (1 << p.n_devices) - 1, 0)
+    while now_ns < NEVER:
+        g = start_moves(t, s, p, g, now_ns)
+        g = start_woken(t, s, p, g, now_ns)
+        now_ns = NEVER
+        for slot in range(p.n_devices + p.n_bits):
+            now_ns = min(now_ns, s[END + slot])
+        if now_ns < NEVER:
+            g = end_launches(t, s, p, g, now_ns)
+            g = end_moves(t, s, p, g, now_ns)
+    return g.last_ns
+
+
+@inlined
+def reset_plain(t: IntArray, s: IntArray, p: PlainPlaces) -> None:
+    """Make the work tables those of a world that has not begun."""
+    for slot in range(p.n_devices + p.n_bits):
+        s[END + slot] = NEVER
+    for resource in range(p.n_bits):
+        begin = p.queue + t[p.queues + resource]
+        s[HEAD + resource] = begin
+        s[TAIL + resource] = begin
+    for device in range(p.n_devices):
+        s[NEXT_UP + device] = t[p.first + device]
+    for launch in range(p.n_launches):
+        s[p.left + launch] = t[p.missing + launch]
+
+
+@inlined
+def lowest(bits: int) -> int:
+    """Return the number of the lowest bit in a set that is not empty."""
+    number = 0
+    while bits & 255 == 0:
+        bits >>= 8
+        number += 8
+    while bits & 1 == 0:
+        bits >>= 1
+        number += 1
+    return number
+
+
+@inlined
+def send_out(t: IntArray, s: IntArray, p: PlainPlaces, launch: int, now_ns: int) -> int:
+    """Queue all transfers that a launch sends; return the resources that they need."""
+    touched = 0
+    row = p.launches + 4 * launch
+    for entry in range(t[row + OUT], t[row + OUT_END]):
+        copy = t[p.rows + entry]
+        s[p.copy_log + 3 * copy + READY] = now_ns
+        held = t[p.moves + 8 * copy + HELD_BITS]
+        resource = lowest(held)
+        bits = held >> resource
+        while bits != 0:
+            if bits & 1 == 1:
+                queue_up(t, s, p, copy, resource, now_ns)
+            bits >>= 1
+            resource += 1
+        touched |= held
+    return touched
+
+
+@inlined
+def queue_up(
+    t: IntArray, s: IntArray, p: PlainPlaces, copy: int, resource: int, now_ns: int
+) -> None:
+    """Put a transfer into one queue, before those of the same instant that rank behind it."""
+    order = t[p.moves + 8 * copy + ORDER]
+    at = s[TAIL + resource]
+    s[TAIL + resource] = at + 1
+    head = s[HEAD + resource]
+    while at > head:
+        other = s[at - 1]
+        if s[p.copy_log + 3 * other + READY] < now_ns:
+            break
+        if t[p.moves + 8 * other + ORDER] < order:
+            break
+        s[at] = other
+        at -= 1
+    s[at] = copy
+
+
+@inlined
+def start_moves(t: IntArray, s: IntArray, p: PlainPlaces, g: Going, now_ns: int) -> Going:
+    """Start every transfer that is first in all its queues and whose resources are idle.
+
+    What may start shares no resource with anything else that may, so the order does not matter.
+    """
+    busy, queued = g.busy, g.queued
+    bits = g.touched & queued & ~busy
+    while bits != 0:
+        resource = lowest(bits)
+        copy = s[s[HEAD + resource]]
+        row = p.moves + 8 * copy
+        held = t[row + HELD_BITS]
+        bits &= ~(1 << resource)
+        if held & busy == 0 and is_first(s, held & ~(1 << resource), copy):
+            busy |= held
+            bits &= ~held
+            queued = leave_queues(s, queued, held)
+            slot, end_ns = t[row + SLOT], now_ns + t[row + MOVE_NS]
+            s[p.copy_log + 3 * copy + COPY_STARTED] = now_ns
+            s[p.copy_log + 3 * copy + COPY_ENDED] = end_ns
+            s[END + slot] = end_ns
+            s[DOING + slot] = copy
+    return Going(busy, queued, 0, g.woken, g.last_ns)
+
+
+@inlined
+def is_first(s: IntArray, bits: int, copy: int) -> bool:
+    """Return whether a transfer is first in all these queues; none of them is empty."""
+    while bits != 0:
+        resource = lowest(bits)
+        if s[s[HEAD + resource]] != copy:
+            return False
+        bits &= ~(1 << resource)
+    return True
+
+
+@inlined
+def leave_queues(s: IntArray, queued: int, held: int) -> int:
+    """Take the first transfer out of all these queues; return those that are not empty then."""
+    resource = lowest(held)
+    bits = held >> resource
+    while bits != 0:
+        if bits & 1 == 1:
+            head = s[HEAD + resource] + 1
+            s[HEAD + resource] = head
+            if head == s[TAIL + resource]:
+                queued &= ~(1 << resource)
+        bits >>= 1
+        resource += 1
+    return queued
+
+
+@inlined
+def start_woken(t: IntArray, s: IntArray, p: PlainPlaces, g: Going, now_ns: int) -> Going:
+    """Start the next launch of every woken device that is free, if its inputs are there."""
+    busy, bits = g.busy, g.woken
+    while bits != 0:
+        device = lowest(bits)
+        bits &= ~(1 << device)
+        launch = s[NEXT_UP + device]
+        own = t[p.device_bits + device]
+        if launch >= 0 and s[p.left + launch] == 0 and own & busy == 0:
+            busy |= own
+            end_ns = now_ns + t[p.launches + 4 * launch + RUN_NS]
+            s[p.launch_log + 2 * launch + STARTED] = now_ns
+            s[p.launch_log + 2 * launch + ENDED] = end_ns
+            s[NEXT_UP + device] = NONE
+            s[END + device] = end_ns
+            s[DOING + device] = launch
+    return Going(busy, g.queued, g.touched, 0, g.last_ns)
+
+
+@inlined
+def end_launches(t: IntArray, s: IntArray, p: PlainPlaces, g: Going, now_ns: int) -> Going:
+    """Free the devices whose launches end now, and send the outputs."""
+    busy, queued, touched, woken, last_ns = g
+    for device in range(p.n_devices):
+        if s[END + device] == now_ns:
+            launch = s[DOING + device]
+            own = t[p.device_bits + device]
+            s[END + device] = NEVER
+            s[NEXT_UP + device] = t[p.launches + 4 * launch + FOLLOWER]
+            sent = send_out(t, s, p, launch, now_ns)
+            busy &= ~own
+            queued |= sent
+            touched |= sent | own
+            woken |= 1 << device
+            last_ns = now_ns  # time never goes back
+    return Going(busy, queued, touched, woken, last_ns)
+
+
+@inlined
+def end_moves(t: IntArray, s: IntArray, p: PlainPlaces, g: Going, now_ns: int) -> Going:
+    """Free the resources of the transfers that end now, and hand over what they carried."""
+    busy, queued, touched, woken, last_ns = g
+    for slot in range(p.n_devices, p.n_devices + p.n_bits):
+        if s[END + slot] == now_ns:
+            row = p.moves + 8 * s[DOING + slot]
+            held = t[row + HELD_BITS]
+            s[END + slot] = NEVER
+            busy &= ~held
+            touched |= held
+            woken |= t[row + WAKES]
+            for entry in range(t[row + SEEN_BY], t[row + SEEN_BY_END]):
+                s[p.left + t[p.rows + entry]] -= 1
+            if t[row + IS_ANSWER] == 1:
+                last_ns = now_ns
+    return Going(busy, queued, touched, woken, last_ns)
+
+
+@compiled
+def run_plain_worlds(
+    t: IntArray,
+    s: IntArray,
+    worlds: IntArray,
+    shared: IntArray,
+    makespan_ns: IntArray,
+    outcomes: IntArray,
+) -> None:
+    """Run all worlds. `worlds` (B, n): rows of PlainPlaces, of which `shared` is the end.
+
+    Writes `makespan_ns` (B,) and `outcomes` (B, 6).
+    """
+    for world in range(len(worlds)):
+        p = plain_places_of(worlds[world], shared)
+        makespan_ns[world] = run_plain_world(t, s, p) - p.first_ns
+        outcomes[world, OUTCOME] = OK
+        for device in range(p.n_devices):
+            if s[NEXT_UP + device] >= 0:
+                outcomes[world, OUTCOME] = STUCK
+
+
+@inlined
+def plain_places_of(world: IntArray, shared: IntArray) -> PlainPlaces:
+    """Return the places of one world: its own, then the shared ones."""
+    return PlainPlaces(
+        world[0],
+        world[1],
+        world[2],
+        world[3],
+        world[4],
+        world[5],
+        world[6],
+        world[7],
+        world[8],
+        world[9],
+        world[10],
+        world[11],
+        world[12],
+        world[13],
+        world[14],
+        world[15],
+        shared[0],
+        shared[1],
+    )
+
+
+# ---- The tables of the plain loop ----
+
+
+@compiled
+def condense_worlds(t: IntArray, worlds: IntArray, plain: IntArray) -> None:
+    """Write the tables of the plain loop for all worlds, given those of the full kernel, in `t`.
+
+    `worlds` (B, n): rows of Places; `plain` (B, n): rows of PlainPlaces.
+    """
+    for world in range(len(worlds)):
+        condense(
+            t, places_of(worlds[world], worlds[world]), plain_places_of(plain[world], plain[world])
+        )
+
+
+@inlined
+def condense(t: IntArray, p: Places, q: PlainPlaces) -> None:
+    """Write the tables of the plain loop for one world, given those of the full kernel."""
+    condense_launches(t, p, q)
+    n_rows = condense_sends(t, p, q)
+    condense_copies(t, p, q)
+    list_readers(t, p, q, n_rows)
+    place_queues(t, q)
+
+
+@inlined
+def condense_launches(t: IntArray, p: Places, q: PlainPlaces) -> None:
+    """Write durations and what follows what on each device."""
+    for device in range(q.n_devices):
+        t[q.first + device] = NONE
+    for launch in range(q.n_launches - 1, -1, -1):
+        row, own = p.launches + 6 * launch, q.launches + 4 * launch
+        device = t[row + DEVICE]
+        t[own + RUN_NS] = t[row + LAUNCH_NS]
+        t[own + FOLLOWER] = t[q.first + device]
+        t[q.first + device] = launch
+        t[q.missing + launch] = t[row + WAITS_END] - t[row + WAITS]
+
+
+@inlined
+def condense_sends(t: IntArray, p: Places, q: PlainPlaces) -> int:
+    """List the transfers that each launch sends, then the host inputs; return the end of rows."""
+    n_rows = 0
+    for launch in range(q.n_launches):
+        row, own = p.launches + 6 * launch, q.launches + 4 * launch
+        t[own + OUT] = n_rows
+        for entry in range(t[row + SENDS], t[row + SENDS_END]):
+            t[q.rows + n_rows] = t[p.rows + entry]
+            n_rows += 1
+        t[own + OUT_END] = n_rows
+    t[q.launches + 4 * q.n_launches + OUT] = n_rows
+    for copy in range(q.n_copies):
+        if t[p.copies + 6 * copy + IS_INPUT] == 1:
+            t[q.rows + n_rows] = copy
+            n_rows += 1
+    t[q.launches + 4 * q.n_launches + OUT_END] = n_rows
+    return n_rows
+
+
+@inlined
+def condense_copies(t: IntArray, p: Places, q: PlainPlaces) -> None:
+    """Write what transfers hold, how long, and whom their end may wake."""
+    for copy in range(q.n_copies):
+        row, own = p.copies + 6 * copy, q.moves + 8 * copy
+        link = q.link_bits + 2 * t[row + LINK]
+        t[own + HELD_BITS] = t[link + HOLDS]
+        t[own + MOVE_NS] = t[row + COPY_NS]
+        t[own + ORDER] = t[row + RANK]
+        t[own + WAKES] = t[link + BLOCKS] | 1 << t[row + DST]
+        t[own + IS_ANSWER] = t[row + ANSWER]
+        t[own + SEEN_BY_END] = 0
+        t[own + SLOT] = q.n_devices + lowest(t[link + HOLDS])
+
+
+@inlined
+def list_readers(t: IntArray, p: Places, q: PlainPlaces, n_rows: int) -> None:
+    """List the launches that wait for each transfer: count, sum up, fill in."""
+    for launch in range(q.n_launches):
+        row = p.launches + 6 * launch
+        for entry in range(t[row + WAITS], t[row + WAITS_END]):
+            t[q.moves + 8 * t[p.rows + entry] + SEEN_BY_END] += 1
+    for copy in range(q.n_copies):
+        own = q.moves + 8 * copy
+        t[own + SEEN_BY] = n_rows
+        n_rows += t[own + SEEN_BY_END]
+        t[own + SEEN_BY_END] = t[own + SEEN_BY]
+    for launch in range(q.n_launches):
+        row = p.launches + 6 * launch
+        for entry in range(t[row + WAITS], t[row + WAITS_END]):
+            own = q.moves + 8 * t[p.rows + entry]
+            t[q.rows + t[own + SEEN_BY_END]] = launch
+            t[own + SEEN_BY_END] += 1
+
+
+@inlined
+def place_queues(t: IntArray, q: PlainPlaces) -> None:
+    """Give each queue room for all transfers that ever enter it."""
+    for resource in range(q.n_bits):
+        t[q.queues + resource] = 0
+    for copy in range(q.n_copies):
+        bits = t[q.moves + 8 * copy + HELD_BITS]
+        while bits != 0:
+            t[q.queues + lowest(bits)] += 1
+            bits &= bits - 1
+    begin = 0
+    for resource in range(q.n_bits):
+        count = t[q.queues + resource]
+        t[q.queues + resource] = begin
+        begin += count
+
+
 # ---- Many runs ----
 
 
@@ -1282,7 +1674,6 @@ def run_worlds(
     s: IntArray,
     worlds: IntArray,
     shared: IntArray,
-    full: Full,
     chosen: IntArray,
     makespan_ns: IntArray,
     outcomes: IntArray,
@@ -1294,19 +1685,18 @@ def run_worlds(
     """
     for world in chosen:
         p = places_of(worlds[world], shared)
-        run_world(t, s, p, full)
-        note_outcome(s, p, full, world, makespan_ns, outcomes)
+        run_world(t, s, p)
+        note_outcome(s, p, world, makespan_ns, outcomes)
 
 
 @inlined
 def note_outcome(
-    s: IntArray, p: Places, full: Full, world: int, makespan_ns: IntArray, outcomes: IntArray
+    s: IntArray, p: Places, world: int, makespan_ns: IntArray, outcomes: IntArray
 ) -> None:
     """Write down how a run ended."""
-    if full is not None:
-        for column in range(N_OUTCOMES):
-            outcomes[world, column] = s[p.status + column]
-        outcomes[world, LOADED] = s[p.counts + N_LOADS]
+    for column in range(N_OUTCOMES):
+        outcomes[world, column] = s[p.status + column]
+    outcomes[world, LOADED] = s[p.counts + N_LOADS]
     if s[p.counts + FAILED] == 0:
         makespan_ns[world] = s[p.counts + LAST_NS] - p.first_ns
         outcomes[world, OUTCOME] = OK
@@ -1394,45 +1784,67 @@ def places_of(world: IntArray, shared: IntArray) -> Places:
 
 
 @compiled
-def evaluate_plans(
+def lower_plans(
     t: IntArray,
     s: IntArray,
     graphs: IntArray,
     graph_of: IntArray,
-    own: IntArray,
-    shared: IntArray,
+    worlds: IntArray,
     scratch: IntArray,
+    host_costs: IntArray,
     plan_start: IntArray,
     order: IntArray,
     device: IntArray,
-    makespan_ns: IntArray,
     outcomes: IntArray,
 ) -> None:
-    """Lower B plans and run each in the plain kernel.
+    """Lower B plans, for the graphs in `t`, to worlds whose tables stand in `s`.
 
-    `graphs` (G, 10): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
-    `order` holds its tasks in plan order and `device` the device of each *task*. `own`: the places
-    of one lowered world, all in `s`.
+    `graphs` (G, n): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
+    `order` holds its tasks in plan order and `device` the device of each *task*. `worlds` (B, n):
+    Places of the tables; how many launches and transfers there are is noted there. `host_costs`:
+    h_copy in ns, parts per million of CPU launches that hold the lock; empty for plain worlds.
     """
     at = Lowering(scratch[0], scratch[1], scratch[2], scratch[3])
     for plan in range(len(graph_of)):
-        row = graphs[graph_of[plan]]
-        g = GraphPlaces(
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9]
-        )
-        p = places_of(own, shared)
+        g = graph_places_of(graphs[graph_of[plan]])
+        p = places_of(worlds[plan], worlds[plan])
         begin = plan_start[plan]
         n_launches = plan_start[plan + 1] - begin
         n_copies = lower_plan(t, s, g, p, at, order, device, begin, n_launches)
-        if n_copies < 0:
-            outcomes[plan] = ILLEGAL
-            continue
-        own[LOWERED_LAUNCHES] = n_launches
-        own[LOWERED_COPIES] = n_copies
-        p = places_of(own, shared)
-        run_world(s, s, p, None)
-        makespan_ns[plan] = s[p.counts + LAST_NS]
-        outcomes[plan] = OK
+        outcomes[plan] = ILLEGAL if n_copies < 0 else OK
+        if n_copies >= 0:
+            worlds[plan, LOWERED_LAUNCHES] = n_launches
+            worlds[plan, LOWERED_COPIES] = n_copies
+            if len(host_costs) > 0:
+                add_host_costs(t, s, g, p, host_costs, order[begin : begin + n_launches])
+
+
+@inlined
+def graph_places_of(row: IntArray) -> GraphPlaces:
+    """Return the places of one graph."""
+    return GraphPlaces(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10]
+    )
+
+
+@inlined
+def add_host_costs(
+    t: IntArray, s: IntArray, g: GraphPlaces, p: Places, host_costs: IntArray, order: IntArray
+) -> None:
+    """Write what the full kernel reads besides: durations, host work and shares of the lock."""
+    h_copy_ns, parts = host_costs[0], host_costs[1]
+    for launch in range(len(order)):
+        row, extras = p.launches + 6 * launch, p.launch_extras + 11 * launch
+        lasts_ns, last = s[row + LAUNCH_NS], s[row + WAITS_END] - 1
+        n_moves = s[row + SENDS_END] - s[row + SENDS]
+        if last >= s[row + WAITS]:
+            n_moves += s[p.copies + 6 * s[p.rows + last] + IS_INPUT]
+        s[extras + DISPATCH_NS] = t[g.h_ns + order[launch] * p.n_devices + s[row + DEVICE]]
+        s[extras + PUSH_NS] = h_copy_ns * n_moves
+        s[p.lasts_ns + launch] = lasts_ns
+        # Rounded up; in two parts, because the product may pass 64 bits.
+        whole, rest = lasts_ns // 1_000_000, lasts_ns % 1_000_000
+        s[p.share_ns + launch] = whole * parts + (rest * parts + 999_999) // 1_000_000
 
 
 @inlined

@@ -29,6 +29,10 @@ MODES = {
 
 FIELDS = {name: column for column, name in enumerate(kernel.Places._fields[: kernel.N_OWN])}
 """Name → column of a world's own places."""
+PLAIN_FIELDS = {
+    name: column for column, name in enumerate(kernel.PlainPlaces._fields[: kernel.N_PLAIN_OWN])
+}
+"""The same for the plain loop."""
 
 
 class ProgramWorld(NamedTuple):
@@ -47,6 +51,20 @@ class MachineTables(NamedTuple):
     """(K, 5)"""
     held: IntArray
     """Resources by link, those that are devices last."""
+    link_bits: IntArray
+    """(K, 2) what links hold, as bits, and the devices that they block."""
+    device_bits: IntArray
+    """(D,) the device as one of the resources that links hold, as a bit, or 0."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether sets of devices and of resources fit into bits, as the plain loop needs."""
+        return max(self.facts["n_bits"], self.facts["n_devices"]) <= kernel.BITS_MAX
+
+    def tables(self) -> dict[str, IntArray]:
+        """Return the tables by their names in `Places` and `PlainPlaces`."""
+        bits = {"link_bits": self.link_bits, "device_bits": self.device_bits}
+        return {"links": self.links, "held": self.held} | bits
 
 
 def machine_tables(profile: Profile) -> MachineTables:
@@ -61,8 +79,10 @@ def machine_tables(profile: Profile) -> MachineTables:
     ]
     n_devices = len(cluster.devices)
     named = {resource for row in rows for resource in row if resource >= n_devices}
+    bits = {held: bit for bit, held in enumerate(dict.fromkeys(h for row in rows for h in row))}
     facts = {
         "n_devices": n_devices,
+        "n_bits": len(bits),
         "n_links": len(links),
         "n_resources": n_devices + len(named),
         "shift": (max(map(len, rows), default=1) - 1).bit_length(),
@@ -73,7 +93,25 @@ def machine_tables(profile: Profile) -> MachineTables:
         "depth": kernel.NEVER if dispatch.queue_depth is None else dispatch.queue_depth,
         "locks": int(bool(dispatch.lock)),
     }
-    return MachineTables(facts, np.array(links, dtype=np.int64).reshape(-1, 5), _flat(rows))
+    small = max(len(bits), n_devices) <= kernel.BITS_MAX
+    link_bits = _link_bits(rows, bits, n_devices) if small else []
+    device_bits = [1 << bits[d] if d in bits else 0 for d in range(n_devices if small else 0)]
+    return MachineTables(
+        facts,
+        links=np.array(links, dtype=np.int64).reshape(-1, 5),
+        held=_flat(rows),
+        link_bits=np.array(link_bits, dtype=np.int64),
+        device_bits=np.array(device_bits, dtype=np.int64),
+    )
+
+
+def _link_bits(
+    rows: list[list[int]], bits: dict[int, int], n_devices: int
+) -> list[tuple[int, int]]:
+    return [
+        (sum(1 << bits[held] for held in row), sum(1 << held for held in row if held < n_devices))
+        for row in rows
+    ]
 
 
 def _held_rows(cluster: Cluster) -> list[list[int]]:
@@ -95,6 +133,12 @@ def _affine(cost: object) -> tuple[int, int]:
 
 def _flat(rows: Iterable[Sequence[int]]) -> IntArray:
     return np.array([value for row in rows for value in row], dtype=np.int64)
+
+
+def slot_facts(facts: dict[str, int], *, is_plain: bool) -> dict[str, int]:
+    """Return how many ends the full kernel keeps: of resources, host walks and the lock."""
+    slots = facts["n_resources"] + (0 if is_plain else facts["n_devices"] + 1)
+    return {"n_slots": slots, "n_blocks": ((slots - 1) >> kernel.BLOCK_BITS) + 1}
 
 
 def check_range(world: ProgramWorld) -> None:
@@ -126,7 +170,7 @@ def _longest_load_ns(priced: PricedGraph) -> int:
 
 
 def is_plain(world: ProgramWorld) -> bool:
-    """Return whether the plain kernel can run the world."""
+    """Return whether the plain loop can run the world, if its machine is small."""
     priced, program, prices = world
     return not (
         priced.profile.dispatch.host_mode != "none"
@@ -141,7 +185,7 @@ class WorldTables:
     """The tables of one world, by their names in the kernel's `Places`."""
 
     def __init__(self, world: ProgramWorld, *, with_loads: bool) -> None:
-        """Make the tables of the plain kernel; `with_loads`: and a row per device for its loads."""
+        """Make the tables of a plain world; `with_loads`: and a row per device for its loads."""
         priced, program, prices = world
         n_launches, n_copies = program.n_launches, program.n_copies
         n_loads = len(priced.cluster.devices) if with_loads else 0
@@ -173,6 +217,11 @@ class WorldTables:
     def all_tables(self) -> dict[str, IntArray]:
         """Return all tables, the ragged rows included."""
         return self.tables | {"rows": _joined(self._rows)}
+
+    @property
+    def n_rows(self) -> int:
+        """How many entries the ragged rows have."""
+        return self._n_rows
 
 
 def _joined(rows: list[IntArray]) -> IntArray:

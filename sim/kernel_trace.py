@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynpartition.sim import kernel
-from dynpartition.sim.kernel_pack import FIELDS, ProgramWorld
+from dynpartition.sim.kernel_pack import FIELDS, PLAIN_FIELDS, ProgramWorld
 from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, Reveal, Trace, TransferSpan
 from dynpartition.types import IntArray
 
@@ -23,25 +23,34 @@ class Log(NamedTuple):
 
 
 def find_log(state: IntArray, places: IntArray, n_loads: int) -> Log:
-    """Return the log of one world, given its own places."""
-
-    def table(name: str, count: int, width: int) -> IntArray:
-        begin = int(places[FIELDS[name]])
-        return state[begin : begin + count * width].reshape(count, width)
-
-    launches, copies = int(places[FIELDS["n_launches"]]), int(places[FIELDS["n_copies"]])
+    """Return the log of one world that the full kernel has run, given its own places."""
+    found = dict(zip(FIELDS, places.tolist(), strict=True))
     return Log(
-        table("launch_log", launches, 4),
-        table("copy_log", copies, 6),
-        table("load_log", n_loads, 4),
-        table("reveal_log", int(places[FIELDS["n_revealers"]]), 2),
+        _table(state, found["launch_log"], found["n_launches"], 4),
+        _table(state, found["copy_log"], found["n_copies"], 6),
+        _table(state, found["load_log"], n_loads, 4),
+        _table(state, found["reveal_log"], found["n_revealers"], 2),
     )
 
 
-def make_trace(world: ProgramWorld, log: Log, makespan_ns: int, *, is_full: bool) -> Trace:
-    """Return the trace of one run; `is_full`: whether the full kernel wrote the log."""
-    if not is_full:
-        return Trace(makespan_ns, _launches(world, log), _transfers(world, log, is_full=False))
+def _table(state: IntArray, begin: int, count: int, width: int) -> IntArray:
+    return state[begin : begin + count * width].reshape(count, width)
+
+
+def make_plain_trace(
+    world: ProgramWorld, state: IntArray, places: IntArray, makespan_ns: int
+) -> Trace:
+    """Return the trace of one run of the plain loop, given its own places."""
+    found = dict(zip(PLAIN_FIELDS, places.tolist(), strict=True))
+    launches = _table(state, found["launch_log"], found["n_launches"], 2)
+    copies = _table(state, found["copy_log"], found["n_copies"], 3)
+    nothing = np.zeros((0, 4), dtype=np.int64)
+    log = Log(launches, copies, nothing, nothing)
+    return Trace(makespan_ns, _launches(world, log), _transfers(world, log, is_full=False))
+
+
+def make_trace(world: ProgramWorld, log: Log, makespan_ns: int) -> Trace:
+    """Return the trace of one run of the full kernel."""
     return Trace(
         makespan_ns=makespan_ns,
         launches=_launches(world, log),

@@ -11,7 +11,7 @@ from dynpartition import PricedGraph, TaskGraph
 from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
 from dynpartition.plan import Plan, single_task_plan
-from dynpartition.profile import Dispatch, Profile
+from dynpartition.profile import Dispatch, HostMode, Profile
 from dynpartition.sim.evaluate import (
     PlanArrays,
     PreparedGraph,
@@ -80,6 +80,61 @@ def test_plain_worlds_are_lowered_in_compiled_code_to_the_same_makespans() -> No
         assert found.tolist() == [ns for ns in expected if ns is not None], f"seed {seed}"
         checked += len(legal)
     assert checked > 800
+
+
+HOST_MODES: tuple[HostMode, ...] = ("none", "single", "threads", "processes", "replay")
+
+
+def hosted(profile: Profile, mode: HostMode, random: np.random.Generator) -> Profile:
+    """Return the profile with a host mode and costs of the host, some of them 0."""
+    h_copy, handoff_ns, h = random.integers(0, 4, 3).tolist()
+    dispatch = replace(
+        profile.dispatch,
+        host_mode=mode,
+        h={"a": 7, profile.cluster.names[-1]: 3} if random.random() < 0.3 else h,
+        h_copy=h_copy,
+        lock=float(random.choice([0.0, 0.3, 1.0])),
+        handoff_ns=handoff_ns,
+        queue_depth=int(random.integers(1, 4)) if random.random() < 0.5 else None,
+    )
+    return replace(profile, dispatch=dispatch)
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+def test_plans_with_hosts_are_lowered_in_compiled_code_too(mode: HostMode) -> None:
+    random = np.random.default_rng(HOST_MODES.index(mode))
+    checked = 0
+    for seed in range(200):
+        world = random_world(seed)
+        graph, profile = plainly(world.graph, world.profile)
+        profile = hosted(profile, mode, random)
+        prepared = PreparedGraph(PricedGraph(graph, profile))
+        assert prepared.is_quick
+        count = len(profile.cluster.devices)
+        plans = [random_plan(graph, count, random) for _ in range(4)]
+        expected = [makespan(graph, profile, as_plan(plan, profile)) for plan in plans]
+        legal = [plan for plan, ns in zip(plans, expected, strict=True) if ns is not None]
+        found = evaluate_many([prepared] * len(legal), legal, profile)
+        assert found.tolist() == [ns for ns in expected if ns is not None], f"seed {seed}"
+        checked += len(legal)
+    assert checked > 400
+
+
+def test_many_plans_reuse_the_same_tables() -> None:
+    """More plans than one compiled call takes, for graphs of several sizes."""
+    random = np.random.default_rng(2)
+    profile = hosted(plainly(random_world(0).graph, random_world(0).profile)[1], "threads", random)
+    graphs, plans, expected = [], [], []
+    for seed in range(300):
+        graph = plainly(random_world(seed).graph, profile)[0]
+        plan = random_plan(graph, len(profile.cluster.devices), random)
+        makespan_ns = makespan(graph, profile, as_plan(plan, profile))
+        if makespan_ns is not None:
+            graphs.append(graph)
+            plans.append(plan)
+            expected.append(makespan_ns)
+    assert len(plans) > 64
+    assert evaluate_many(graphs, plans, profile).tolist() == expected
 
 
 def test_other_worlds_are_evaluated_too() -> None:

@@ -7,6 +7,7 @@ there are no host costs. Both simulators must give the trace that was computed b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from dynpartition import (
     lower,
 )
 from dynpartition.pricing import price
-from dynpartition.sim import batch, simulate
+from dynpartition.sim import batch, kernel, simulate
 from dynpartition.sim.batch import pack, run_batch
 from dynpartition.sim.engine import simulate_compiled
 from dynpartition.sim.kernel_pack import ProgramWorld
@@ -142,6 +143,27 @@ def test_a_batch_prices_merged_transfers_by_the_table_of_their_own_link() -> Non
     result = run_batch(pack([lowered(each) for each in worlds]))
     found = [result.trace(number).transfers[0].end_ns - 100 for number in range(len(worlds))]
     assert found == [8, 8, 9, 9, 10, 10, 10]
+
+
+# As many devices as sets of bits hold, and one more.
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("spare", [0, 1])
+def test_machines_beyond_the_bits_of_the_plain_loop_are_run_too(spare: int, blocks: bool) -> None:
+    """Each device reads what the one before made, over a link of its own that may block both."""
+    count = kernel.BITS_MAX // (2 if blocks else 1) + spare
+    names = ["cpu:0", *(f"cuda:{number}" for number in range(10, 9 + count))]
+    links = [
+        Link(a, b, AffineCost(3, 10**9), (), "both" if blocks else None) for a, b in pairwise(names)
+    ]
+    tasks = [
+        task(n, inputs=(n - 1,) if n else (), output_bytes=n, duration_ns={name: 10 + n % 3})
+        for n, name in enumerate(names)
+    ]
+    each = world(tasks, links, [(name, (n,)) for n, name in enumerate(names)])
+    assert pack([lowered(each)]).is_plain == (spare == 0)
+    assert len(both(each).transfers) == count - 1
 
 
 # Many devices: more slots than the kernel scans at once, and long queues.
