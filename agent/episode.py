@@ -13,7 +13,14 @@ from dynpartition.agent import kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.facts import FactsCache
 from dynpartition.agent.heuristics import SingleDevice
-from dynpartition.contract import Backend, CompletePlan, Session, Workload, run
+from dynpartition.contract import (
+    INFEASIBLE_NS,
+    Backend,
+    CompletePlan,
+    Session,
+    Workload,
+    run,
+)
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
@@ -46,9 +53,9 @@ class _Running:
 class Episodes:
     """B slots with one episode each; nothing but makespans comes from the backend's clock.
 
-    The first episode of a workload goes through a session, which shows whether anything is hidden.
-    If not, later ones need no session while they are placed, and end together in one question to
-    the backend. Where something is hidden, every episode has its session.
+    Where a session tells that nothing is hidden, or has come to its end without a reveal, further
+    episodes of its workload need no session while they are placed, and end together in one question
+    to the backend. Where something is hidden, every episode has its session.
     """
 
     def __init__(self, backend: Backend, n_slots: int, max_ready: int) -> None:
@@ -105,6 +112,9 @@ class Episodes:
         session = self._backend.open(workload)
         self._running[slot] = _Running(workload, session.graph, session, [])
         self.batch.begin(slot, self._cache.of(session.graph), session.plan)
+        if session.is_complete:
+            self._flat[id(workload)] = (workload, session.graph)
+            self._close(slot)
 
     def _advance(self, slots: Sequence[int]) -> None:
         """Go on where everything revealed is placed: to a reveal or to the end."""
@@ -173,7 +183,13 @@ class Baseline:
 
     def _measure(self, workload: Workload) -> int:
         names = self._backend.profile.cluster.names
-        found = [ns for name in names if (ns := self._on_device(workload, name)) is not None]
+        with self._backend.open(workload) as session:
+            graph = session.graph if session.is_complete else None
+        if graph is None:
+            times = [self._run_on(workload, name) for name in names]
+        else:
+            times = [self._price_on(workload, graph, name) for name in names]
+        found = [ns for ns in times if ns is not None and ns < INFEASIBLE_NS]
         if not found:
             raise SchedulerError(
                 "no single device can run this input, so there is nothing to compare with;"
@@ -181,7 +197,20 @@ class Baseline:
             )
         return max(1, min(found))
 
-    def _on_device(self, workload: Workload, name: str) -> int | None:
+    def _price_on(self, workload: Workload, graph: TaskGraph, name: str) -> int | None:
+        """Ask for the makespan, where everything can be placed beforehand."""
+        profile = self._backend.profile
+        device = profile.cluster.index(name)
+        try:
+            launches = SingleDevice(name).schedule(graph, profile, Plan())
+            choices = [(task, device) for launch in launches for task in launch.tasks]
+            plan = CompletePlan(workload, graph, np.array(choices, dtype=np.int64))
+            times = self._backend.makespans_ns([plan] * self._repeats)
+        except (SchedulerError, PlanError):
+            return None  # this device cannot; another one may
+        return int(statistics.median(times.tolist()))
+
+    def _run_on(self, workload: Workload, name: str) -> int | None:
         try:
             runs = [
                 run(self._backend, workload, SingleDevice(name)).trace.makespan_ns

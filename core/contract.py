@@ -66,6 +66,11 @@ class Session(ABC):
         """The launches so far."""
 
     @property
+    def is_complete(self) -> bool:
+        """Whether nothing more will be shown, as far as the backend can tell before it runs."""
+        return False
+
+    @property
     def profile_now(self) -> Profile | None:
         """What schedulers must know of the machine now; None: what the backend says."""
         return None

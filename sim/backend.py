@@ -135,6 +135,11 @@ class SimSession(Session):
         return self._graph
 
     @property
+    def is_complete(self) -> bool:
+        """Whether everything has been shown and no device will be lost."""
+        return self._graph is self._complete and not self._losses and not self._history
+
+    @property
     def plan(self) -> Plan:
         """The launches so far, in the session's numbering.
 
