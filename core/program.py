@@ -147,6 +147,10 @@ def lower(graph: TaskGraph, cluster: Cluster, plan: Plan, *, complete: bool = Tr
     return _Lowering(graph, cluster, plan).program()
 
 
+_Due = tuple[tuple[int, ...], int]
+"""Revealers that must be known, ascending, and the arrival in ns."""
+
+
 @dataclass(slots=True)
 class _Copy:
     launch: int
@@ -183,13 +187,38 @@ class _Lowering:
         self.host = cluster.host_index
         self.fed = set(np.flatnonzero(graph.host_bytes).tolist())
         self.host_needs = {*np.flatnonzero(graph.returns).tolist(), *graph.revealers}
-        for launch in plan.launches:
-            self._add_launch(cluster.index(launch.device), launch.tasks)
+        placed = [(cluster.index(launch.device), launch.tasks) for launch in plan.launches]
+        self.due_of = self._first_due(placed)
+        for device, tasks in placed:
+            self._add_launch(device, tasks)
 
-    def _add_launch(self, device: int, tasks: tuple[int, ...]) -> None:
+    def _due(self, tasks: tuple[int, ...]) -> _Due:
+        """Return what a launch of `tasks` waits for besides its inputs."""
         gates = _joined(self.graph.gates, tasks)
         arrival_ns = max([self.graph.available_ns[task] for task in tasks])
-        step = _Step(device, tasks, tuple(sorted(gates)), arrival_ns)
+        return tuple(sorted(gates)), arrival_ns
+
+    def _first_due(
+        self, placed: Sequence[tuple[int, tuple[int, ...]]]
+    ) -> dict[tuple[int, int], _Due]:
+        """Return (task, reading device) → what the reader waits for that is known soonest.
+
+        The first reader in plan order, unless a later one is known and arrives no later for sure:
+        so what a plan file hides in front of a launch cannot delay it.
+        """
+        due_of: dict[tuple[int, int], _Due] = {}
+        if not self.graph.revealers and not any(self.graph.available_ns):
+            return due_of  # every launch is known from the start
+        for device, tasks in placed:
+            due = self._due(tasks)
+            for source in _joined(self.graph.input_lists, tasks):
+                gates, arrival_ns = due_of.setdefault((source, device), due)
+                if set(due[0]) <= set(gates) and due[1] <= arrival_ns:
+                    due_of[source, device] = due
+        return due_of
+
+    def _add_launch(self, device: int, tasks: tuple[int, ...]) -> None:
+        step = _Step(device, tasks, *self._due(tasks))
         number = len(self.steps)
         self.steps.append(step)
         self.launch_of.update(dict.fromkeys(tasks, number))
@@ -220,8 +249,11 @@ class _Lowering:
         if producer.device == dst:
             return -1
         if (task, dst) not in self.copy_of:
-            gates = tuple([gate for gate in reader.gates if gate not in producer.gates])
-            due_ns = reader.arrival_ns if reader.arrival_ns > producer.arrival_ns else 0
+            wanted, arrival_ns = reader.gates, reader.arrival_ns
+            if reader is not producer:  # else the host asks for the output at once
+                wanted, arrival_ns = self.due_of.get((task, dst), (wanted, arrival_ns))
+            gates = tuple([gate for gate in wanted if gate not in producer.gates])
+            due_ns = arrival_ns if arrival_ns > producer.arrival_ns else 0
             number = self._group(task, dst, gates, due_ns)
             self.copies[number].tasks.append(task)
             self.copy_of[task, dst] = number

@@ -106,6 +106,7 @@ class Case:
     def asked_by(self) -> dict[tuple[int, str], int]:
         """(task, other device that needs its output) → the launch that asks for it first.
 
+        In plan order, but for launches further behind that are known and arrive no later for sure.
         The host asks for answers and for values that reveal tasks with the launch itself.
         """
         asked: dict[tuple[int, str], int] = {}
@@ -113,9 +114,12 @@ class Case:
         for number, launch in enumerate(self.plan.launches):
             for task in launch.tasks:
                 for source in self.graph.input_lists[task]:
-                    asked.setdefault((source, launch.device), number)
+                    before = asked.setdefault((source, launch.device), number)
+                    is_known = self.gates[number] <= self.gates[before]
+                    if is_known and self.arrived_ns[number] <= self.arrived_ns[before]:
+                        asked[source, launch.device] = number
                 if self.graph.returns[task] or task in revealers:
-                    asked.setdefault((task, self.host), number)
+                    asked[task, self.host] = number
         return {key: number for key, number in asked.items() if self.device_of[key[0]] != key[1]}
 
     @cached_property

@@ -172,7 +172,10 @@ class Oracle:
                 answers = dst == self.host and self.goes_to_host(task)
                 if dst == self.device[p] or not (readers or answers):
                     continue
-                needs, arrives_ns, first = self.condition(p, -1 if answers else readers[0])
+                asking = -1 if answers else self.soonest(readers)
+                needs, arrives_ns, first = self.condition(p, asking)
+                if first >= 0:
+                    first = readers[0]  # who pays
                 groups.setdefault((dst, needs, arrives_ns), []).append((task, first))
         return [
             Push(
@@ -187,6 +190,14 @@ class Oracle:
             )
             for (dst, needs, arrives_ns), members in groups.items()
         ]
+
+    def soonest(self, readers: list[int]) -> int:
+        """Return the first reader, or a later one if that is known no later whatever happens."""
+        chosen = readers[0]
+        for reader in readers[1:]:
+            if self.known_with(reader, chosen):
+                chosen = reader
+        return chosen
 
     def condition(self, p: int, reader: int) -> tuple[frozenset[int], int, int]:
         """Return what an output of `p` waits for besides its end: reveals, arrival, for whom."""
