@@ -13,7 +13,7 @@ class TrainConfig:
     """Budget, sampling and optimizer of a training run. Training stops at the first limit."""
 
     seconds: float | None = 60.0
-    """Time budget, validation included; None: no limit."""
+    """Time budget, validation included, compiling before it not; None: no limit."""
     episodes: int | None = None
     """Episode budget; None: no limit."""
     seed: int = 0

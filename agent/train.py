@@ -86,7 +86,6 @@ class _Run:
     ) -> None:
         self.config = config
         self.workloads, self.validation = workloads, validation
-        self.begin_s = time.monotonic()
         checkpoint = start if isinstance(start, Checkpoint) else Checkpoint(start)
         self.policy = Policy(dict(checkpoint.policy.weights), checkpoint.policy.max_ready)
         self.params: Params = {
@@ -100,6 +99,10 @@ class _Run:
         self.history: list[Metrics] = []
         self.n_updates = self.n_episodes = 0
         self.best_validation = -np.inf
+        # The first episode compiles what a fresh installation has not compiled yet. That may take
+        # as long as the whole budget, and nothing is learned meanwhile.
+        self.player.play(self.policy, workloads[:1], record=False)
+        self.begin_s = time.monotonic()
         self._validate()
         before = checkpoint.training.get("episodes")
         self.n_before = before if isinstance(before, int) else 0

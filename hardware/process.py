@@ -94,7 +94,7 @@ class WorkerProcess:
     def _no_start(self) -> DeviceError:
         error = DeviceError(
             f"the worker of {self.name} did not start ({self.ending()});"
-            " see the notes of this error, or use one CPU device"
+            " try again, or use one CPU device"
         )
         error.add_note(self.last_words())
         return error

@@ -13,7 +13,7 @@ from dynpartition.formats.layout import render
 from dynpartition.formats.plan import Tasks
 from dynpartition.formats.strict import decode
 from dynpartition.formats.task_ids import TaskIds
-from dynpartition.graph import TaskGraph
+from dynpartition.graph import VALUE_MAX, TaskGraph
 from dynpartition.trace import (
     DispatchSpan,
     LaunchSpan,
@@ -85,10 +85,27 @@ def read_trace(path: Path, graph: TaskGraph) -> Trace:
 def write_trace(path: Path, trace: Trace, graph: TaskGraph) -> None:
     """Write `trace` with the task ids of `graph`."""
     with in_file(path):
+        _check_length(trace)
         ids = TaskIds(graph)
         data = render(_fields(trace, ids))
         _parse(data, ids)
     write_bytes(path, data)
+
+
+def _check_length(trace: Trace) -> None:
+    """Refuse a trace whose times do not fit into a file."""
+    spans: list[LaunchSpan | TransferSpan | DispatchSpan | LoadSpan] = [
+        *trace.launches,
+        *trace.transfers,
+        *trace.dispatches,
+        *trace.loads,
+    ]
+    last_ns = max((span.end_ns for span in spans), default=0)
+    if last_ns > VALUE_MAX:
+        raise FileFormatError(
+            f"the run lasts {last_ns:,} ns, but files hold times up to {VALUE_MAX:,} ns; check the"
+            " durations and bandwidths, or leave the file out"
+        )
 
 
 def _parse(data: bytes, ids: TaskIds) -> Trace:

@@ -1,12 +1,14 @@
 """Training: the gradient's network is the player's, it learns, it resumes, it is reproducible."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from dynpartition import GraphWorkload, run
+from dynpartition.agent import train as train_module
 from dynpartition.agent.checkpoint import load_checkpoint, save_checkpoint
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.conformance import small_worlds
@@ -91,6 +93,21 @@ def test_learns_to_beat_chance_and_the_untrained_policy():
     assert mean_log_ratio(trained, Random(0), held_out) < math.log(0.8)
     assert mean_log_ratio(trained, PolicyScheduler(Policy.untrained()), held_out) < math.log(0.9)
     assert result.history[-1]["episodes"] == 640
+
+
+def test_the_first_episode_which_compiles_is_not_on_the_budget(monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(train_module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    play, costs_s = Player.play, iter([100.0])
+
+    def slow(self, *args, **kwargs):
+        now_s[0] += next(costs_s, 1.0)
+        return play(self, *args, **kwargs)
+
+    monkeypatch.setattr(Player, "play", slow)
+    config = TrainConfig(seconds=4.5, groups=1, rollouts=2)
+    result = train(SimBackend(two_cpus()), trees(2, 0), Policy.untrained(0), config)
+    assert [line["seconds"] for line in result.history] == [2.0, 3.0, 4.0, 5.0]
 
 
 def test_same_seed_same_weights():

@@ -445,6 +445,18 @@ def test_huge_transfers_are_exact(world: World) -> None:
     assert moves(trace)[0][3:] == (100, 100 + 1 + 3_333_333_334)
 
 
+def test_a_run_longer_than_files_hold_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """10¹⁵ bytes at 1 byte/s: 10²⁴ ns."""
+    slow = link("cpu:0", "cuda:0", bandwidth_bytes_per_s=1)
+    tasks = [task(0, size=10**15), task(1, 0)]
+    assert world.exit_status(tasks, [("cpu:0", [0]), ("cuda:0", [1])], profile([slow])) == 2
+    said = capsys.readouterr().err
+    assert "the run lasts 1,000,000,000,000,000,000,000,115 ns, but files hold times up to" in said
+    assert not world.out.exists()
+
+
 def test_link_table_is_interpolated_in_log_log_space(world: World) -> None:
     """From (100 bytes, 10 ns) to (10 000, 1000): slope 1, so 1000 bytes cost 100 ns."""
     table = link("cpu:0", "cuda:0", table=[[100, 10], [10_000, 1000]])
