@@ -125,11 +125,11 @@ class Bench:
                 found.append(f"world {number}: oracle and reference differ")
         return found
 
-    def _batches(self) -> Iterator[tuple[list[ProgramWorld], bool | None]]:
+    def _batches(self) -> Iterator[tuple[list[ProgramWorld], bool]]:
         fits = [n for n in self.seeds if self.ends[KERNEL][n] != "OverflowError"]
         plain = [n for n in fits if self.plain[n]][: 4 * BATCH]
         mixed = fits[: BATCH * (BATCHES - 4)]
-        for numbers, flag in ((plain, None), (mixed, None), (plain[: 2 * BATCH], False)):
+        for numbers, flag in ((plain, True), (mixed, True), (plain[: 2 * BATCH], False)):
             for at in range(0, len(numbers), BATCH):
                 yield [self.parts[n] for n in numbers[at : at + BATCH]], flag
 
@@ -223,7 +223,7 @@ def _kernel_end(parts: ProgramWorld) -> str:
         return str(error)
 
 
-def _batch_ends(parts: list[ProgramWorld], plain: bool | None) -> list[str]:
+def _batch_ends(parts: list[ProgramWorld], plain: bool) -> list[str]:
     packed = batch.pack(parts, plain=plain)
     result = batch.run_batch(packed)
     errors = [result.error(number) for number in range(len(parts))]
@@ -261,14 +261,23 @@ def _prepare_kernel() -> None:
     """Let the kernel work on lists, which Python reads faster, over a state full of garbage."""
     if hasattr(kernel.run_worlds, "reads_lists"):
         return
-    run, make = kernel.run_worlds, batch.make_state
+    run, run_plain = kernel.run_worlds, kernel.run_plain_worlds
+    condense, make = kernel.condense_worlds, batch.make_state
 
-    def run_worlds(
-        t: Any, s: Any, rows: Any, shared: Any, full: Any, chosen: Any, *out: Any
-    ) -> None:
+    def run_worlds(t: Any, s: Any, rows: Any, shared: Any, chosen: Any, *out: Any) -> None:
         state = s.tolist()
-        run(t.tolist(), state, rows.tolist(), shared.tolist(), full, chosen.tolist(), *out)
+        run(t.tolist(), state, rows.tolist(), shared.tolist(), chosen.tolist(), *out)
         s[:] = state
+
+    def run_plain_worlds(t: Any, s: Any, rows: Any, shared: Any, *out: Any) -> None:
+        state = s.tolist()
+        run_plain(t.tolist(), state, rows.tolist(), shared.tolist(), *out)
+        s[:] = state
+
+    def condense_worlds(t: Any, rows: Any, plain: Any) -> None:
+        tables = t.tolist()
+        condense(tables, rows.tolist(), plain.tolist())
+        t[:] = tables
 
     def make_state(places: Any, **facts: Any) -> Any:
         state, shared = make(places, **facts)
@@ -276,7 +285,8 @@ def _prepare_kernel() -> None:
         return state, shared
 
     run_worlds.reads_lists = True  # type: ignore[attr-defined]
-    kernel.run_worlds, batch.make_state = run_worlds, make_state
+    kernel.run_worlds, kernel.run_plain_worlds = run_worlds, run_plain_worlds
+    kernel.condense_worlds, batch.make_state = condense_worlds, make_state
 
 
 def _useless_tests() -> list[str]:
@@ -335,6 +345,7 @@ def _run_tests(files: tuple[str, ...], options: list[str]) -> _Failures:
     found = [file for file in files if Path(file).exists()]
     failures = _Failures()
     quiet = ["-q", "-p", "no:cacheprovider", "-o", "timeout=0", "--import-mode=importlib"]
+    quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # modules are loaded already
     if found:
         pytest.main([*quiet, *options, *found], plugins=[failures])
     return failures
