@@ -17,20 +17,31 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
 def explain(error: msgspec.ValidationError, data: bytes, kind: type) -> str:
-    """Return `error` as "what – at `$.path`", with the nearest name for an unknown field."""
+    """Return `error` as "what – at `$.path`", with the value or the nearest name of a field."""
     what, _, raw_path = str(error).partition(" - at ")
     try:
-        path, place = _locate(raw_path.strip("`"), msgspec.json.decode(data), kind)
+        path, value, place = _locate(raw_path.strip("`"), msgspec.json.decode(data), kind)
     except (msgspec.DecodeError, LookupError, TypeError):  # then the short path must do
-        path, place = raw_path.strip("`") or "$", None
+        return f"{what} – at `{raw_path.strip('`') or '$'}`"
     unknown = _UNKNOWN_FIELD.fullmatch(what)
-    if unknown and place is not None:
+    if unknown:
         what = f"unknown field {unknown[1]!r}; {did_you_mean(unknown[1], _field_names(place))}"
+    elif what.startswith("Expected") and ", got " not in what:
+        what += f", found {shown(value)}"
     return f"{what} – at `{path}`"
 
 
-def _locate(raw_path: str, value: Any, kind: Any) -> tuple[str, Any]:
-    """Walk down `raw_path`, in which msgspec shows dictionary keys as `[...]`."""
+def shown(value: object) -> str:
+    """Return a value as JSON, cut where it is long."""
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _locate(raw_path: str, value: Any, kind: Any) -> tuple[str, Any, Any]:
+    """Walk down `raw_path`, in which msgspec shows dictionary keys as `[...]`.
+
+    Return the path with its keys, the value there, and what it should be.
+    """
     path = "$"
     for name, index, key in _TOKEN.findall(raw_path):
         if key:
@@ -43,7 +54,7 @@ def _locate(raw_path: str, value: Any, kind: Any) -> tuple[str, Any]:
         else:
             kind = _item(kind, int(index))
             path, value = f"{path}[{index}]", value[int(index)]
-    return path, kind
+    return path, value, kind
 
 
 def _failing_key(values: dict[str, Any], kind: Any) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from dynpartition.errors import FileFormatError
 from dynpartition.formats.fields import Record
-from dynpartition.formats.places import explain
+from dynpartition.formats.places import explain, shown
 from dynpartition.formats.repeats import refuse_repeats
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -55,22 +55,17 @@ def _text(data: bytes) -> str:
 def _check_header(header: _Header, kind: type[Record]) -> None:
     expected = str(kind.__struct_config__.tag)
     if header.format != expected:
-        found = f"is {_shown(header.format)}" if header.format is not None else "is missing"
+        found = f"is {shown(header.format)}" if header.format is not None else "is missing"
         noun = expected.removeprefix("dynpartition-")
         raise FileFormatError(
             f'"format" {found}, expected "{expected}"; give a {noun} file here – at `$.format`'
         )
     if header.version != 1:
-        found = f"is {_shown(header.version)}" if header.version is not None else "is missing"
+        found = f"is {shown(header.version)}" if header.version is not None else "is missing"
         raise FileFormatError(
             f'"version" {found}, expected 1; write the file again or use the release that'
             " wrote it – at `$.version`"
         )
-
-
-def _shown(value: object) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _malformed(message: str, data: bytes) -> str:

@@ -139,7 +139,7 @@ def test_what_is_no_document(refusal, content, fragment):
 @pytest.mark.parametrize(
     ("path", "value", "fragment"),
     [
-        (["name"], "", "Expected `str` of length >= 1 – at `$.name`"),
+        (["name"], "", 'Expected `str` of length >= 1, found "" – at `$.name`'),
         (["name"], DROP, "missing required field `name`"),
         (["tasks", 1, "output_byte"], 3, "unknown field 'output_byte'; did you mean"),
         (["tasks", 1, "output_byte"], 3, "'host_bytes'? – at `$.tasks[1]`"),
@@ -148,14 +148,22 @@ def test_what_is_no_document(refusal, content, fragment):
         (["tasks", 1, "id"], True, "Expected `int`, got `bool`"),
         (["tasks", 1, "id"], 2.0, "Expected `int`, got `float`"),
         (["tasks", 1, "id"], None, "Expected `int`, got `null`"),
-        (["tasks", 1, "inputs"], [1, -2], "Expected `int` >= 0 – at `$.tasks[1].inputs[1]`"),
+        (
+            ["tasks", 1, "inputs"],
+            [1, -2],
+            "Expected `int` >= 0, found -2 – at `$.tasks[1].inputs[1]`",
+        ),
         (["tasks", 1, "inputs"], 1, "Expected `array`, got `int` – at `$.tasks[1].inputs`"),
-        (["tasks", 1, "output_bytes"], -1, "Expected `int` >= 0 – at `$.tasks[1].output_bytes`"),
+        (
+            ["tasks", 1, "output_bytes"],
+            -1,
+            "Expected `int` >= 0, found -1 – at `$.tasks[1].output_bytes`",
+        ),
         (["tasks", 1, "output_bytes"], 10**15 + 1, "Expected `int` <= 1000000000000000"),
         (["tasks", 1, "output_bytes"], 10**400, "– at `$.tasks[1].output_bytes`"),
         (["tasks", 1, "returns"], 1, "Expected `bool`, got `int` – at `$.tasks[1].returns`"),
         (["tasks", 0, "duration_ns", "cpu:0"], -5, '– at `$.tasks[0].duration_ns["cpu:0"]`'),
-        (["cells", 0, "name"], "", "length >= 1 – at `$.cells[0].name`"),
+        (["cells", 0, "name"], "", 'length >= 1, found "" – at `$.cells[0].name`'),
     ],
 )
 def test_graphs(refusal, path, value, fragment):
@@ -183,7 +191,7 @@ def test_graphs_that_contradict_themselves(refusal, path, value, fragment):
 @pytest.mark.parametrize(
     ("path", "value", "fragment"),
     [
-        (["devices"], [], "Expected `array` of length >= 1 – at `$.devices`"),
+        (["devices"], [], "Expected `array` of length >= 1, found [] – at `$.devices`"),
         (["devices", 0, "kind"], "gpu", "Invalid enum value 'gpu' – at `$.devices[0].kind`"),
         (["devices", 0, "speed"], 0, "– at `$.devices[0].speed`"),
         (["devices", 0, "speed"], 1.5, "– at `$.devices[0].speed`"),
@@ -258,7 +266,7 @@ def test_profiles_that_contradict_themselves(refusal, path, value, fragment):
 @pytest.mark.parametrize(
     ("path", "value", "fragment"),
     [
-        (["launches", 1, "tasks"], [], "length >= 1 – at `$.launches[1].tasks`"),
+        (["launches", 1, "tasks"], [], "length >= 1, found [] – at `$.launches[1].tasks`"),
         (["launches", 1, "tasks"], [2, 3], "task 3 is not in graph 'small'"),
         (["launches", 1, "tasks"], [2, 3], "– at `$.launches[1].tasks[1]`"),
         (["launches", 1, "device"], "", "– at `$.launches[1].device`"),
