@@ -236,8 +236,8 @@ class Oracle:
     def slowed(self, p: int, lasts_ns: int) -> int:
         """Return how long launch `p` lasts if it starts now."""
         begun = [
-            (slowdown.at_ns, slowdown.speed)
-            for slowdown in self.conditions.slowdowns
+            (slowdown.at_ns, number, slowdown.speed)  # at the same time, the one listed last
+            for number, slowdown in enumerate(self.conditions.slowdowns)
             if slowdown.device == self.plan.launches[p].device and slowdown.at_ns <= self.now
         ]
         if not begun:
@@ -245,7 +245,7 @@ class Oracle:
         self.seen["slowdown"] += 1
         self.seen["second slowdown"] += len(begun) > 1
         self.seen["slowdown at the start of a launch"] += max(begun)[0] == self.now > 0
-        return ceil(lasts_ns / Fraction(str(max(begun)[1])))
+        return ceil(lasts_ns / Fraction(str(max(begun)[2])))
 
     def overhead(self, p: int) -> int:
         dispatch = self.profile.dispatch
