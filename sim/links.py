@@ -83,23 +83,21 @@ class Links:
             return ()
         started: list[Transfer] = []
         waiting: list[Transfer] = []
-        taken = self._busy.mask
+        busy = self._busy
+        taken, now_ns = busy.mask, self._clock.now_ns
         for transfer in self._queue:
             needs = self._needs[transfer.link]
             if needs & taken:
                 waiting.append(transfer)
             else:
-                self._start(transfer)
+                transfer.start_ns = now_ns
+                transfer.end_ns = now_ns + self._priced.transfer_ns(transfer.link, transfer.bytes)
+                busy.mask |= needs
                 started.append(transfer)
             taken |= needs  # what a waiting transfer needs is not for those behind it
         self._queue = waiting
+        self.history += started
         return started
-
-    def _start(self, transfer: Transfer) -> None:
-        transfer.start_ns = now_ns = self._clock.now_ns
-        transfer.end_ns = now_ns + self._priced.transfer_ns(transfer.link, transfer.bytes)
-        self.history.append(transfer)
-        self._busy.mask |= self._needs[transfer.link]
 
     def end(self, transfer: Transfer) -> None:
         """Free what a transfer has held."""

@@ -87,6 +87,7 @@ class Machine:
         self._reveals = _Known()
         self._revealers = frozenset(priced.graph.revealers)
         self._handoff_ns = _handoff_ns(priced.profile.dispatch)
+        self._has_slowdowns = any(prices.paces)
         self._carried = sorted(prices.carried)
         self._clock = InstantClock()
         self._links = Links(priced, self._clock, self._busy)
@@ -224,7 +225,9 @@ class Machine:
     def _start_launch(self, launch: int) -> None:
         device = self._device_of[launch]
         self._occupy(launch, device)
-        duration_ns = self.prices.lasts_ns(launch, device, self._clock.now_ns)
+        duration_ns = self.prices.launch_ns[launch]
+        if self._has_slowdowns:
+            duration_ns = self.prices.lasts_ns(launch, device, self._clock.now_ns)
         self._clock.after(duration_ns, self._launch_over, launch)
 
     def _occupy(self, launch: int, device: int) -> None:
