@@ -70,7 +70,7 @@ import dynpartition.sim
 before = time.process_time()
 from dynpartition.sim.engine import compile_all
 imported = time.process_time()
-compile_all(lambda: None)
+compile_all()
 print(imported - before, time.process_time() - imported)
 """
 """What a child process runs: all kernels from nothing, or from numba's cache on disk."""

@@ -48,22 +48,22 @@ def _jit(function: Function, **options: bool) -> Function:
 class _Listener(event.Listener):
     """Calls back when numba really compiles: what comes from the disk cache is no event."""
 
-    def __init__(self, on_start: Callable[[], None]) -> None:
-        self._on_start = on_start
-        self._told = False
+    def __init__(self, on_function: Callable[[str], None]) -> None:
+        self._on_function = on_function
 
-    def on_start(self, event: object) -> None:
-        """Tell once."""
-        if not self._told:
-            self._told = True
-            self._on_start()
+    def on_start(self, event: event.Event) -> None:
+        """Tell the name of the function."""
+        self._on_function(str(event.data["dispatcher"].py_func.__name__))
 
     def on_end(self, event: object) -> None:
         """Tell nothing."""
 
 
 @contextmanager
-def noticing_compilation(on_start: Callable[[], None]) -> Iterator[None]:
-    """Call `on_start` once if anything is compiled inside the `with` block, before it begins."""
-    with event.install_listener("numba:compile", _Listener(on_start)):
+def noticing_compilation(on_function: Callable[[str], None]) -> Iterator[None]:
+    """Call `on_function` with the name of each function that is compiled inside the `with` block.
+
+    Not at all for what lies compiled on the disk.
+    """
+    with event.install_listener("numba:compile", _Listener(on_function)):
         yield

@@ -45,10 +45,11 @@ def simulate_compiled(
     return run_batch(batch).trace(0)
 
 
-def compile_all(on_start: Callable[[], None]) -> float:
+def compile_all(on_function: Callable[[str], None] = lambda name: None) -> float:
     """Compile all of the simulator, or load it from numba's cache on disk; return seconds.
 
-    `on_start` is called once before the first compilation; not at all if all was cached.
+    `on_function` is called with the name of each function that is compiled; see
+    `dynpartition.compiled.noticing_compilation`.
     """
     begun = time.perf_counter()
     device = Device("cpu:0", "cpu")
@@ -58,7 +59,7 @@ def compile_all(on_start: Callable[[], None]) -> float:
     plan = single_task_plan([(0, "cpu:0")])
     priced, program = PricedGraph(graph, profile), lower(graph, profile.cluster, plan)
     world = ProgramWorld(priced, program, price(program, priced))
-    with noticing_compilation(on_start):
+    with noticing_compilation(on_function):
         for plain in (True, False):
             run_batch(pack([world], plain=plain))
         evaluate_many([graph], [plan], profile)

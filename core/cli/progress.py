@@ -4,6 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+FUNCTIONS_MAX = 160
+"""About how many functions there are to compile; the bar stays full beyond."""
+
+
+class _Compiling:
+    """A bar that appears with the first function that is compiled, and moves with each."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._count = 0
+        self._task: TaskID | None = None
+
+    def note(self, name: str) -> None:
+        """Count a function."""
+        self._count += 1
+        if self._task is None:
+            self._task = self._progress.add_task("compile", total=FUNCTIONS_MAX)
+        self._progress.update(self._task, completed=min(self._count, FUNCTIONS_MAX))
 
 
 @contextmanager
@@ -11,10 +34,13 @@ def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
     """Show a bar; the block calls the given function with the share that is done, 0…1.
 
     Only a terminal gets one. It goes away when the block fails: what is left is the error's line.
+    A second bar shows that code is being compiled, which the first run on a machine does.
     """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from dynpartition.compiled import noticing_compilation  # needs numba
 
     console = Console(stderr=True)
     if not console.is_interactive:
@@ -24,7 +50,8 @@ def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(escape(label), total=1.0)
         try:
-            yield lambda share: progress.update(task, completed=share)
+            with noticing_compilation(_Compiling(progress).note):
+                yield lambda share: progress.update(task, completed=share)
         except BaseException:
             progress.live.transient = True
             raise
