@@ -13,6 +13,7 @@ from dynpartition.agent import kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.facts import FactsCache
 from dynpartition.agent.heuristics import SingleDevice
+from dynpartition.by_id import ById
 from dynpartition.contract import (
     INFEASIBLE_NS,
     Backend,
@@ -64,7 +65,7 @@ class Episodes:
         """Slot → what its episode came to, until the next begins there."""
         self._backend = backend
         self._cache = FactsCache(backend.profile)
-        self._flat: dict[int, tuple[Workload, TaskGraph]] = {}  # kept, so that ids stay their own
+        self._flat: ById[Workload, TaskGraph] = ById()
         self._running: dict[int, _Running] = {}
 
     def begin(self, slots: IntArray, workloads: Sequence[Workload]) -> None:
@@ -104,8 +105,8 @@ class Episodes:
             self._close(slot)
 
     def _open(self, slot: int, workload: Workload) -> None:
-        if id(workload) in self._flat:
-            graph = self._flat[id(workload)][1]
+        graph = self._flat.get(workload)
+        if graph is not None:
             self._running[slot] = _Running(workload, graph, None, [])
             self.batch.begin(slot, self._cache.of(graph))
             return
@@ -113,7 +114,7 @@ class Episodes:
         self._running[slot] = _Running(workload, session.graph, session, [])
         self.batch.begin(slot, self._cache.of(session.graph), session.plan)
         if session.is_complete:
-            self._flat[id(workload)] = (workload, session.graph)
+            self._flat.put(workload, session.graph)
             self._close(slot)
 
     def _advance(self, slots: Sequence[int]) -> None:
@@ -145,7 +146,7 @@ class Episodes:
         choices = np.concatenate(running.before)
         self.finished[slot] = Finished(session.trace.makespan_ns, choices, session.plan)
         if len(running.before) == 1:
-            self._flat[id(running.workload)] = (running.workload, running.graph)
+            self._flat.put(running.workload, running.graph)
         self._close(slot)  # at once: the baseline may need the backend
 
     def _check(self, slots: IntArray, outcomes: IntArray) -> None:
@@ -169,17 +170,14 @@ class Baseline:
     def __init__(self, backend: Backend, repeats: int = 1) -> None:
         self._backend = backend
         self._repeats = repeats
-        self._known: dict[int, tuple[Workload, int]] = {}
+        self._known: ById[Workload, int] = ById()
 
     def best_single_ns(self, workload: Workload) -> int:
         """Return the smallest makespan over the devices that can run everything.
 
         Each device's is the median of the repeats. Raises SchedulerError when no device can.
         """
-        if id(workload) not in self._known:
-            # The workload is kept, so that its id stays its own.
-            self._known[id(workload)] = (workload, self._measure(workload))
-        return self._known[id(workload)][1]
+        return self._known.get_or_make(workload, self._measure)
 
     def _measure(self, workload: Workload) -> int:
         names = self._backend.profile.cluster.names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynpartition.by_id import ById
 from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.contract import Backend, CompletePlan, Session, Workload
 from dynpartition.errors import PlanError
@@ -23,9 +24,6 @@ from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
     from dynpartition.sim.evaluate import PreparedGraph
-
-PREPARED_MAX = 4096
-"""Graphs kept ready for pricing plans."""
 
 Simulate = Callable[..., Trace]
 """`reference.simulate`, or another engine with the same arguments and results."""
@@ -53,7 +51,7 @@ class SimBackend(Backend):
         self._randomise = randomise
         self._engine = engine
         self._n_runs = 0
-        self._prepared: dict[int, PreparedGraph] = {}  # by id of the graph, which it keeps
+        self._prepared: ById[TaskGraph, PreparedGraph] = ById()
 
     @property
     def profile(self) -> Profile:
@@ -87,11 +85,10 @@ class SimBackend(Backend):
     def _prepare(self, graph: TaskGraph) -> PreparedGraph:
         from dynpartition.sim.evaluate import PreparedGraph
 
-        prepared = self._prepared.pop(id(graph), None)
-        self._prepared[id(graph)] = prepared or PreparedGraph(PricedGraph(graph, self._profile))
-        if len(self._prepared) > PREPARED_MAX:
-            del self._prepared[next(iter(self._prepared))]  # the one least recently used
-        return self._prepared[id(graph)]
+        def prepare(graph: TaskGraph) -> PreparedGraph:
+            return PreparedGraph(PricedGraph(graph, self._profile))
+
+        return self._prepared.get_or_make(graph, prepare)
 
 
 class SimSession(Session):

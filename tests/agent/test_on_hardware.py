@@ -106,5 +106,5 @@ def test_training_goes_on_with_one_session_at_a_time(world):
     assert [metrics["episodes"] for metrics in result.history] == [4, 8]
     assert any(np.any(result.policy.weights[n] != weight) for n, weight in start.weights.items())
     with pytest.raises(DeviceError, match="another session is open"):
-        train(hardware, generate_inputs(model, 2, seed=5), start, replace(config, lockstep=2))
+        train(hardware, generate_inputs(model, 4, seed=5), start, replace(config, lockstep=2))
     hardware.open(generate_inputs(model, 1, seed=5)[0]).close()  # the devices are free again
