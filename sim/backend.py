@@ -23,7 +23,7 @@ from dynpartition.trace import LaunchSpan, Reveal, Trace, TransferSpan
 from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
-    from dynpartition.sim.evaluate import PreparedGraph
+    from dynpartition.sim.evaluate import Evaluator, PreparedGraph
 
 Simulate = Callable[..., Trace]
 """`reference.simulate`, or another engine with the same arguments and results."""
@@ -52,6 +52,7 @@ class SimBackend(Backend):
         self._engine = engine
         self._n_runs = 0
         self._prepared: ById[TaskGraph, PreparedGraph] = ById()
+        self._evaluator: Evaluator | None = None
 
     @property
     def profile(self) -> Profile:
@@ -69,7 +70,7 @@ class SimBackend(Backend):
 
     def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
         """Price all plans in one compiled call, as running them one by one would."""
-        from dynpartition.sim.evaluate import PlanArrays, evaluate_many  # needs numba
+        from dynpartition.sim.evaluate import Evaluator, PlanArrays, evaluate_many  # need numba
 
         if self._randomise or self._conditions.losses:
             return super().makespans_ns(plans)
@@ -80,7 +81,12 @@ class SimBackend(Backend):
             device = np.empty(len(order), dtype=np.int64)
             device[order] = plan.choices[:, 1]
             arrays.append(PlanArrays(order, device))
-        return evaluate_many(graphs, arrays, self._profile, conditions=self._conditions)
+        self._evaluator = self._evaluator or Evaluator()
+        return evaluate_many(
+            *(graphs, arrays, self._profile),
+            conditions=self._conditions,
+            evaluator=self._evaluator,
+        )
 
     def _prepare(self, graph: TaskGraph) -> PreparedGraph:
         from dynpartition.sim.evaluate import PreparedGraph

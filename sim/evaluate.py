@@ -23,6 +23,7 @@ from dynpartition.sim.batch import make_state, pack, plain_sizes, run_batch
 from dynpartition.sim.kernel_pack import (
     FIELDS,
     PLAIN_FIELDS,
+    MachineTables,
     ProgramWorld,
     machine_tables,
     slot_facts,
@@ -31,6 +32,10 @@ from dynpartition.types import IntArray
 
 _PLANS_PER_CALL = 32
 """Their tables should stay in the processor's caches."""
+_ROOM_MAX = 1 << 18
+"""Plans times tasks and edges up to which tables are kept larger than a call needs."""
+_VALUES_MAX = 1 << 22
+"""Values of graph tables that are kept, 32 MB, unless one call needs more."""
 _PLAIN_BYTES_MAX = 2**62 // 10**9
 _BANDWIDTH_MAX = 2**61
 
@@ -72,13 +77,15 @@ def evaluate_many(
     profile: Profile,
     *,
     conditions: Conditions = GOOD_DAY,
+    evaluator: Evaluator | None = None,
 ) -> IntArray:
     """Return the makespan in ns of each plan for the graph beside it: int64 (B,).
 
     Equal to simulating them one by one; INFEASIBLE_NS where memory runs out. Plans of one task
     per launch, for graphs without reveals, arrivals, noise and little memory, are lowered and
     priced in compiled code. Give the same graph object again to prepare it only once, or a
-    `PreparedGraph` to keep it for further calls. Raises PlanError for an illegal plan.
+    `PreparedGraph` to keep it for further calls, and an `Evaluator` for this profile to keep the
+    tables of graphs too. Raises PlanError for an illegal plan.
     """
     assert len(graphs) == len(plans)
     known: dict[int, PreparedGraph] = {}
@@ -100,7 +107,9 @@ def evaluate_many(
         if good_day and one.is_quick and plan is not None
     ]
     if quick:
-        _evaluate_quick(prepared, arrays, quick, makespan_ns)
+        chosen = [each for index in quick if (each := arrays[index]) is not None]
+        evaluator = evaluator or Evaluator()
+        makespan_ns[quick] = evaluator.makespans_ns([prepared[index] for index in quick], chosen)
     slow = np.flatnonzero(makespan_ns < 0).tolist()
     for index in slow:
         plan = _as_plan(plans[index], prepared[index])
@@ -151,35 +160,81 @@ def _evaluate_one(priced: PricedGraph, plan: Plan, conditions: Conditions) -> in
         return INFEASIBLE_NS
 
 
-def _evaluate_quick(
-    prepared: list[PreparedGraph],
-    arrays: list[PlanArrays | None],
-    chosen: list[int],
-    makespan_ns: IntArray,
-) -> None:
-    """Fill in the makespans of the chosen plans; -1 stays where a plan is not legal."""
-    graphs = list(dict.fromkeys(prepared[index] for index in chosen))
-    number = {graph: index for index, graph in enumerate(graphs)}
-    evaluation = _Evaluation(graphs, min(len(chosen), _PLANS_PER_CALL))
-    for begin in range(0, len(chosen), _PLANS_PER_CALL):
-        part = chosen[begin : begin + _PLANS_PER_CALL]
-        plans = [plan for index in part if (plan := arrays[index]) is not None]
-        graph_of = np.array([number[prepared[index]] for index in part], dtype=np.int64)
-        makespan_ns[part] = evaluation.makespan_ns(graph_of, plans)
+class _Room(NamedTuple):
+    """What the tables of an `Evaluator` have room for."""
+
+    n_tasks: int
+    n_edges: int
+    n_plans: int
+
+    def including(self, other: _Room) -> _Room:
+        """Return room for both, or for the other alone where both would take much memory."""
+        both = _Room(*map(max, self, other))
+        return both if both.n_plans * (both.n_tasks + both.n_edges) <= _ROOM_MAX else other
 
 
-class _Evaluation:
-    """Tables and state for some plans at a time, used again and again."""
+class Evaluator:
+    """Prices plans for one profile in compiled code; keeps tables and state from call to call."""
 
-    def __init__(self, graphs: list[PreparedGraph], n_plans: int) -> None:
-        """Reserve room for `n_plans` plans of the largest graph."""
-        dispatch = graphs[0].priced.profile.dispatch
-        self._is_plain = graphs[0].machine.is_small and dispatch.host_mode == "none"
+    def __init__(self) -> None:
+        self._number: dict[PreparedGraph, int] = {}
+        self._rows: list[list[int]] = []  # of GraphPlaces
+        self._graph_places = np.zeros((0, 0), dtype=np.int64)
+        self._graphs = np.zeros(0, dtype=np.int64)
+        self._n_values = 0
+        self._room = _Room(0, 0, 0)
+
+    def makespans_ns(
+        self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]
+    ) -> IntArray:
+        """Return int64 (B,): the makespan of each plan for its graph; -1 if it is not legal.
+
+        All graphs must be quick and under the profile of the first call.
+        """
+        self._add_graphs(list(dict.fromkeys(graphs)))
+        self._make_room(graphs, min(len(plans), _PLANS_PER_CALL))
+        found = []
+        for begin in range(0, len(plans), _PLANS_PER_CALL):
+            part = slice(begin, begin + _PLANS_PER_CALL)
+            graph_of = np.array([self._number[graph] for graph in graphs[part]], dtype=np.int64)
+            found.append(self._makespans_ns(graph_of, plans[part]))
+        return np.concatenate(found)
+
+    def _add_graphs(self, graphs: list[PreparedGraph]) -> None:
+        """Append the tables of graphs that are not known; forget others where they grow large."""
+        fresh = [graph for graph in graphs if graph not in self._number]
+        if not fresh:
+            return
+        if self._n_values + sum(len(graph.values) for graph in fresh) > _VALUES_MAX:
+            self._number.clear()
+            self._rows.clear()
+            self._n_values, fresh = 0, graphs
+        end = self._n_values + sum(len(graph.values) for graph in fresh)
+        if end > len(self._graphs):
+            self._graphs = np.resize(self._graphs, 2 * end)
+        for graph in fresh:
+            self._number[graph] = len(self._rows)
+            self._rows.append(_places_in(graph, self._n_values))
+            self._graphs[self._n_values :][: len(graph.values)] = graph.values
+            self._n_values += len(graph.values)
+        self._graph_places = np.array(self._rows, dtype=np.int64)
+
+    def _make_room(self, graphs: Sequence[PreparedGraph], n_plans: int) -> None:
+        n_tasks = max(len(graph.priced.graph) for graph in graphs)
+        n_edges = max(len(graph.priced.graph.inputs.values) for graph in graphs)
+        room = self._room.including(_Room(n_tasks, n_edges, n_plans))
+        if room != self._room:
+            self._room = room
+            self._lay_out(graphs[0])
+
+    def _lay_out(self, graph: PreparedGraph) -> None:
+        """Make tables and state; `graph`: any, its machine is that of all."""
+        dispatch, n_plans = graph.priced.profile.dispatch, self._room.n_plans
+        self._is_plain = graph.machine.is_small and dispatch.host_mode == "none"
         parts = round(dispatch.lock * 1_000_000) if dispatch.host_mode == "threads" else 0
         self._host_costs = _row([] if self._is_plain else [dispatch.h_copy, parts])
-        self._graphs, self._graph_places = _joined(graphs)
-        facts = _largest(graphs, is_plain=self._is_plain)
-        machine = graphs[0].machine.tables() | {"device_extras": _device_rows(graphs[0].priced)}
+        facts = _largest(self._room, graph.machine, is_plain=self._is_plain)
+        machine = graph.machine.tables() | {"device_extras": _device_rows(graph.priced)}
         space = _Space()
         fixed = space.take({name: table.size for name, table in machine.items()})
         self._scratch = np.concatenate([*space.take(_scratch_sizes(facts)).values()])
@@ -193,8 +248,7 @@ class _Evaluation:
         rows = self._plain if self._is_plain else self._worlds
         self._state, self._shared = make_state(rows, is_plain=self._is_plain, recording=False)
 
-    def makespan_ns(self, graph_of: IntArray, plans: list[PlanArrays]) -> IntArray:
-        """Return the makespan of each plan, for graph `graph_of`; -1 if it is not legal."""
+    def _makespans_ns(self, graph_of: IntArray, plans: Sequence[PlanArrays]) -> IntArray:
         outcomes = np.zeros(len(plans), dtype=np.int64)
         kernel.lower_plans(
             self._graphs,
@@ -235,12 +289,11 @@ def _row(values: Iterable[int]) -> IntArray:
     return np.array(list(values), dtype=np.int64)
 
 
-def _largest(graphs: list[PreparedGraph], *, is_plain: bool) -> dict[str, int]:
+def _largest(room: _Room, machine: MachineTables, *, is_plain: bool) -> dict[str, int]:
     """Return the facts of a world that has room for any plan of any of the graphs."""
-    n_tasks = max(len(graph.priced.graph) for graph in graphs)
-    n_edges = max(len(graph.priced.graph.inputs.values) for graph in graphs)
+    n_tasks, n_edges, _ = room
     n_copies = n_edges + 2 * n_tasks
-    facts = dict.fromkeys((*FIELDS, *PLAIN_FIELDS), 0) | graphs[0].machine.facts
+    facts = dict.fromkeys((*FIELDS, *PLAIN_FIELDS), 0) | machine.facts
     facts |= {"n_launches": n_tasks, "n_copies": n_copies, "n_queued": n_copies << facts["shift"]}
     facts |= {"n_rows": n_edges + n_tasks + n_copies, "n_paces": 1}
     return facts | slot_facts(facts, is_plain=is_plain)
@@ -291,18 +344,10 @@ def _device_rows(priced: PricedGraph) -> IntArray:
     return np.array([[kind, UNLIMITED_BYTES, 0, -1, 0, 0] for kind in kinds], dtype=np.int64)
 
 
-def _joined(graphs: list[PreparedGraph]) -> tuple[IntArray, IntArray]:
-    """Return all tables as one array, and (G, n) GraphPlaces."""
-    rows, end = [], 0
-    for graph in graphs:
-        place = end + 1
-        row = [len(graph.priced.graph)]
-        for table in graph.tables:
-            row.append(place)
-            place += table.size
-        rows.append(row)
-        end += len(graph.values)
-    return np.concatenate([graph.values for graph in graphs]), np.array(rows, dtype=np.int64)
+def _places_in(graph: PreparedGraph, begin: int) -> list[int]:
+    """Return the GraphPlaces of a graph whose values begin at a place."""
+    sizes = [table.size for table in graph.tables]
+    return [len(graph.priced.graph), *np.cumsum([begin + 1, *sizes[:-1]]).tolist()]
 
 
 def _graph_tables(priced: PricedGraph) -> list[IntArray]:

@@ -1,6 +1,8 @@
 """Plans evaluated from arrays have the makespans that simulating them one by one gives."""
 
-from __future__ import annotations
+from __future__ from contextlib import suppress
+
+import annotations
 
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
 from dynpartition.plan import Plan, single_task_plan
 from dynpartition.profile import Dispatch, HostMode, Profile
+from dynpartition.sim import evaluate
 from dynpartition.sim.evaluate import (
     PlanArrays,
     PreparedGraph,
@@ -135,6 +138,36 @@ def test_many_plans_reuse_the_same_tables() -> None:
             expected.append(makespan_ns)
     assert len(plans) > 64
     assert evaluate_many(graphs, plans, profile).tolist() == expected
+
+
+def test_an_evaluator_prices_the_same_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of several sizes come and go, more of them than it keeps."""
+    monkeypatch.setattr(evaluate, "_VALUES_MAX", 3_000)
+    monkeypatch.setattr(evaluate, "_ROOM_MAX", 200)
+    random = np.random.default_rng(3)
+    profile = hosted(plainly(random_world(0).graph, random_world(0).profile)[1], "single", random)
+    graphs, prepared = [], []
+    for seed in range(150):
+        graph = plainly(random_world(seed).graph, profile)[0]
+        with suppress(ProfileError):  # its tasks know other devices
+            prepared.append(PreparedGraph(PricedGraph(graph, profile)))
+            graphs.append(graph)
+    evaluator = evaluate.Evaluator()
+    checked = 0
+    for _ in range(60):
+        chosen = random.integers(len(graphs), size=int(random.integers(1, 5))).tolist()
+        plans = [random_plan(graphs[n], len(profile.cluster.devices), random) for n in chosen]
+        expected = [
+            makespan(graphs[n], profile, as_plan(plan, profile))
+            for n, plan in zip(chosen, plans, strict=True)
+        ]
+        if None not in expected:
+            found = evaluate_many(
+                [prepared[n] for n in chosen], plans, profile, evaluator=evaluator
+            )
+            assert found.tolist() == expected
+            checked += len(plans)
+    assert checked > 30
 
 
 def test_other_worlds_are_evaluated_too() -> None:
