@@ -1,9 +1,8 @@
 """Plans evaluated from arrays have the makespans that simulating them one by one gives."""
 
-from __future__ from contextlib import suppress
+from __future__ import annotations
 
-import annotations
-
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
