@@ -365,7 +365,7 @@ def stage(s: IntArray, p: Places, task: int) -> None:
         s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], end_ns + longer)
 
 
-@compiled
+@inlined
 def deliver(s: IntArray, p: Places, task: int, device: int) -> int:
     """Return when the output of a placed task is on `device`, booking its transfer if needed."""
     home = s[of_task(p.tasks, task, HOME)]
@@ -549,7 +549,7 @@ def insert_ready(s: IntArray, p: Places, task: int) -> None:
     s[p.sums + N_READY] += 1
 
 
-@compiled
+@inlined
 def place(
     s: IntArray, p: Places, tasks: IntArray, first: int, last: int, device: int, run_ns: int
 ) -> None:
@@ -793,7 +793,7 @@ def time_row(s: IntArray, p: Places, row: int) -> tuple[int, int, int]:
     return first_start_ns, first_end_ns, n_legal
 
 
-@compiled
+@inlined
 def observe(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places) -> int:
     """Write the observation of a slot; return how many candidates are legal."""
     n_shown = min(s[p.sums + N_READY], p.n_shown)
