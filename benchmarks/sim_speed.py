@@ -34,7 +34,7 @@ from engines.plain_worlds import Lowered, Tables, Times, speed_worlds, tables_of
 
 from dynpartition import Plan, Profile, TaskGraph, Trace
 from dynpartition.sim.batch import Batch, pack, run_batch
-from dynpartition.sim.evaluate import PlanArrays, PreparedGraph, evaluate_many
+from dynpartition.sim.evaluate import Evaluator, PlanArrays, PreparedGraph, evaluate_many
 from dynpartition.sim.kernel_pack import ProgramWorld
 from dynpartition.sim.links import HOST_INPUT
 from dynpartition.sim.reference import Machine
@@ -228,6 +228,7 @@ class Asked:
     plans: list[Plan]
     prepared: list[PreparedGraph]
     arrays: list[PlanArrays]
+    evaluator: Evaluator
 
     @staticmethod
     def of(plain: list[Lowered]) -> list[Asked]:
@@ -239,7 +240,7 @@ class Asked:
             graphs, plans = [w.world.graph for w in own], [w.world.plan for w in own]
             prepared = [PreparedGraph(each.priced) for each in own]
             arrays = [plan_arrays(plan, profile) for plan in plans]
-            asked.append(Asked(profile, numbers, graphs, plans, prepared, arrays))
+            asked.append(Asked(profile, numbers, graphs, plans, prepared, arrays, Evaluator()))
         return asked
 
 
@@ -255,7 +256,9 @@ def evaluate(contest: Contest, *, prepared: bool) -> list[int]:
     ends: dict[int, int] = {}
     for own in contest.asked:
         pairs = (own.prepared, own.arrays) if prepared else (own.graphs, own.plans)
-        ends |= dict(zip(own.numbers, evaluate_many(*pairs, own.profile).tolist(), strict=True))
+        known = own.evaluator if prepared else None
+        times = evaluate_many(*pairs, own.profile, evaluator=known)
+        ends |= dict(zip(own.numbers, times.tolist(), strict=True))
     return [ends[number] for number in range(len(contest.plain))]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.graph import TaskGraph
@@ -65,6 +66,12 @@ class _Known:
 
     end_ns: dict[int, int] = field(default_factory=dict)
     known_ns: dict[int, int] = field(default_factory=dict)
+
+
+class _Done(NamedTuple):
+    """The completion of a launch that had ended before a loss."""
+
+    value: int
 
 
 class Machine:
@@ -158,7 +165,7 @@ class Machine:
                 self._start_launch(launch)
             else:
                 self._occupy(launch, self._device_of[launch])
-                self._launch_ended(launch)
+                self._launch_ended(_Done(launch))
         self._carried.clear()
 
     def _push_due(self) -> None:
@@ -197,10 +204,11 @@ class Machine:
 
     def _launch(self) -> None:
         """Start, device by device, the launches that wait for nothing any more."""
-        if not self._turns:
+        turns = self._turns
+        if not turns:
             return
-        for device in sorted(self._turns):
-            launch = self._turns[device]
+        for device in sorted(turns) if len(turns) > 1 else tuple(turns):
+            launch = turns[device]
             is_idle = not self._busy.mask >> device & 1
             if is_idle and (not self._conditions or self._may_start(launch)):
                 self._start_launch(launch)
@@ -228,7 +236,7 @@ class Machine:
         duration_ns = self.prices.launch_ns[launch]
         if self._has_slowdowns:
             duration_ns = self.prices.lasts_ns(launch, device, self._clock.now_ns)
-        self._clock.after(duration_ns, self._launch_over, launch)
+        self._clock.after(duration_ns, self._launch_ended, launch)
 
     def _occupy(self, launch: int, device: int) -> None:
         del self._turns[device]
@@ -237,10 +245,8 @@ class Machine:
         if self._memory:
             self._memory.launch_started(launch, device)
 
-    def _launch_over(self, completion: Completion) -> None:
-        self._launch_ended(completion.value)
-
-    def _launch_ended(self, launch: int) -> None:
+    def _launch_ended(self, completion: Completion) -> None:
+        launch: int = completion.value
         device = self._device_of[launch]
         self.end_ns[launch] = now_ns = self._clock.now_ns
         self._busy.mask ^= 1 << device
