@@ -78,12 +78,16 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
         assert Path(name).read_text(encoding="utf-8") == files[name]
 
 
-def test_python_code_of_the_environment_page_runs(tmp_path: Path) -> None:
-    code = "\n".join(body for _, body in blocks("environment.md", "python"))
+@pytest.mark.parametrize(
+    ("page", "printed"),
+    [("environment.md", ["True", "2 updates"]), ("simulators.md", ["1000 True"])],
+)
+def test_python_code_of_a_page_runs(page: str, printed: list[str], tmp_path: Path) -> None:
+    code = "\n".join(body for _, body in blocks(page, "python"))
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=240)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == ["True", "2 updates"]
+    assert ran.stdout.splitlines() == printed
 
 
 def option_row(option: Field[object]) -> str:

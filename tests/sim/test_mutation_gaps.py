@@ -1,4 +1,4 @@
-"""Worlds that small changes to the simulators survived elsewhere; `docs/mutation.md` says more.
+"""Worlds that small changes to the simulators survived elsewhere; `docs/simulators.md` says more.
 
 Unless a world says otherwise: `cpu:0` is the host, links have 5 ns latency and 1 byte/ns, and
 there are no host costs. Both simulators must give the trace that was computed by hand.
@@ -7,6 +7,7 @@ there are no host costs. Both simulators must give the trace that was computed b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,7 @@ from dynpartition import (
     Trace,
     lower,
 )
+from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.pricing import price
 from dynpartition.sim import batch, kernel, simulate
 from dynpartition.sim.batch import pack, run_batch
@@ -280,3 +282,34 @@ def test_times_beyond_the_kernels_integers_are_computed_by_the_reference(power: 
     trace = simulate_compiled(each.graph, each.profile, each.plan)
     assert moves(trace) == [("cuda:0", "cpu:0", (0,), 8, 10**15, end_ns)]
     assert trace.makespan_ns == end_ns + 10**15
+
+
+@pytest.mark.parametrize("first", ["cuda:1", "cuda:2"])
+@pytest.mark.parametrize("sizes", [(60, 50), (50, 60)])
+def test_of_transfers_that_start_together_the_first_in_the_plan_takes_memory(
+    first: str, sizes: tuple[int, int]
+) -> None:
+    """Both end at 9 and have a link of their own into `cpu:0`, which holds 100 bytes.
+
+    cuda:1  |--0--|-> cpu:0
+    cuda:2  |--1--|-> cpu:0        the second one does not fit
+    """
+    second = "cuda:2" if first == "cuda:1" else "cuda:1"
+    links = [Link(src, "cpu:0", COST) for src in ("cuda:1", "cuda:2")]
+    tasks = [
+        task(0, output_bytes=sizes[0], duration_ns={first: 9}),
+        task(1, output_bytes=sizes[1], duration_ns={second: 9}),
+        task(2, inputs=(0,), duration_ns={"cpu:0": 1}),
+        task(3, inputs=(1,), duration_ns={"cpu:0": 1}),
+    ]
+    plan = [(first, (0,)), (second, (1,)), ("cpu:0", (2,)), ("cpu:0", (3,))]
+    each = world(tasks, links, plan)
+    devices = tuple(
+        replace(device, memory_bytes=100) if device.name == "cpu:0" else device
+        for device in each.profile.cluster.devices
+    )
+    cluster = replace(each.profile.cluster, devices=devices)
+    small = replace(each, profile=replace(each.profile, cluster=cluster))
+    for engine in (simulate, simulate_compiled):
+        with pytest.raises(OutOfDeviceMemory, match=rf"launch 1 .*{sizes[1]} bytes"):
+            engine(small.graph, small.profile, small.plan)
