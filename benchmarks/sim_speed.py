@@ -34,9 +34,10 @@ from engines.plain_worlds import Lowered, Tables, Times, speed_worlds, tables_of
 
 from dynpartition import Plan, Profile, TaskGraph, Trace
 from dynpartition.sim.batch import Batch, pack, run_batch
-from dynpartition.sim.evaluate import Evaluator, PlanArrays, PreparedGraph, evaluate_many
+from dynpartition.sim.evaluate import Evaluator, PlanArrays, evaluate_many
 from dynpartition.sim.kernel_pack import ProgramWorld
 from dynpartition.sim.links import HOST_INPUT
+from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.sim.reference import Machine
 
 ROUND_NS = 150_000_000

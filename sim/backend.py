@@ -23,7 +23,8 @@ from dynpartition.trace import LaunchSpan, Reveal, Trace, TransferSpan
 from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
-    from dynpartition.sim.evaluate import Evaluator, PreparedGraph
+    from dynpartition.sim.evaluate import Evaluator
+    from dynpartition.sim.prepared import PreparedGraph
 
 Simulate = Callable[..., Trace]
 """`reference.simulate`, or another engine with the same arguments and results."""
@@ -89,7 +90,7 @@ class SimBackend(Backend):
         )
 
     def _prepare(self, graph: TaskGraph) -> PreparedGraph:
-        from dynpartition.sim.evaluate import PreparedGraph
+        from dynpartition.sim.prepared import PreparedGraph
 
         def prepare(graph: TaskGraph) -> PreparedGraph:
             return PreparedGraph(PricedGraph(graph, self._profile))

@@ -7,17 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynpartition.cluster import AffineCost
 from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.contract import INFEASIBLE_NS
-from dynpartition.costs import transfer_ns
 from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan
 from dynpartition.pricing import price
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.program import lower
-from dynpartition.residency import UNLIMITED_BYTES, needs_memory
+from dynpartition.residency import UNLIMITED_BYTES
 from dynpartition.sim import kernel, reference
 from dynpartition.sim.batch import make_state, pack, plain_sizes, run_batch
 from dynpartition.sim.kernel_pack import (
@@ -25,9 +23,9 @@ from dynpartition.sim.kernel_pack import (
     PLAIN_FIELDS,
     MachineTables,
     ProgramWorld,
-    machine_tables,
     slot_facts,
 )
+from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.types import IntArray
 
 _PLANS_PER_CALL = 32
@@ -36,8 +34,6 @@ _ROOM_MAX = 1 << 18
 """Plans times tasks and edges up to which tables are kept larger than a call needs."""
 _VALUES_MAX = 1 << 22
 """Values of graph tables that are kept, 32 MB, unless one call needs more."""
-_PLAIN_BYTES_MAX = 2**62 // 10**9
-_BANDWIDTH_MAX = 2**61
 
 
 class PlanArrays(NamedTuple):
@@ -49,26 +45,6 @@ class PlanArrays(NamedTuple):
     """(N,) device index of each task, by task index."""
     launch: IntArray | None = None
     """(N,) launch number of each entry of `order`, not descending; None: a launch per task."""
-
-
-class PreparedGraph:
-    """A priced graph whose plans can be evaluated in compiled code, if its features allow it."""
-
-    def __init__(self, priced: PricedGraph) -> None:
-        self.priced = priced
-        graph = priced.graph
-        self.is_quick = not (
-            graph.revealers
-            or any(graph.available_ns)
-            or priced.profile.noise is not None
-            or needs_memory(priced)
-        )
-        self.machine = machine_tables(priced.profile)
-        self.tables = _graph_tables(priced) if self.is_quick else []
-        self.values = np.concatenate([np.zeros(1, np.int64), *(t.reshape(-1) for t in self.tables)])
-        """All tables, one after the other; not empty."""
-        if self.is_quick and _longest_ns(priced, self.tables) >= kernel.NEVER // 2:
-            self.is_quick = False
 
 
 def evaluate_many(
@@ -348,61 +324,3 @@ def _places_in(graph: PreparedGraph, begin: int) -> list[int]:
     """Return the GraphPlaces of a graph whose values begin at a place."""
     sizes = [table.size for table in graph.tables]
     return [len(graph.priced.graph), *np.cumsum([begin + 1, *sizes[:-1]]).tolist()]
-
-
-def _graph_tables(priced: PricedGraph) -> list[IntArray]:
-    """Return the tables of the kernel's GraphPlaces, in its order."""
-    graph, cluster, dispatch = priced.graph, priced.cluster, priced.profile.dispatch
-    n_tasks, n_devices = priced.task_ns.shape
-    host = cluster.host_index
-    bookkeeping = [dispatch.bookkeeping_on(name) for name in cluster.names]
-    gather_ns, stage_ns = np.zeros((2, n_tasks, n_devices), dtype=np.int64)
-    alone_ns = np.where(priced.task_ns < 0, -1, priced.task_ns + np.array(bookkeeping))
-    fed = graph.host_bytes > 0
-    for device, name in enumerate(cluster.names):
-        copy_in, copy_out = dispatch.copy_in.get(name), dispatch.copy_out.get(name)
-        if copy_in is not None:
-            gather_ns[:, device] = _prices(copy_in, graph.output_bytes)
-            if device != host:
-                feeding_ns = np.where(fed, _prices(copy_in, graph.host_bytes), 0)
-                alone_ns[:, device] += np.where(alone_ns[:, device] < 0, 0, feeding_ns)
-        if copy_out is not None:
-            stage_ns[:, device] = _prices(copy_out, graph.output_bytes)
-    link_of = np.full((n_devices, n_devices), -1, dtype=np.int64)
-    output_ns = np.zeros((n_tasks, len(cluster.links)), dtype=np.int64)
-    feed_ns = np.where(fed, kernel.GONE, kernel.NONE)[:, None].repeat(n_devices, axis=1)
-    for number, link in enumerate(cluster.links):
-        src, dst = cluster.index(link.src), cluster.index(link.dst)
-        link_of[src, dst] = number
-        output_ns[:, number] = _prices(link.cost, graph.output_bytes)
-        if src == host and fed.any():
-            feed_ns[fed, dst] = _prices(link.cost, graph.host_bytes[fed])
-    return [
-        *(graph.inputs.start, graph.inputs.values, alone_ns, gather_ns, stage_ns),
-        *(output_ns, feed_ns, np.asarray(graph.returns), link_of, _dispatch_ns(priced)),
-    ]
-
-
-def _dispatch_ns(priced: PricedGraph) -> IntArray:
-    """Return (N, D) host times of launches of each task."""
-    dispatch, devices = priced.profile.dispatch, priced.cluster.devices
-    rows = [[dispatch.h_ns(name, device) for device in devices] for name in priced.graph.cell_names]
-    return np.array(rows, dtype=np.int64)[np.asarray(priced.graph.cell_of)]
-
-
-def _prices(cost: object, sizes: IntArray) -> IntArray:
-    """Return transfer_ns of each size; exact."""
-    if isinstance(cost, AffineCost) and cost.bandwidth_bytes_per_s < _BANDWIDTH_MAX:
-        bandwidth = cost.bandwidth_bytes_per_s
-        if sizes.max(initial=0) < _PLAIN_BYTES_MAX:
-            return cost.latency_ns + (sizes * 10**9 + (bandwidth - 1)) // bandwidth
-    unique, inverse = np.unique(sizes, return_inverse=True)
-    prices = [transfer_ns(cost, size) for size in unique.tolist()]  # type: ignore[arg-type]
-    return np.array(prices, dtype=np.int64)[inverse]
-
-
-def _longest_ns(priced: PricedGraph, tables: list[IntArray]) -> float:
-    """Return a bound for the makespan of any plan."""
-    dispatch, n_tasks = priced.profile.dispatch, len(priced.graph)
-    largest = sum(float(np.abs(table).max(initial=0)) for table in [*tables[2:7], tables[9]])
-    return (largest + dispatch.h_copy + dispatch.handoff_ns) * (len(tables[1]) + 2 * n_tasks)

@@ -16,9 +16,9 @@ from dynpartition.profile import Dispatch, HostMode, Profile
 from dynpartition.sim import evaluate
 from dynpartition.sim.evaluate import (
     PlanArrays,
-    PreparedGraph,
     evaluate_many,
 )
+from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.sim.reference import simulate
 from dynpartition.sim.worlds import random_world
 from dynpartition.types import frozen

@@ -149,14 +149,16 @@ def prefers_the_last_destination(transfer: Transfer) -> tuple[int, ...]:
     return ready_ns, position, -dst, kind
 
 
+START_READY = Links.start_ready
+
+
 def overtakes(self: Links) -> list[Transfer]:
-    waiting, started = [], []
-    for transfer in self._queue:
-        if self._needs[transfer.link] & self._busy.mask:
-            waiting.append(transfer)
-        else:
-            self._start(transfer)
-            started.append(transfer)
+    """Let every transfer be the only one that waits."""
+    queue, started, waiting = self._queue, [], []
+    for transfer in queue:
+        self._queue = [transfer]
+        started += START_READY(self)
+        waiting += self._queue
     self._queue = waiting
     return started
 
