@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from dynpartition import PricedGraph, TaskGraph
-from dynpartition.contract import INFEASIBLE_NS
+from dynpartition.agent.synthetic import synthetic_workloads
+from dynpartition.conditions import Conditions
+from dynpartition.contract import INFEASIBLE_NS, Backend, CompletePlan
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
+from dynpartition.formats import load_shipped
 from dynpartition.plan import Plan, single_task_plan
-from dynpartition.profile import Dispatch, HostMode, Profile
-from dynpartition.sim import evaluate
+from dynpartition.profile import Dispatch, HostMode, Noise, Profile
+from dynpartition.sim import SimBackend, evaluate
 from dynpartition.sim.evaluate import (
     PlanArrays,
     evaluate_many,
@@ -231,3 +234,18 @@ def test_an_illegal_plan_is_the_error_of_the_slow_path() -> None:
     plan = PlanArrays(order, np.zeros(len(graph), dtype=np.int64))
     with pytest.raises(PlanError, match="is not launched before"):
         evaluate_many([graph], [plan], profile)
+
+
+@pytest.mark.parametrize("noise", [None, Noise(sigma=((1_000, 0.2), (100_000, 0.05)))])
+def test_a_backend_prices_plans_as_its_sessions_run_them(noise: Noise | None) -> None:
+    random = np.random.default_rng(4)
+    profile = replace(load_shipped("synthetic-cpu-2gpu"), noise=noise)
+    backend = SimBackend(profile, conditions=Conditions(seed=3))
+    plans = []
+    for workload in synthetic_workloads(profile, 6, 0):
+        order = np.array(workload.graph.topological_order)
+        devices = random.integers(len(profile.cluster.devices), size=len(order))
+        choices = np.stack([order, devices], axis=1)
+        plans.append(CompletePlan(workload, workload.graph, choices))
+    priced = backend.makespans_ns(plans)
+    assert priced.tolist() == Backend.makespans_ns(backend, plans).tolist()
