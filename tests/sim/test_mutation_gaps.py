@@ -303,7 +303,29 @@ def test_of_transfers_that_start_together_the_first_in_the_plan_takes_memory(
         task(3, inputs=(1,), duration_ns={"cpu:0": 1}),
     ]
     plan = [(first, (0,)), (second, (1,)), ("cpu:0", (2,)), ("cpu:0", (3,))]
-    each = world(tasks, links, plan)
+    runs_out(world(tasks, links, plan), rf"launch 1 .*{sizes[1]} bytes")
+
+
+def test_of_transfers_that_start_together_the_one_ready_first_takes_memory() -> None:
+    """Both start at 20; launch 2's has waited since 9 for the link that launch 1's held.
+
+    cuda:1  |-1-|--2--|        link |----1----|-> 2
+    cuda:2  |--------0--------|              |-> 0 does not fit
+    """
+    links = [Link(src, "cpu:0", COST) for src in ("cuda:1", "cuda:2")]
+    tasks = [
+        task(0, output_bytes=45, duration_ns={"cuda:2": 20}),
+        task(1, output_bytes=11, duration_ns={"cuda:1": 4}),
+        task(2, output_bytes=50, duration_ns={"cuda:1": 5}),
+        *(task(3 + n, inputs=(n,), duration_ns={"cpu:0": 30}) for n in range(3)),
+    ]
+    plan = [("cuda:2", (0,)), ("cuda:1", (1,)), ("cuda:1", (2,))]
+    plan += [("cpu:0", (number,)) for number in (4, 5, 3)]
+    runs_out(world(tasks, links, plan), r"launch 0 .*45 bytes")
+
+
+def runs_out(each: World, message: str) -> None:
+    """Check that `cpu:0` runs out of 100 bytes in both simulators, and for whom."""
     devices = tuple(
         replace(device, memory_bytes=100) if device.name == "cpu:0" else device
         for device in each.profile.cluster.devices
@@ -311,5 +333,5 @@ def test_of_transfers_that_start_together_the_first_in_the_plan_takes_memory(
     cluster = replace(each.profile.cluster, devices=devices)
     small = replace(each, profile=replace(each.profile, cluster=cluster))
     for engine in (simulate, simulate_compiled):
-        with pytest.raises(OutOfDeviceMemory, match=rf"launch 1 .*{sizes[1]} bytes"):
+        with pytest.raises(OutOfDeviceMemory, match=message):
             engine(small.graph, small.profile, small.plan)
