@@ -151,6 +151,12 @@ _Due = tuple[tuple[int, ...], int]
 """Revealers that must be known, ascending, and the arrival in ns."""
 
 
+def _beyond(due: _Due, producer: _Due) -> _Due:
+    """Return what a reader still waits for when the producing launch may run."""
+    gates = tuple([gate for gate in due[0] if gate not in producer[0]])
+    return gates, due[1] if due[1] > producer[1] else 0
+
+
 @dataclass(slots=True)
 class _Copy:
     launch: int
@@ -201,17 +207,20 @@ class _Lowering:
     def _first_due(
         self, placed: Sequence[tuple[int, tuple[int, ...]]]
     ) -> dict[tuple[int, int], _Due]:
-        """Return (task, reading device) → what the reader waits for that is known soonest.
+        """Return (task, reading device) → what the reader that is known soonest waits for.
 
-        The first reader in plan order, unless a later one is known and arrives no later for sure:
-        so what a plan file hides in front of a launch cannot delay it.
+        Besides what the producer waits for. The first reader in plan order, unless a later one is
+        known and arrives no later for sure: what a plan file hides in front of it cannot delay it.
         """
         due_of: dict[tuple[int, int], _Due] = {}
         if not self.graph.revealers and not any(self.graph.available_ns):
             return due_of  # every launch is known from the start
+        made: dict[int, _Due] = {}  # task → what its launch waits for
         for device, tasks in placed:
-            due = self._due(tasks)
+            own = self._due(tasks)
+            made.update(dict.fromkeys(tasks, own))
             for source in _joined(self.graph.input_lists, tasks):
+                due = _beyond(own, made[source])
                 gates, arrival_ns = due_of.setdefault((source, device), due)
                 if set(due[0]) <= set(gates) and due[1] <= arrival_ns:
                     due_of[source, device] = due
@@ -249,12 +258,9 @@ class _Lowering:
         if producer.device == dst:
             return -1
         if (task, dst) not in self.copy_of:
-            wanted, arrival_ns = reader.gates, reader.arrival_ns
-            if reader is not producer:  # else the host asks for the output at once
-                wanted, arrival_ns = self.due_of.get((task, dst), (wanted, arrival_ns))
-            gates = tuple([gate for gate in wanted if gate not in producer.gates])
-            due_ns = arrival_ns if arrival_ns > producer.arrival_ns else 0
-            number = self._group(task, dst, gates, due_ns)
+            at_once: _Due = ((), 0)
+            due = at_once if reader is producer else self.due_of.get((task, dst), at_once)
+            number = self._group(task, dst, *due)
             self.copies[number].tasks.append(task)
             self.copy_of[task, dst] = number
         return self.copy_of[task, dst]

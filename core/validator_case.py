@@ -115,8 +115,10 @@ class Case:
             for task in launch.tasks:
                 for source in self.graph.input_lists[task]:
                     before = asked.setdefault((source, launch.device), number)
-                    is_known = self.gates[number] <= self.gates[before]
-                    if is_known and self.arrived_ns[number] <= self.arrived_ns[before]:
+                    made = self.launch_of[source]
+                    is_known = self.gates[number] <= self.gates[before] | self.gates[made]
+                    arrived_ns = max(self.arrived_ns[before], self.arrived_ns[made])
+                    if is_known and self.arrived_ns[number] <= arrived_ns:
                         asked[source, launch.device] = number
                 if self.graph.returns[task] or task in revealers:
                     asked[task, self.host] = number

@@ -172,7 +172,7 @@ class Oracle:
                 answers = dst == self.host and self.goes_to_host(task)
                 if dst == self.device[p] or not (readers or answers):
                     continue
-                asking = -1 if answers else self.soonest(readers)
+                asking = -1 if answers else self.soonest(readers, p)
                 needs, arrives_ns, first = self.condition(p, asking)
                 if first >= 0:
                     first = readers[0]  # who pays
@@ -191,11 +191,13 @@ class Oracle:
             for (dst, needs, arrives_ns), members in groups.items()
         ]
 
-    def soonest(self, readers: list[int]) -> int:
-        """Return the first reader, or a later one if that is known no later whatever happens."""
+    def soonest(self, readers: list[int], p: int) -> int:
+        """Return the first reader of `p`, or a later one if that is known no later for sure."""
         chosen = readers[0]
         for reader in readers[1:]:
-            if self.known_with(reader, chosen):
+            gates, arrives_ns, _ = self.condition(p, reader)
+            other_gates, other_ns, _ = self.condition(p, chosen)
+            if gates <= other_gates and arrives_ns <= other_ns:
                 chosen = reader
         return chosen
 

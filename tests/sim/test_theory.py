@@ -486,16 +486,25 @@ def test_nothing_hidden_can_be_seen_before_it_is_known(
 
 
 def has_rival_readers(world: World) -> bool:
-    """Whether two launches on one device read one output and wait for different revealers.
+    """Whether two launches on one device read one output and wait for different things.
 
     Which of them will be known first nobody can tell; the plan file says who asks for the output.
     """
-    graph, seen = world.graph, {}
+    graph, made, seen = world.graph, {}, {}
     for launch in world.plan.launches:
         gates = {gate for task in launch.tasks for gate in graph.gates[task]}
+        arrival_ns = max(graph.available_ns[task] for task in launch.tasks)
+        made |= dict.fromkeys(launch.tasks, (gates, arrival_ns))
         for source in {source for task in launch.tasks for source in graph.input_lists[task]}:
-            seen.setdefault((source, launch.device), []).append(gates)
-    return any(not (a <= b or b <= a) for rows in seen.values() for a in rows for b in rows)
+            before, before_ns = made[source]
+            later_ns = arrival_ns if arrival_ns > before_ns else 0
+            seen.setdefault((source, launch.device), []).append((gates - before, later_ns))
+    return any(
+        not ((a <= b and a_ns <= b_ns) or (b <= a and b_ns <= a_ns))
+        for rows in seen.values()
+        for a, a_ns in rows
+        for b, b_ns in rows
+    )
 
 
 def with_other_secret(world: World, revealer: int) -> World:
