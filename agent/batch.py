@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dynpartition.agent import kernel
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.tables import Tables, machine_tables
-from dynpartition.plan import Launch, Plan
+from dynpartition.plan import Launch, Plan, single_task_launches
 from dynpartition.profile import Profile
 from dynpartition.types import FloatArray, IntArray
 
@@ -78,11 +78,7 @@ class Batch:
 
     def launches(self, slot: int) -> list[Launch]:
         """Return the choices since `begin` as launches."""
-        return self.as_launches(self.chosen(slot))
-
-    def as_launches(self, choices: IntArray) -> list[Launch]:
-        """Return choices, int64 (n, 2) of (task, device), as launches of one task each."""
-        return [Launch(self._names[device], (task,)) for task, device in choices.tolist()]
+        return single_task_launches(self.chosen(slot), self._names)
 
     def shown(self, slot: int) -> list[int]:
         """Return the tasks of the last observation: candidate r·D + d is (task r, device d)."""

@@ -67,6 +67,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     manifest = _read_manifest(folder)
     weights = _read_arrays(folder, manifest, POLICY)
     _check_shapes(folder, manifest, weights)
+    # A safetensors file has no order, and sums over all weights depend on it by a rounding.
+    weights = {name: weights[name] for name in weight_shapes()}
     policy = Policy(weights, _number(folder, manifest, "max_ready"))
     training = manifest.get("training", {})
     if not isinstance(training, dict):

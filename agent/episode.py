@@ -24,7 +24,7 @@ from dynpartition.contract import (
 )
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Plan
+from dynpartition.plan import Plan, single_task_launches
 from dynpartition.types import IntArray
 
 
@@ -93,7 +93,8 @@ class Episodes:
     def plan(self, slot: int) -> Plan:
         """Return the plan of a finished episode."""
         finished = self.finished[slot]
-        return finished.plan or Plan(tuple(self.batch.as_launches(finished.choices)))
+        names = self._backend.profile.cluster.names
+        return finished.plan or Plan(tuple(single_task_launches(finished.choices, names)))
 
     def workload(self, slot: int) -> Workload:
         """Return what is played in a slot."""

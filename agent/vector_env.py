@@ -45,7 +45,10 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
     `copy`: whether observations are the caller's to keep; otherwise the next step overwrites them.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  (Gymnasium's own declaration)
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium's own declaration
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
     def __init__(
         self,

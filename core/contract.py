@@ -18,7 +18,7 @@ import numpy as np
 
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan
+from dynpartition.plan import Launch, Plan, single_task_launches
 from dynpartition.profile import Profile
 from dynpartition.trace import Trace
 from dynpartition.types import IntArray
@@ -114,7 +114,7 @@ class CompletePlan(NamedTuple):
 
     def launches(self, device_names: Sequence[str]) -> list[Launch]:
         """Return the launches."""
-        return [Launch(device_names[device], (task,)) for task, device in self.choices.tolist()]
+        return single_task_launches(self.choices, device_names)
 
 
 class Backend(ABC):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dynpartition.cluster import Cluster
 from dynpartition.errors import PlanError
 from dynpartition.graph import TaskGraph
+from dynpartition.types import IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Plan:
     def placement(self) -> dict[int, str]:
         """Return task → device name."""
         return {task: launch.device for launch in self.launches for task in launch.tasks}
+
+
+def single_task_launches(choices: IntArray, device_names: Sequence[str]) -> list[Launch]:
+    """Return the launches of int64 (N, 2) choices: task and device index, in plan order."""
+    return [Launch(device_names[device], (task,)) for task, device in choices.tolist()]
 
 
 def single_task_plan(placed: Iterable[tuple[int, str]]) -> Plan:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
+from dynpartition.cli.interrupts import noting_interrupts
 from dynpartition.cli.parse import parse
 from dynpartition.cli.words import one_line
 from dynpartition.errors import DynPartitionError, UsageError
@@ -23,7 +24,7 @@ OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` ask for and return the exit status."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), noting_interrupts():
             _occupy_standard_files()
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             _tolerate_any_text()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
+
+from dynpartition.cli.interrupts import check_interrupt
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -23,10 +26,16 @@ class _Compiling:
 
     def note(self, name: str) -> None:
         """Count a function."""
+        check_interrupt()
         self._count += 1
         if self._task is None:
             self._task = self._progress.add_task("compile", total=FUNCTIONS_MAX)
         self._progress.update(self._task, completed=min(self._count, FUNCTIONS_MAX))
+
+
+def _go_on(progress: Progress, task: TaskID, share: float) -> None:
+    check_interrupt()
+    progress.update(task, completed=share)
 
 
 @contextmanager
@@ -34,7 +43,8 @@ def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
     """Show a bar; the block calls the given function with the share that is done, 0…1.
 
     Only a terminal gets one. It goes away when the block fails: what is left is the error's line.
-    A second bar shows that code is being compiled, which the first run on a machine does.
+    A second bar shows that code is being compiled, which the first run on a machine does. A lost
+    Ctrl-C is found with every step of either.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -44,14 +54,15 @@ def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
 
     console = Console(stderr=True)
     if not console.is_interactive:
-        yield lambda share: None
+        with noticing_compilation(lambda name: check_interrupt()):
+            yield lambda share: check_interrupt()
         return
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(escape(label), total=1.0)
         try:
             with noticing_compilation(_Compiling(progress).note):
-                yield lambda share: progress.update(task, completed=share)
+                yield partial(_go_on, progress, task)
         except BaseException:
             progress.live.transient = True
             raise

@@ -96,7 +96,7 @@ def has_batches(plan: Plan) -> bool:
 
 def test_an_illegal_choice_changes_nothing():
     graph, profile = tree_graph(5, 1), two_cpus()
-    batch, slot = Batch(profile, 1, 4), np.zeros(1, dtype=np.int64)
+    batch, slot = Batch(profile, 1, 16), np.zeros(1, dtype=np.int64)
     batch.begin(0, Facts(graph, profile))
     assert batch.observe(slot).tolist() == [kernel.PLACED]
     before = batch.features.copy()
@@ -104,8 +104,9 @@ def test_an_illegal_choice_changes_nothing():
     batch.begin(0, Facts(graph, profile))
     batch.observe(slot)
     illegal = np.flatnonzero(batch.mask[0] == 0)
-    if len(illegal):
-        assert batch.act(slot, illegal[:1]).tolist() == [kernel.ILLEGAL]
+    for choice in illegal:
+        assert batch.act(slot, np.array([choice])).tolist() == [kernel.ILLEGAL]
+    assert len(illegal)
     np.testing.assert_array_equal(batch.features, before)
 
 

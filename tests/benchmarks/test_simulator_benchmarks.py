@@ -53,6 +53,15 @@ def test_a_campaign_counts_features_and_shows_single_worlds(tmp_path: Path) -> N
     assert run_script("campaign.py", "--seed", "7") == "seed 7: no difference\n"
 
 
+def test_decisions_are_counted_in_every_row(tmp_path: Path) -> None:
+    file = tmp_path / "env.json"
+    words = ("--envs", "4", "--rounds", "1", "--seconds", "0.05", "--pretrain-seconds", "0")
+    run_script("env_speed.py", *words, "--json", str(file))
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 12
+    assert all(row["per_s"] > 0 for row in rows)
+
+
 def slow_on_batches(
     graph: TaskGraph, profile: Profile, plan: Plan, *, conditions: Conditions
 ) -> Trace:
