@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,37 +13,58 @@ from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan
-from dynpartition.profile import Profile
+from dynpartition.profile import PricedGraph, Profile
 
 
-class SingleDevice(Scheduler):
+class OneDevice(Scheduler):
+    """Schedulers that put everything on one device."""
+
+    @abstractmethod
+    def choose(self, graph: TaskGraph, profile: Profile, planned: Plan) -> str:
+        """Return the device's name; SchedulerError if it cannot run every task."""
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches, in topological order; SchedulerError as in `choose`."""
+        device = self.choose(graph, profile, planned)
+        return [Launch(device, (task,)) for task in unplaced(graph, planned)]
+
+
+def unplaced(graph: TaskGraph, planned: Plan) -> Sequence[int]:
+    """Return the tasks that `planned` does not hold, in topological order."""
+    if not planned:
+        return graph.topological_order
+    done = planned.placement()
+    return [task for task in graph.topological_order if task not in done]
+
+
+class SingleDevice(OneDevice):
     """Everything on one device, in topological order."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.name = f"single:{device}"
 
-    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
-        """Return the launches; SchedulerError if the device cannot run a task."""
+    def choose(self, graph: TaskGraph, profile: Profile, planned: Plan) -> str:
+        """Return the device."""
         device = profile.cluster.index(self.device, place=self.name)
-        facts = Facts(graph, profile)
-        done = planned.placement()
-        todo = [task for task in graph.topological_order if task not in done]
-        for task in todo:
-            _check_runs(facts, task, device)
-        return [Launch(self.device, (task,)) for task in todo]
+        cannot = np.flatnonzero(PricedGraph(graph, profile).task_ns[:, device] < 0)
+        for task in cannot.tolist():
+            if task not in planned.placement():
+                raise _cannot_run(graph, profile, task, device)
+        return self.device
 
 
-def _check_runs(facts: Facts, task: int, device: int) -> None:
-    if not facts.can_run[task][device]:
-        able = ", ".join(facts.names[d] for d in facts.able[task])
-        raise SchedulerError(
-            f"{facts.graph.label(task)} cannot run on {facts.names[device]}, only on {able};"
-            " choose one of those or a scheduler that uses several devices"
-        )
+def _cannot_run(graph: TaskGraph, profile: Profile, task: int, device: int) -> SchedulerError:
+    names = profile.cluster.names
+    able = np.flatnonzero(PricedGraph(graph, profile).task_ns[task] >= 0).tolist()
+    return SchedulerError(
+        f"{graph.label(task)} cannot run on {names[device]}, only on"
+        f" {', '.join(names[d] for d in able)};"
+        " choose one of those or a scheduler that uses several devices"
+    )
 
 
-class BestSingle(Scheduler):
+class BestSingle(OneDevice):
     """Everything on the device with the smallest estimated makespan.
 
     Decided at the first call, from the revealed tasks; later calls stay on that device. Cells of
@@ -51,12 +73,12 @@ class BestSingle(Scheduler):
 
     name = "best-single"
 
-    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
-        """Return the launches; SchedulerError if no single device can run every cell."""
-        device = planned.launches[0].device if planned else self._choose(graph, profile)
-        return SingleDevice(device).schedule(graph, profile, planned)
-
-    def _choose(self, graph: TaskGraph, profile: Profile) -> str:
+    def choose(self, graph: TaskGraph, profile: Profile, planned: Plan) -> str:
+        """Return the device; SchedulerError if no single one can run every cell."""
+        if planned:
+            return SingleDevice(planned.launches[0].device).choose(graph, profile, planned)
+        if len(profile.cluster.devices) == 1:
+            return SingleDevice(profile.cluster.names[0]).choose(graph, profile, planned)
         facts = Facts(graph, profile)
         feasible = single_devices(facts)
         if not feasible:

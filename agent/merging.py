@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from dynpartition.agent.facts import Facts
+from dynpartition.agent.heuristics import OneDevice, unplaced
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.contract import Scheduler
 from dynpartition.graph import TaskGraph
-from dynpartition.merging import merged
 from dynpartition.plan import Launch, Plan
-from dynpartition.profile import Profile
+from dynpartition.profile import PricedGraph, Profile
 
 SUFFIX = "+merge"
 """What `--scheduler` names end with."""
@@ -25,6 +27,11 @@ class Merging(Scheduler):
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches; each task is on the device that the inner scheduler chose."""
+        if isinstance(self.inner, OneDevice):
+            device = self.inner.choose(graph, profile, planned)
+            return _merged_on_one(graph, profile, planned, device)
+        from dynpartition.merging import merged  # needs numba
+
         alone = self.inner.schedule(graph, profile, planned)
         together = merged(graph, alone)
         facts = Facts(graph, profile)
@@ -33,3 +40,26 @@ class Merging(Scheduler):
             for launches in (together, alone)
         ]
         return min(offers, key=lambda offer: offer[0])[1]
+
+
+def _merged_on_one(
+    graph: TaskGraph, profile: Profile, planned: Plan, device: str
+) -> Sequence[Launch]:
+    """Return what is left to launch on one device, merged where that costs less.
+
+    One device works without a break, so the sum of its launches decides: no estimate is needed,
+    and no object for each task.
+    """
+    from dynpartition.merging import merged_places  # needs numba
+
+    todo = unplaced(graph, planned)
+    index = profile.cluster.index(device)
+    rows = merged_places(graph, np.array(todo), np.zeros(len(todo), dtype=np.int64))
+    together = [tuple([todo[at] for at in row]) for row in rows]
+    priced = PricedGraph(graph, profile)
+    if (
+        sum(priced.compute_ns(tasks, index) for tasks in together)
+        > priced.task_ns[list(todo), index].sum()
+    ):
+        return [Launch(device, (task,)) for task in todo]
+    return [Launch(device, tasks) for tasks in together]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from dynpartition.errors import ProfileError, did_you_mean
+from dynpartition.types import IntArray, frozen
 
 DeviceKind = Literal["cpu", "cuda"]
 Blocks = Literal["src", "dst", "both"]
@@ -119,6 +122,14 @@ class Cluster:
     def link_index(self, src: int, dst: int) -> int:
         """Return the index of the link from device `src` to `dst`, or -1."""
         return self._link_of.get((src, dst), -1)
+
+    @cached_property
+    def link_table(self) -> IntArray:
+        """(D, D) link index from row to column; -1 where there is none."""
+        table = np.full((len(self.devices), len(self.devices)), -1)
+        for (src, dst), link in self._link_of.items():
+            table[src, dst] = link
+        return frozen(table)
 
     @cached_property
     def _index_of(self) -> dict[str, int]:

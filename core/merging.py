@@ -4,51 +4,23 @@ Which tasks run where is given; this decides when to wait for more of a kind. Th
 the group of which the largest share is ready (Chen et al. 2023, ED-Batch, section 3.2): a kind
 whose tasks all wait for something else comes last, so that the outputs of a tree's nodes become one
 launch, and its composers one launch per level.
+
+N tasks of the graph, n of them to be merged, E edges, K kinds, G groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 
+from dynpartition.compiled import compiled
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch
+from dynpartition.types import IntArray
 
-
-class _Kind(NamedTuple):
-    """What tasks of one launch have in common."""
-
-    device: str
-    cell: int
-    gates: tuple[int, ...]
-    available_ns: int
-
-
-class _Group:
-    """Tasks of one kind with equally many of that kind before them: none depends on another."""
-
-    __slots__ = ("n_left", "ready")
-
-    def __init__(self) -> None:
-        self.n_left = 0
-        self.ready: list[int] = []
-        """Places in the order given, ascending."""
-
-    @property
-    def urgency(self) -> tuple[float, int]:
-        """Orders groups with ready tasks: most complete first, then as given."""
-        return -len(self.ready) / self.n_left, self.ready[0]
-
-    def take(self, sizes: Sequence[int] | None) -> list[int]:
-        """Remove as many of the ready places as one launch may have, first ones first."""
-        count = len(self.ready)
-        if sizes is not None:
-            count = max((size for size in sizes if size <= count), default=1)
-        taken, self.ready = self.ready[:count], self.ready[count:]
-        self.n_left -= count
-        return taken
+ABSENT = -1
 
 
 def merged(
@@ -59,60 +31,245 @@ def merged(
     `launches` must be in a legal order; tasks of `graph` that are in none of them have been
     launched before. `sizes`: how many tasks a launch may have; default: any number.
     """
-    order = [(task, launch.device) for launch in launches for task in launch.tasks]
-    groups = _groups(graph, order)
-    place = {task: at for at, (task, _) in enumerate(order)}
-    missing = [sum(source in place for source in _needed(graph, task)) for task, _ in order]
-    readers: list[list[int]] = [[] for _ in order]
-    for at, (task, _) in enumerate(order):
-        for source in _needed(graph, task):
-            if source in place:
-                readers[place[source]].append(at)
-        groups[at].n_left += 1
-        if not missing[at]:
-            groups[at].ready.append(at)
-    merged_launches: list[Launch] = []
-    waiting = list(dict.fromkeys(group for group in groups if group.ready))
-    while waiting:
-        group = min(waiting, key=lambda one: one.urgency)
-        taken = group.take(sizes)
-        device = order[taken[0]][1]
-        merged_launches.append(Launch(device, tuple(order[at][0] for at in taken)))
-        freed = [reader for at in taken for reader in readers[at]]
-        for at in freed:
-            missing[at] -= 1
-            if not missing[at]:
-                groups[at].ready.append(at)
-                groups[at].ready.sort()
-        waiting = [one for one in waiting if one.ready]
-        waiting += dict.fromkeys(groups[at] for at in freed if groups[at].ready)
-        waiting = list(dict.fromkeys(waiting))
-    return merged_launches
-
-
-def _needed(graph: TaskGraph, task: int) -> tuple[int, ...]:
-    """Return the tasks that must be launched before: inputs and the revealer, once each."""
-    revealer = int(graph.revealed_by[task])
-    own = (*graph.input_lists[task], *((revealer,) if revealer >= 0 else ()))
-    return tuple(dict.fromkeys(own))
-
-
-def _groups(graph: TaskGraph, order: Sequence[tuple[int, str]]) -> list[_Group]:
-    """Return the group of each place: one object for all that may share a launch."""
-    kinds = [
-        _Kind(device, int(graph.cell_of[task]), graph.gates[task], graph.available_ns[task])
-        for task, device in order
+    number = {launch.device: at for at, launch in enumerate(launches)}
+    tasks = [task for launch in launches for task in launch.tasks]
+    devices = [number[launch.device] for launch in launches for _ in launch.tasks]
+    names = {at: name for name, at in number.items()}
+    return [
+        Launch(names[devices[row[0]]], tuple([tasks[at] for at in row]))
+        for row in merged_places(graph, np.array(tasks), np.array(devices), sizes=sizes)
     ]
-    number = {kind: n for n, kind in enumerate(dict.fromkeys(kinds))}
-    place = {task: at for at, (task, _) in enumerate(order)}
-    depth = np.zeros((len(order), len(number)), dtype=np.int64)  # of each kind up to each place
-    found: dict[tuple[int, int], _Group] = {}
-    groups = []
-    for at, (task, _) in enumerate(order):
-        before = [place[source] for source in _needed(graph, task) if source in place]
-        if before:
-            depth[at] = depth[before].max(axis=0)
-        kind = number[kinds[at]]
+
+
+def merged_places(
+    graph: TaskGraph,
+    tasks: IntArray,
+    devices: IntArray,
+    *,
+    sizes: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Return launches as rows of places in `tasks` (n,), whose devices are numbered (n,).
+
+    As `merged`: the order of `tasks` must be legal.
+    """
+    if not len(tasks):
+        return []
+    kind_of = _kinds(graph, tasks, devices)
+    n_tasks, n_kinds = len(tasks), int(kind_of.max()) + 1
+    place = np.full(len(graph), ABSENT)
+    place[tasks] = np.arange(n_tasks)
+    group_of = np.empty(n_tasks, dtype=np.int64)
+    n_groups = number_groups(
+        tasks,
+        kind_of,
+        place,
+        graph.inputs.start,
+        graph.inputs.values,
+        graph.revealed_by,
+        np.zeros((n_tasks, n_kinds), dtype=np.int64),
+        np.full((n_kinds, n_tasks + 1), ABSENT),
+        group_of,
+    )
+    order = np.argsort(group_of, kind="stable")
+    member_start = np.searchsorted(group_of[order], np.arange(n_groups + 1))
+    start, rows = np.zeros(n_tasks + 1, dtype=np.int64), np.empty(n_tasks, dtype=np.int64)
+    n_launches = merge_groups(
+        tasks,
+        place,
+        group_of,
+        member_start,
+        order,
+        graph.inputs.start,
+        graph.inputs.values,
+        graph.revealed_by,
+        np.array([] if sizes is None else sizes, dtype=np.int64),
+        np.zeros((4, n_tasks), dtype=np.int64),
+        np.empty(len(graph.inputs.values) + n_tasks, dtype=np.int64),
+        np.zeros((4, n_groups), dtype=np.int64),
+        start,
+        rows,
+    )
+    flat = rows.tolist()
+    return [flat[a:b] for a, b in pairwise(start[: n_launches + 1].tolist())]
+
+
+def _kinds(graph: TaskGraph, tasks: IntArray, devices: IntArray) -> IntArray:
+    """Return (n,): a number for what tasks of one launch have in common.
+
+    Device, cell, and what they wait for besides inputs: revealers and arrival.
+    """
+    columns = [devices, graph.cell_of[tasks]]
+    if graph.revealers or graph.arrival_ns.any():
+        number: dict[object, int] = {}
+        waits = ((graph.gates[task], graph.available_ns[task]) for task in tasks.tolist())
+        columns.append(np.array([number.setdefault(wait, len(number)) for wait in waits]))
+    key = columns[0]
+    for column in columns[1:]:
+        key = key * (int(column.max()) + 1) + column
+    kinds: IntArray = np.unique(key, return_inverse=True)[1]
+    return kinds
+
+
+@compiled
+def number_groups(
+    tasks: IntArray,
+    kind_of: IntArray,
+    place: IntArray,
+    input_start: IntArray,
+    inputs: IntArray,
+    revealed_by: IntArray,
+    depth: IntArray,
+    number: IntArray,
+    group_of: IntArray,
+) -> int:
+    """Put tasks of one kind with equally many of it before them into a group; return how many.
+
+    `depth` (n, K) zeros and `number` (K, n + 1) all ABSENT are scratch.
+    """
+    n_groups = 0
+    for at in range(len(tasks)):
+        task, kind = tasks[at], kind_of[at]
+        for edge in range(input_start[task], input_start[task + 1] + 1):
+            source = inputs[edge] if edge < input_start[task + 1] else revealed_by[task]
+            before = place[source] if source >= 0 else ABSENT
+            if before >= 0:
+                for one in range(depth.shape[1]):
+                    depth[at, one] = max(depth[at, one], depth[before, one])
         depth[at, kind] += 1
-        groups.append(found.setdefault((kind, int(depth[at, kind])), _Group()))
-    return groups
+        if number[kind, depth[at, kind]] < 0:
+            number[kind, depth[at, kind]] = n_groups
+            n_groups += 1
+        group_of[at] = number[kind, depth[at, kind]]
+    return n_groups
+
+
+MISSING, IS_READY, IS_TAKEN, READER_END = range(4)
+"""Rows of the scratch per place."""
+
+N_LEFT, N_READY, FIRST_READY, LOWEST = range(4)
+"""Rows of the scratch per group; LOWEST: members before it have been taken."""
+
+
+@compiled
+def merge_groups(
+    tasks: IntArray,
+    place: IntArray,
+    group_of: IntArray,
+    member_start: IntArray,
+    members: IntArray,
+    input_start: IntArray,
+    inputs: IntArray,
+    revealed_by: IntArray,
+    sizes: IntArray,
+    of_place: IntArray,
+    readers: IntArray,
+    of_group: IntArray,
+    start: IntArray,
+    rows: IntArray,
+) -> int:
+    """Take launches from the groups until all is launched; write CSR rows, return how many.
+
+    Zeros: `of_place` (4, n), `of_group` (4, G). `readers` is scratch for all edges.
+    """
+    n_places, n_groups = len(tasks), of_group.shape[1]
+    for at in range(n_places):
+        task = tasks[at]
+        for edge in range(input_start[task], input_start[task + 1] + 1):
+            source = inputs[edge] if edge < input_start[task + 1] else revealed_by[task]
+            if source >= 0 and place[source] >= 0:
+                of_place[MISSING, at] += 1
+                of_place[READER_END, place[source]] += 1
+    total = 0
+    for at in range(n_places):
+        total += of_place[READER_END, at]
+        of_place[READER_END, at] = total
+    for at in range(n_places - 1, -1, -1):
+        # From the end: what is left in READER_END is then where each row begins.
+        task = tasks[at]
+        for edge in range(input_start[task], input_start[task + 1] + 1):
+            source = inputs[edge] if edge < input_start[task + 1] else revealed_by[task]
+            if source >= 0 and place[source] >= 0:
+                of_place[READER_END, place[source]] -= 1
+                readers[of_place[READER_END, place[source]]] = at
+    for group in range(n_groups):
+        of_group[N_LEFT, group] = member_start[group + 1] - member_start[group]
+        of_group[LOWEST, group] = member_start[group]
+        of_group[FIRST_READY, group] = n_places
+    for at in range(n_places):
+        if of_place[MISSING, at] == 0:
+            become_ready(at, group_of, of_place, of_group)
+    n_launches = n_rows = 0
+    while n_rows < n_places:
+        best = choose(of_group)
+        count = of_group[N_READY, best]
+        if len(sizes) > 0:
+            most = 1
+            for size in sizes:
+                if size <= count and size > most:
+                    most = size
+            count = most
+        first_row = n_rows
+        at = of_group[LOWEST, best]
+        while n_rows < first_row + count:
+            member = members[at]
+            if of_place[IS_READY, member] == 1 and of_place[IS_TAKEN, member] == 0:
+                of_place[IS_TAKEN, member] = 1
+                rows[n_rows] = member
+                n_rows += 1
+            at += 1
+        of_group[N_READY, best] -= count
+        of_group[N_LEFT, best] -= count
+        find_first(best, member_start, members, of_place, of_group, n_places)
+        for row in range(first_row, n_rows):
+            end = of_place[READER_END, rows[row] + 1] if rows[row] + 1 < n_places else total
+            for edge in range(of_place[READER_END, rows[row]], end):
+                reader = readers[edge]
+                of_place[MISSING, reader] -= 1
+                if of_place[MISSING, reader] == 0:
+                    become_ready(reader, group_of, of_place, of_group)
+        n_launches += 1
+        start[n_launches] = n_rows
+    return n_launches
+
+
+@compiled
+def become_ready(at: int, group_of: IntArray, of_place: IntArray, of_group: IntArray) -> None:
+    """Note that a place may be launched."""
+    of_place[IS_READY, at] = 1
+    group = group_of[at]
+    of_group[N_READY, group] += 1
+    of_group[FIRST_READY, group] = min(of_group[FIRST_READY, group], at)
+
+
+@compiled
+def choose(of_group: IntArray) -> int:
+    """Return the group of which the largest share is ready; among equals the first one given."""
+    best, best_share = ABSENT, 0.0
+    for group in range(of_group.shape[1]):
+        if of_group[N_READY, group] > 0:
+            share = of_group[N_READY, group] / of_group[N_LEFT, group]
+            is_first = best < 0 or of_group[FIRST_READY, group] < of_group[FIRST_READY, best]
+            if share > best_share or (share == best_share and is_first):
+                best, best_share = group, share
+    return best
+
+
+@compiled
+def find_first(
+    group: int,
+    member_start: IntArray,
+    members: IntArray,
+    of_place: IntArray,
+    of_group: IntArray,
+    n_places: int,
+) -> None:
+    """Find the first place of a group that is ready and not taken, n where there is none."""
+    end, at = member_start[group + 1], of_group[LOWEST, group]
+    while at < end and of_place[IS_TAKEN, members[at]] == 1:
+        at += 1
+    of_group[LOWEST, group] = at
+    while at < end and (
+        of_place[IS_READY, members[at]] == 0 or of_place[IS_TAKEN, members[at]] == 1
+    ):
+        at += 1
+    of_group[FIRST_READY, group] = members[at] if at < end else n_places

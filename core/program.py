@@ -113,6 +113,8 @@ class Program:
 
         Late transfers of launches that are already under way come first.
         """
+        if not launches_before:
+            return self.code
         return tuple(
             _code_since(rows, launches_before, copies_before, self.copy_launch)
             for rows in self.code

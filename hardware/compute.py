@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dynpartition.errors import DeviceLost, ModelError
-from dynpartition.hardware.memory import Arena, size_bytes
-from dynpartition.hardware.messages import Batch, RunOrder, Slot
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import Call, RunOrder
 
 
-class BatchCall:
+class CellCall:
     """One call of a cell, with every view made beforehand."""
 
-    __slots__ = ("_arguments", "_cell", "_output", "_parts")
+    __slots__ = ("_arguments", "_cell", "_gathered", "_output")
 
-    def __init__(self, cell: nn.Module, arena: Arena, batch: Batch) -> None:
+    def __init__(self, cell: nn.Module, arena: Arena, call: Call) -> None:
         self._cell = cell
-        self._output = arena.tensor(batch.output, batch.size)  # (k, *output_shape)
-        self._arguments = [_view(arena, slots) for slots in batch.arguments]
-        self._parts = [
-            (position, [arena.tensor(slot) for slot in slots])
-            for position, slots in enumerate(batch.arguments)
-            if not _is_adjacent(slots)
-        ]
+        self._output = arena.rows(call.shape).narrow(0, call.row, call.size)  # (k, *shape)
+        self._arguments: list[Tensor] = []
+        self._gathered: list[tuple[int, Tensor]] = []
+        for position, argument in enumerate(call.arguments):
+            rows = arena.rows(argument.shape, argument.dtype)
+            if argument.rows:
+                index = np.frombuffer(argument.rows, dtype=np.int64).copy()  # torch wants to write
+                self._gathered.append((position, torch.from_numpy(index).to(rows.device)))
+                self._arguments.append(rows)
+            else:
+                self._arguments.append(rows.narrow(0, argument.row, call.size))
 
     def __call__(self) -> None:
-        """Compute the outputs of all tasks of the batch."""
+        """Compute the outputs of all tasks of the call."""
         arguments = self._arguments
-        if self._parts:
+        if self._gathered:
             arguments = list(arguments)
-            for position, parts in self._parts:
-                arguments[position] = torch.cat(parts)  # (k, *shape)
+            for position, index in self._gathered:
+                arguments[position] = arguments[position].index_select(0, index)  # (k, *shape)
         result: Tensor = self._cell(*arguments)
         if result.shape != self._output.shape:
             raise ModelError(
@@ -54,7 +59,7 @@ class LaunchCall:
     ) -> None:
         self.cell = order.cell
         self._place = place
-        self._calls = [BatchCall(cells[order.cell], arena, batch) for batch in order.batches]
+        self._calls = [CellCall(cells[order.cell], arena, call) for call in order.calls]
 
     def run(self, repeats: int = 1) -> None:
         """Compute the outputs `repeats` times; DeviceLost when the cell raises."""
@@ -82,16 +87,3 @@ class Repeater:
         self._credit += self._speed.denominator
         repeats, self._credit = divmod(self._credit, self._speed.numerator)
         return repeats
-
-
-def _is_adjacent(slots: Sequence[Slot]) -> bool:
-    if len(slots) == 1:
-        return True
-    first = slots[0]
-    step = size_bytes(first.shape, first.dtype)
-    return all(slot.offset == first.offset + i * step for i, slot in enumerate(slots))
-
-
-def _view(arena: Arena, slots: Sequence[Slot]) -> Tensor:
-    """Return the argument as one view; of the first task alone where a gather replaces it."""
-    return arena.tensor(slots[0], len(slots) if _is_adjacent(slots) else 1)

@@ -14,7 +14,6 @@ from dynpartition.hardware.compute import LaunchCall, Repeater
 from dynpartition.hardware.control import Arrivals, Control
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import (
-    OPCODE_OPERAND_LAUNCH,
     CopyOrder,
     CopyStamp,
     LaunchStamp,
@@ -65,7 +64,8 @@ class Lane(ABC):
     def __init__(self, site: Site, epoch: int) -> None:
         self.site = site
         self.epoch = epoch
-        self.code: list[OPCODE_OPERAND_LAUNCH] = []
+        self.code: list[list[int]] = []
+        """Instructions: opcode, operand, the launch they belong to."""
         self.position = 0
         self.unrecorded: set[int] = set()
         """Launches that have been planned and are not complete."""
@@ -82,15 +82,16 @@ class Lane(ABC):
         for order in segment.runs:
             self._launches[order.launch] = LaunchCall(order, self.site.cells, own, self.site.name)
         self._copies.update((order.copy, order) for order in segment.copies)
-        n_leading = _count_leading(segment.code)
-        self._insert(segment.code[:n_leading])
-        self.code += segment.code[n_leading:]
+        code = segment.instructions()
+        n_leading = _count_leading(code)
+        self._insert(code[:n_leading])
+        self.code += code[n_leading:]
         self.unrecorded.update(order.launch for order in segment.runs)
 
-    def _insert(self, copies: Sequence[OPCODE_OPERAND_LAUNCH]) -> None:
+    def _insert(self, copies: Sequence[list[int]]) -> None:
         """Put COPYs behind the end of their launch, or next where that has come already."""
         for row in reversed([row for row in copies if row[2] in self.unrecorded]):
-            end = (RECORD, row[2], row[2])
+            end = [RECORD, row[2], row[2]]
             self.code.insert(self.code.index(end, self.position) + 1, row)
         due = [row for row in copies if row[2] not in self.unrecorded]
         self.code[self.position : self.position] = due
@@ -151,7 +152,7 @@ class Lane(ABC):
         """Return what has been done; only when all of it has ended."""
 
 
-def _count_leading(code: Sequence[OPCODE_OPERAND_LAUNCH]) -> int:
+def _count_leading(code: Sequence[list[int]]) -> int:
     """Return how many COPYs `code` begins with."""
     return next((n for n, row in enumerate(code) if row[0] != COPY), len(code))
 

@@ -3,83 +3,130 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
 
 from dynpartition.cluster import Cluster
 from dynpartition.errors import OutOfDeviceMemory
-from dynpartition.hardware.memory import ALIGN_BYTES, dtype_name, size_bytes
-from dynpartition.hardware.messages import Slot
-from dynpartition.models import NewTask
-
-Place = tuple[int, int]
-"""(device, task)."""
+from dynpartition.hardware import placing
+from dynpartition.hardware.tasks import KnownTasks
+from dynpartition.program import Program
+from dynpartition.types import IntArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """The places of launches and transfers that are new; columns as in `placing`."""
+
+    calls: IntArray
+    """(B, 5), by launch."""
+    arguments: IntArray
+    """(A, 3)."""
+    rows: IntArray
+    """The rows that arguments read, one list behind the other."""
+    span_start: IntArray
+    """(C + 1,) of all transfers."""
+    spans: IntArray
+    """(S, 3): source offset, destination offset, bytes."""
+
+
 class Layout:
-    """Slots given out so far. Memory of a session is never reused within it."""
+    """Rows given out so far. Memory of a session is never reused within it."""
 
-    cluster: Cluster
-    capacity_bytes: Sequence[int]
-    """Per device."""
-    used_bytes: list[int]
-    outputs: dict[Place, Slot] = field(default_factory=dict)
-    inputs: dict[Place, Slot] = field(default_factory=dict)
+    def __init__(self, cluster: Cluster, capacity_bytes: Sequence[int]) -> None:
+        self.cluster = cluster
+        self._capacity = np.array(capacity_bytes, dtype=np.int64)
+        self._used = np.zeros(len(capacity_bytes), dtype=np.int64)
+        self.output_row = self.input_row = np.empty((len(capacity_bytes), 0), dtype=np.int64)
+        """(D, N) rows of outputs and of host inputs; what is not there is never asked for."""
 
-    @staticmethod
-    def empty(cluster: Cluster, capacity_bytes: Sequence[int]) -> Layout:
-        """Return the layout of a session that has no tasks yet."""
-        return Layout(cluster, capacity_bytes, [0] * len(capacity_bytes))
+    def add_tasks(self, tasks: KnownTasks, first: int) -> None:
+        """Give the host inputs of tasks from number `first` on places on the host, kind by kind."""
+        host, used = self.cluster.host_index, self._used.copy()
+        rows = np.full(len(tasks) - first, placing.ABSENT)
+        kind_of = tasks.kind_of[first:]
+        for kind in np.unique(kind_of).tolist():
+            row_bytes = int(tasks.host_bytes[kind])
+            if row_bytes > 0:
+                fed = np.flatnonzero(kind_of == kind)
+                row = placing.allocate(used, self._capacity, host, row_bytes, len(fed))
+                if row < 0:
+                    raise self._shortage(host, "host inputs", row_bytes * len(fed))
+                rows[fed] = np.arange(row, row + len(fed))
+        self._used = used
+        more = np.full((len(used), len(rows)), placing.ABSENT)
+        self.output_row = np.concatenate([self.output_row, more], axis=1)
+        more[host] = rows
+        self.input_row = np.concatenate([self.input_row, more], axis=1)
 
-    def copy(self) -> Layout:
-        """Return an independent copy, to be kept once everything has fitted."""
-        return Layout(
-            self.cluster,
-            self.capacity_bytes,
-            list(self.used_bytes),
-            dict(self.outputs),
-            dict(self.inputs),
+    def place(self, tasks: KnownTasks, program: Program, launches: int, copies: int) -> Placement:
+        """Give places to what comes after the first `launches` and `copies` of a program.
+
+        Raises OutOfDeviceMemory; then nothing has been given out.
+        """
+        n_new = len(program.launch_tasks.values) - int(program.launch_tasks.start[launches])
+        n_args = len(tasks.inputs.values) + n_new
+        used = self._used.copy()
+        count, failed = np.zeros(4, dtype=np.int64), np.zeros(3, dtype=np.int64)
+        calls = np.empty((n_new, 5), dtype=np.int64)
+        arguments = np.empty((n_args, 3), dtype=np.int64)
+        rows = np.empty(n_args, dtype=np.int64)
+        span_start = np.zeros(program.n_copies + 1, dtype=np.int64)
+        spans = np.empty((len(program.copy_tasks.values), 3), dtype=np.int64)
+        outcome = placing.place(
+            tasks.kind_of,
+            tasks.inputs.start,
+            tasks.inputs.values,
+            tasks.output_bytes,
+            tasks.host_bytes,
+            tasks.shape_of,
+            program.launch_tasks.start,
+            program.launch_tasks.values,
+            program.launch_device,
+            launches,
+            program.copy_src,
+            program.copy_dst,
+            program.copy_is_input,
+            program.copy_tasks.start,
+            program.copy_tasks.values,
+            copies,
+            used,
+            self._capacity,
+            self.output_row,
+            self.input_row,
+            np.empty(len(tasks), dtype=np.int64),
+            count,
+            calls,
+            arguments,
+            rows,
+            span_start,
+            spans,
+            failed,
+        )
+        if outcome != placing.FITS:
+            raise self._full(tasks, program, outcome == placing.COPY_DOES_NOT_FIT, failed)
+        self._used = used
+        n_calls, n_arguments, n_rows, n_spans = count.tolist()
+        return Placement(
+            calls[:n_calls], arguments[:n_arguments], rows[:n_rows], span_start, spans[:n_spans]
         )
 
-    def place_outputs(self, device: int, tasks: Sequence[int], slots: list[Slot], who: str) -> None:
-        """Give the outputs of `tasks` places on `device`, one behind the other where alike."""
-        places = self._allocate(device, slots, who)
-        self.outputs.update({(device, t): slot for t, slot in zip(tasks, places, strict=True)})
+    def _full(
+        self, tasks: KnownTasks, program: Program, is_copy: bool, failed: IntArray
+    ) -> OutOfDeviceMemory:
+        device, number, needed_bytes = failed.tolist()
+        launch = int(program.copy_launch[number]) if is_copy else number
+        travelling = program.copy_tasks.rows[number] if is_copy else ()
+        cell = tasks.kind(travelling[0] if is_copy else program.launch_tasks.rows[launch][0]).cell
+        who = f"transfer of launch {launch} ({cell})" if is_copy else f"launch {launch} ({cell})"
+        return self._shortage(device, who, needed_bytes)
 
-    def place_inputs(self, device: int, tasks: Sequence[int], slots: list[Slot], who: str) -> None:
-        """Give the host inputs of `tasks` places on `device`, likewise."""
-        places = self._allocate(device, slots, who)
-        self.inputs.update({(device, t): slot for t, slot in zip(tasks, places, strict=True)})
-
-    def _allocate(self, device: int, slots: list[Slot], who: str) -> list[Slot]:
-        begin = end = self.used_bytes[device]
-        placed: list[Slot] = []
-        for slot in slots:
-            if not placed or (slot.shape, slot.dtype) != (placed[-1].shape, placed[-1].dtype):
-                end = -(-end // ALIGN_BYTES) * ALIGN_BYTES
-            placed.append(Slot(end, slot.shape, slot.dtype))
-            end += size_bytes(slot.shape, slot.dtype)
-        if end > self.capacity_bytes[device]:
-            raise OutOfDeviceMemory(self._message(device, who, end - begin))
-        self.used_bytes[device] = end
-        return placed
-
-    def _message(self, device: int, who: str, needed_bytes: int) -> str:
+    def _shortage(self, device: int, who: str, needed_bytes: int) -> OutOfDeviceMemory:
         name = self.cluster.names[device]
-        capacity = self.capacity_bytes[device]
-        left = capacity - self.used_bytes[device]
-        return (
-            f"{who} needs {needed_bytes:,} bytes on {name}, which has {left:,} of {capacity:,}"
-            f" left; raise its cap (--devices {name}@SIZE, or arena_bytes) or place less on it"
+        capacity, used = int(self._capacity[device]), int(self._used[device])
+        return OutOfDeviceMemory(
+            f"{who} needs {needed_bytes:,} bytes on {name}, which has {capacity - used:,} of"
+            f" {capacity:,} left; raise its cap (--devices {name}@SIZE, or arena_bytes) or place"
+            " less on it"
         )
-
-
-def output_slot(task: NewTask) -> Slot:
-    """Return the kind of slot that the output of `task` needs; its place is still open."""
-    return Slot(0, tuple(task.output_shape))
-
-
-def input_slot(task: NewTask) -> Slot:
-    """Return the kind of slot that the host input of `task` needs; its place is still open."""
-    assert task.host_input is not None
-    return Slot(0, tuple(task.host_input.shape), dtype_name(task.host_input.dtype))

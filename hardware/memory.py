@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from dynpartition.hardware.messages import Slot
 from dynpartition.hardware.shared import SharedBlock
 
-ALIGN_BYTES = 64
+_EMPTY_ROWS = 1 << 40
+"""Tensors without elements lie in row 0 of as many as one likes."""
 
 
 class Arena:
@@ -19,7 +20,7 @@ class Arena:
     def __init__(self, raw: Tensor) -> None:
         self.raw = raw
         """uint8 (bytes,)."""
-        self._typed: dict[str, Tensor] = {}
+        self._rows: dict[tuple[tuple[int, ...], str], Tensor] = {}
 
     @cached_property
     def octets(self) -> memoryview:
@@ -33,42 +34,23 @@ class Arena:
         with torch.inference_mode():
             return Arena(torch.frombuffer(block.view, dtype=torch.uint8))
 
-    def tensor(self, slot: Slot, k: int = 1) -> Tensor:
-        """Return a view of `k` tensors that lie behind each other from `slot` on: (k, *shape)."""
-        typed = self._typed.get(slot.dtype)
-        if typed is None:
-            typed = self._typed[slot.dtype] = self.raw.view(getattr(torch, slot.dtype))
-        first = slot.offset // typed.element_size()
-        return typed.as_strided((k, *slot.shape), strides(slot.shape), first)
+    def rows(self, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+        """Return the arena as (R, *shape): as many tensors as it holds, the first at its start."""
+        rows = self._rows.get((shape, dtype))
+        if rows is None:
+            rows = self._rows[shape, dtype] = self._viewed(shape, getattr(torch, dtype))
+        return rows
 
-    def read(self, slot: Slot) -> Tensor:
-        """Return a copy of the tensor in `slot`: (*shape)."""
-        return self.tensor(slot)[0].clone()
-
-    def write(self, slot: Slot, value: Tensor) -> None:
-        """Copy `value` into `slot`."""
+    def _viewed(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        # Views of an inference tensor stay such only if they are made in inference mode.
         with torch.inference_mode():
-            self.tensor(slot)[0].copy_(value)
-
-
-@lru_cache(maxsize=4096)
-def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of k contiguous tensors of `shape`, the batch axis first."""
-    steps = [1]
-    for size in reversed(shape):
-        steps.append(steps[-1] * max(size, 1))
-    return tuple(reversed(steps))
-
-
-@lru_cache(maxsize=4096)
-def size_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Return the bytes of one tensor."""
-    width: int = getattr(torch, dtype).itemsize
-    for size in shape:
-        width *= size
-    return width
+            row_bytes = math.prod(shape) * dtype.itemsize
+            if not row_bytes:
+                return torch.empty((_EMPTY_ROWS, *shape), dtype=dtype, device=self.raw.device)
+            n_rows = self.raw.numel() // row_bytes
+            return self.raw[: n_rows * row_bytes].view(dtype).view(n_rows, *shape)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return how slots name `dtype`: `float32`."""
+    """Return how arguments name `dtype`: `float32`."""
     return str(dtype).removeprefix("torch.")

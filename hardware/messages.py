@@ -5,26 +5,28 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 
 import msgspec
-
-OPCODE_OPERAND_LAUNCH = tuple[int, int, int]
-"""One instruction and the launch it belongs to."""
+import numpy as np
 
 
-class Slot(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Where a tensor lies in an arena; k tensors of one shape lie one behind the other."""
+class Argument(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the k tasks of a call read as one argument of their cell: rows of an arena."""
 
-    offset: int
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: str
+    row: int
+    """Row of the first task's."""
+    rows: bytes
+    """int64 (k,); empty where the others follow the first."""
 
 
-class Batch(msgspec.Struct, array_like=True, gc=False):
+class Call(msgspec.Struct, array_like=True, gc=False):
     """Tasks of one launch with equal shapes: one call of the cell."""
 
-    arguments: list[list[Slot]]
-    """Per argument of the cell: the slots of the k tasks."""
-    output: Slot
-    """Slot of the first task's output; the others follow it."""
+    arguments: list[Argument]
+    shape: tuple[int, ...]
+    """Of each output."""
+    row: int
+    """Row of the first output; the others follow it."""
     size: int
     """Number of tasks, k."""
 
@@ -34,7 +36,7 @@ class RunOrder(msgspec.Struct, array_like=True, gc=False):
 
     launch: int
     cell: str
-    batches: list[Batch]
+    calls: list[Call]
 
 
 class CopyOrder(msgspec.Struct, array_like=True, gc=False):
@@ -51,9 +53,15 @@ class Segment(msgspec.Struct, tag=True):
     """One device's share of a plan, or of what was appended to it."""
 
     epoch: int
-    code: list[OPCODE_OPERAND_LAUNCH]
+    code: bytes
+    """int64 (n, 3): opcode, operand, the launch that the instruction belongs to."""
     runs: list[RunOrder]
     copies: list[CopyOrder]
+
+    def instructions(self) -> list[list[int]]:
+        """Return `code` row by row."""
+        rows: list[list[int]] = np.frombuffer(self.code, dtype=np.int64).reshape(-1, 3).tolist()
+        return rows
 
 
 class Finish(msgspec.Struct, tag=True):

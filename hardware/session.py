@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+import torch
 from torch import Tensor
 
 from dynpartition.contract import Session
@@ -13,9 +14,12 @@ from dynpartition.errors import DeviceError, DeviceLost
 from dynpartition.graph import TaskGraph
 from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.execution import Execution, Machine
+from dynpartition.hardware.memory import dtype_name
+from dynpartition.hardware.messages import Report
+from dynpartition.hardware.outputs import CollectedOutputs
 from dynpartition.hardware.settings import running_thread
 from dynpartition.hardware.tracing import Measured, measured
-from dynpartition.models import ModelRun, NewTask
+from dynpartition.models import ModelRun, Outputs, TaskBlock
 from dynpartition.plan import Launch, Plan
 from dynpartition.trace import Trace
 
@@ -36,9 +40,10 @@ class HardwareSession(Session):
         self._run = run
         self._seen: dict[int, int] = {}
         self._known: dict[int, int] = {}
+        self._reports: Sequence[Report] | None = None
         self._measured: Measured | None = None
-        self._outputs: dict[int, Tensor] = {}
-        self._reveal(run.opening(), -1)
+        self._outputs: Outputs | None = None
+        self._reveal(run.opening_block(), -1)
 
     @property
     def graph(self) -> TaskGraph:
@@ -73,12 +78,17 @@ class HardwareSession(Session):
     @property
     def outputs(self) -> Mapping[int, Tensor]:
         """Outputs of the tasks that return; only after `advance` has returned False."""
-        self._result()
+        if self._outputs is None:
+            raise _unfinished()
         return self._outputs
 
     def answer(self) -> Tensor:
         """Return the model's answer; only after `advance` has returned False."""
         return self._run.answer(self.outputs)
+
+    def answers(self) -> list[Tensor]:
+        """Return the answers of all inputs, which are several where they were merged."""
+        return self._run.answers(self.outputs)
 
     @property
     def is_over(self) -> bool:
@@ -86,8 +96,13 @@ class HardwareSession(Session):
         return self._execution.is_over
 
     def _result(self) -> Measured:
+        """Return what was measured, put together when somebody asks for it."""
+        if self._reports is None:
+            raise _unfinished()
         if self._measured is None:
-            raise DeviceError("the run has not finished; advance it until advance() returns False")
+            known_ns = {task: self._known[task] for task in self._seen}
+            ran = self._blueprint.ran(self._execution.origin_ns, known_ns)
+            self._measured = measured(ran, self._reports)
         return self._measured
 
     def advance(self, launches: Sequence[Launch]) -> bool:
@@ -108,7 +123,7 @@ class HardwareSession(Session):
             due = [value.task for value in self._execution.run_until(awaited)]
             self._seen.update(dict.fromkeys(due, time.perf_counter_ns()))
             if not due:
-                self._measure()
+                self._reports = self._execution.finish()
         # Outside of inference mode: what the model and the caller get are ordinary tensors.
         return self._expand(due) if due else self._collect()
 
@@ -128,32 +143,30 @@ class HardwareSession(Session):
         """Let the model say what the values that are due call for."""
         try:
             for task in due:
-                value = self._machine.host_arena.read(self._blueprint.host_output(task))
-                self._reveal(self._run.expand(task, value), task)
+                shape = self._blueprint.tasks.kind(task).output_shape
+                row = int(self._blueprint.host_rows()[task])
+                value = self._machine.host_arena.rows(shape)[row].clone()
+                self._reveal(self._run.expansion_block(task, value), task)
         except BaseException:
             self.close()  # without these tasks the run cannot go on
             raise
         return True
 
-    def _reveal(self, tasks: Sequence[NewTask], revealer: int) -> None:
+    def _reveal(self, block: TaskBlock, revealer: int) -> None:
         """Append tasks and write their host inputs where devices fetch them."""
-        first = len(self._blueprint.tasks)
-        self._blueprint.reveal(tasks, revealer)
-        for number, task in enumerate(tasks, first):
-            if task.host_input is not None:
-                self._machine.host_arena.write(self._blueprint.host_input(number), task.host_input)
-
-    def _measure(self) -> None:
-        """Collect what the devices did."""
-        reports = self._execution.finish()
-        known_ns = {task: self._known[task] for task in self._seen}
-        self._measured = measured(self._blueprint.ran(self._execution.origin_ns, known_ns), reports)
+        arena = self._machine.host_arena
+        for row, tensors in self._blueprint.reveal(block, revealer):
+            first = tensors[0]
+            rows = arena.rows(tuple(first.shape), dtype_name(first.dtype))
+            with torch.inference_mode():
+                torch.stack(list(tensors), out=rows.narrow(0, row, len(tensors)))
 
     def _collect(self) -> bool:
         """Copy the results out of the arena."""
-        tasks, arena = self._blueprint.tasks, self._machine.host_arena
-        returned = [number for number, task in enumerate(tasks) if task.returns]
-        self._outputs = {n: arena.read(self._blueprint.host_output(n)) for n in returned}
+        blueprint = self._blueprint
+        self._outputs = CollectedOutputs(
+            blueprint.tasks, self._machine.host_arena, blueprint.host_rows()
+        )
         return False
 
     def close(self) -> None:
@@ -162,3 +175,7 @@ class HardwareSession(Session):
             # A device that does not stop is ended with the backend: nothing more to say here.
             with suppress(DeviceLost), self._undisturbed():
                 self._execution.abort()
+
+
+def _unfinished() -> DeviceError:
+    return DeviceError("the run has not finished; advance it until advance() returns False")

@@ -10,6 +10,7 @@ from dynpartition.models.check import check_model
 from dynpartition.models.config import ModelConfig
 from dynpartition.models.expressions import Expression, generate_expressions
 from dynpartition.models.interpreter import call_cell, task_arguments, unfold
+from dynpartition.models.merged import MergedInput, merge_inputs
 from dynpartition.models.model import (
     DynamicModel,
     ModelInput,
@@ -28,6 +29,7 @@ from dynpartition.models.registry import (
     generate_inputs,
     model_entry,
 )
+from dynpartition.models.tasks import Outputs, TaskBlock, TaskKind, stack_outputs
 from dynpartition.models.tree_files import read_tree, read_trees
 from dynpartition.models.trees import ParseTree, generate_trees
 
@@ -35,14 +37,18 @@ __all__ = [
     "MODELS",
     "DynamicModel",
     "Expression",
+    "MergedInput",
     "ModelConfig",
     "ModelEntry",
     "ModelInput",
     "ModelRun",
     "ModelSpec",
     "NewTask",
+    "Outputs",
     "ParseTree",
     "StaticRun",
+    "TaskBlock",
+    "TaskKind",
     "build_model",
     "call_cell",
     "check_model",
@@ -51,10 +57,12 @@ __all__ = [
     "generate_tokens",
     "generate_trees",
     "graph_of",
+    "merge_inputs",
     "model_entry",
     "read_tree",
     "read_trees",
     "run_eagerly",
+    "stack_outputs",
     "task_arguments",
     "unfold",
 ]

@@ -7,17 +7,21 @@ Axes: k tasks of a launch, H hidden, n nodes. A state is h and c side by side: (
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dynpartition.models.config import ModelConfig
-from dynpartition.models.model import DynamicModel, NewTask, StaticRun
+from dynpartition.models.model import DynamicModel, StaticRun
+from dynpartition.models.tasks import TaskBlock, TaskKind, stack_outputs
 from dynpartition.models.trees import ParseTree, generate_trees
+from dynpartition.types import IntArray, Ragged, frozen
+
+_LEAF, _COMPOSER, _OUTPUT = range(3)
+"""Kinds of tasks."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +94,22 @@ class TreeLSTM(DynamicModel[ParseTree]):
 
     def start(self, sample: ParseTree) -> StaticRun:
         """Return the run of a tree: all its tasks are known from the start."""
-        tasks: list[NewTask] = []
-        for node in range(len(sample)):
-            tasks += [self._state_task(sample, node), self._output_task(node)]
-        return StaticRun(tasks, _stacked)
+        size = self.config.input_dim
+        vectors = [word_vector(word, size) for word in sample.words if word]
+        left, right = np.array(sample.left), np.array(sample.right)  # (n,), -1 for leaves
+        kind_of = np.full((len(sample), 2), _OUTPUT)
+        kind_of[:, 0] = np.where(left < 0, _LEAF, _COMPOSER)
+        block = TaskBlock(
+            self._kinds, frozen(kind_of.reshape(-1)), _reads(left, right), {_LEAF: vectors}
+        )
+        outputs = range(1, 2 * len(sample), 2)
+        return StaticRun(block, partial(stack_outputs, numbers=outputs))
 
-    def _state_task(self, tree: ParseTree, node: int) -> NewTask:
-        shape = (2 * self.config.hidden_dim,)
-        if tree.is_leaf(node):
-            vector = word_vector(tree.words[node], self.config.input_dim)
-            return NewTask(cell="leaf", output_shape=shape, host_input=vector)
-        children = (2 * tree.left[node], 2 * tree.right[node])
-        return NewTask(cell="composer", inputs=children, output_shape=shape)
-
-    def _output_task(self, node: int) -> NewTask:
-        shape = (self.config.classes,)
-        return NewTask(cell="output", inputs=(2 * node,), output_shape=shape, returns=True)
+    @cached_property
+    def _kinds(self) -> tuple[TaskKind, ...]:
+        state, scores = (2 * self.config.hidden_dim,), (self.config.classes,)
+        leaf = TaskKind("leaf", state, host_shape=(self.config.input_dim,))
+        return leaf, TaskKind("composer", state), TaskKind("output", scores, returns=True)
 
     @torch.inference_mode()
     def eager(self, sample: ParseTree) -> Tensor:
@@ -137,8 +141,15 @@ class TreeLSTM(DynamicModel[ParseTree]):
         return generate_trees(count, seed)
 
 
-def _stacked(outputs: Mapping[int, Tensor]) -> Tensor:
-    return torch.stack([outputs[number] for number in sorted(outputs)])
+def _reads(left: IntArray, right: IntArray) -> Ragged:
+    """Return what each of the 2n tasks reads: of composers both children, of outputs the state."""
+    n_nodes = len(left)
+    reads = np.zeros((n_nodes, 3), dtype=np.int64)  # left, right, the node itself
+    reads[:, 0], reads[:, 1], reads[:, 2] = 2 * left, 2 * right, np.arange(0, 2 * n_nodes, 2)
+    count = np.ones((n_nodes, 2), dtype=np.int64)
+    count[:, 0] = np.where(left < 0, 0, 2)
+    start = np.concatenate([[0], np.cumsum(count)])
+    return Ragged(frozen(start), frozen(reads[reads >= 0]))
 
 
 @lru_cache(maxsize=16_384)

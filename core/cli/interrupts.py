@@ -1,12 +1,14 @@
 """Ctrl-C that gets through: libraries lose some of the KeyboardInterrupts that Python raises.
 
-Numba's dispatcher, for one, clears whatever is raised while it asks Python for a type. So that
-Ctrl-C was pressed is kept here too, and long work asks between its steps.
+What is raised while C code asks Python for something is dropped: llvmlite does that with every
+function that it compiles. So that Ctrl-C was pressed is kept here too, and long work asks between
+its steps.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +32,18 @@ def noting_interrupts() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, _note)
+    tell, sys.unraisablehook = sys.unraisablehook, _tell_all_but_interrupts
     try:
         yield
     finally:
+        sys.unraisablehook = tell
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _tell_all_but_interrupts(lost: sys.UnraisableHookArgs) -> None:
+    """Say nothing of an interrupt that a library could not pass on: it is raised again."""
+    if not (_pressed.is_set() and issubclass(lost.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(lost)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

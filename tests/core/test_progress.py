@@ -1,5 +1,6 @@
 """Compiling shows as a bar of its own."""
 
+import ctypes
 import signal
 from contextlib import suppress
 from io import StringIO
@@ -41,3 +42,11 @@ def test_an_ignored_ctrl_c_stays_ignored():
             check_interrupt()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_what_a_library_drops_is_not_shown(capsys):
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    with noting_interrupts(), pytest.raises(KeyboardInterrupt):
+        callback()
+        check_interrupt()
+    assert capsys.readouterr().err == ""

@@ -92,12 +92,12 @@ def test_run_delays_are_sampled_per_launch(toy, pair):
 
 
 def test_too_little_memory_is_an_error_before_anything_runs(toy):
-    with HardwareBackend(toy, parse_devices("cpu:0,cpu:1@4096B")) as backend:
+    with HardwareBackend(toy, parse_devices("cpu:0,cpu:1@512B")) as backend:
         workload = ModelInput(toy, [((1, 0), ())] * 100)
         with backend.open(workload) as session:
             everything = [Launch("cpu:1", (task,)) for task in range(100)]
             with pytest.raises(
-                OutOfDeviceMemory, match=r"launch 64 \(step\) needs 64 bytes on cpu:1"
+                OutOfDeviceMemory, match=r"launch 64 \(step\) needs 8 bytes on cpu:1"
             ):
                 session.advance(everything)
             assert not session.advance([Launch("cpu:0", tuple(range(100)))])
