@@ -1,8 +1,9 @@
-"""Device lists as users write them: `cpu:0,cpu:1x0.5,cuda:0@4GB`."""
+"""Device lists as users write them: `cpu:0,cpu:1x0.5,cuda:0@4GB,cuda:1/sm32`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from dynpartition.cluster import Device, DeviceKind
 from dynpartition.errors import DeviceError
@@ -10,6 +11,7 @@ from dynpartition.graph import VALUE_MAX
 
 _ITEM = re.compile(
     r"(?P<kind>cpu|cuda):(?P<number>\d{1,4})"
+    r"(?:/sm(?P<sms>\d{1,4})(?:\.(?P<copy>[1-9]\d?))?)?"
     r"(?:x(?P<speed>\d+(?:\.\d+)?|\.\d+))?"
     r"(?:@(?P<size>\d{1,15}(?:\.\d+)?)(?P<unit>[KMGT]?i?B))?",
     re.ASCII,
@@ -24,15 +26,45 @@ _UNIT = {
 def parse_devices(text: str) -> tuple[Device, ...]:
     """Return the devices of a comma-separated list.
 
-    `x0.5` slows a device to half speed (0.01 ≤ speed ≤ 1); `@4GB` caps its memory.
+    `x0.5` slows a device to half speed (0.01 ≤ speed ≤ 1); `@4GB` caps its memory; `cuda:0/sm32`
+    is a part of a GPU with 32 multiprocessors, and `cuda:0/sm32.1` another one of that size.
     Raises DeviceError naming the item that is wrong.
     """
     devices = tuple(parse_device(item.strip()) for item in text.split(","))
     names = [device.name for device in devices]
     for name in names:
         if names.count(name) > 1:
-            raise DeviceError(f"--devices {text}: {name} is listed twice; list each device once")
+            raise DeviceError(f"--devices {text}: {name} is listed twice; {_instead(name)}")
+    check_parts(names)
     return devices
+
+
+def check_parts(names: Sequence[str]) -> None:
+    """Raise DeviceError where a whole GPU stands beside parts of it, which it would overlap."""
+    for name in names:
+        gpu = gpu_of(name)
+        if gpu != name and gpu in names:
+            raise DeviceError(
+                f"--devices {','.join(names)}: {name} is a part of {gpu}; list either the whole GPU"
+                " or parts of it"
+            )
+
+
+def gpu_of(name: str) -> str:
+    """Return the GPU that a device is, or is a part of: `cuda:0` for `cuda:0/sm32`."""
+    return name.partition("/")[0]
+
+
+def sm_count(name: str) -> int | None:
+    """Return the multiprocessors of a part of a GPU: 32 for `cuda:0/sm32`; else None."""
+    match = _ITEM.fullmatch(name)
+    return int(match["sms"]) if match and match["sms"] else None
+
+
+def _instead(name: str) -> str:
+    if sm_count(name) is None:
+        return "list each device once"
+    return f"call the second part of that size {name.partition('.')[0]}.1, the third .2"
 
 
 def parse_device(item: str) -> Device:
@@ -41,8 +73,10 @@ def parse_device(item: str) -> Device:
     if match is None:
         raise DeviceError(
             f"device {item!r} is not understood; write cpu:0, cuda:1, cpu:1x0.5 (slowed to half"
-            " speed) or cuda:0@4GB (memory cap)"
+            " speed), cuda:0@4GB (memory cap) or cuda:0/sm32 (32 multiprocessors of it)"
         )
+    if match["sms"] and match["kind"] == "cpu":
+        raise DeviceError(f"device {item!r}: only GPUs have parts; write cpu:{match['number']}")
     kind: DeviceKind = "cpu" if match["kind"] == "cpu" else "cuda"
     speed = float(match["speed"] or 1)
     if not 0.01 <= speed <= 1:
@@ -54,4 +88,10 @@ def parse_device(item: str) -> Device:
         raise DeviceError(f"device {item!r}: a memory cap of 0 bytes holds nothing; raise it")
     if memory_bytes is not None and memory_bytes > VALUE_MAX:
         raise DeviceError(f"device {item!r}: no device has so much memory; lower the cap")
-    return Device(f"{kind}:{int(match['number'])}", kind, memory_bytes, speed)
+    return Device(_name(match), kind, memory_bytes, speed)
+
+
+def _name(match: re.Match[str]) -> str:
+    part = f"/sm{int(match['sms'])}" if match["sms"] else ""
+    copy = f".{match['copy']}" if match["copy"] else ""
+    return f"{match['kind']}:{int(match['number'])}{part}{copy}"

@@ -59,6 +59,25 @@ class Reveal:
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorSample:
+    """What a GPU said of itself at one moment; None: it did not say.
+
+    `device` is a whole GPU, `cuda:0`, also where devices are parts of it.
+    """
+
+    device: str
+    at_ns: int
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    power_w: float | None = None
+    memory_used_bytes: int | None = None
+    """Of the whole GPU, by all processes."""
+    temperature_c: int | None = None
+    throttled: tuple[str, ...] = ()
+    """Why clocks are lower than they could be; empty also where the GPU did not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Everything that one run did. Launches stand in plan order."""
 
@@ -71,6 +90,8 @@ class Trace:
     """In the order of (start, device)."""
     wasted: tuple[LaunchSpan, ...] = ()
     """Launches whose results a lost device took with it, up to the loss."""
+    monitor: tuple[MonitorSample, ...] = ()
+    """In order of time. The newest sample from before the start stands at 0."""
 
     def busy_ns(self, device: str) -> int:
         """Return how long `device` ran launches."""

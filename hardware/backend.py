@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from dynpartition.cluster import Device
@@ -13,9 +14,10 @@ from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.devices import check_devices, check_profile, uncalibrated_profile
 from dynpartition.hardware.execution import Execution, Machine
 from dynpartition.hardware.machine import MachineOptions, build_machine
+from dynpartition.hardware.monitor import PERIOD_S, GpuMonitor, monitor_of
 from dynpartition.hardware.session import HardwareSession
 from dynpartition.hardware.streams import StreamApi
-from dynpartition.models import DynamicModel, ModelInput
+from dynpartition.models import DynamicModel, MergedInput, ModelInput
 from dynpartition.profile import Profile
 
 ARENA_BYTES = 256 << 20
@@ -30,8 +32,8 @@ class HardwareBackend(Backend):
     a time. Raises DeviceError for devices that are not there or do not start.
 
     `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
-    own. `streams` replaces CUDA, for tests. `sample_run_delay` reads how long threads waited for a
-    core in each launch (Linux; costs about 10 µs per launch).
+    own. `streams` replaces CUDA, for tests; it ends with the backend. `sample_run_delay` reads how
+    long threads waited for a core in each launch (Linux; costs about 10 µs per launch).
     """
 
     def __init__(
@@ -52,10 +54,15 @@ class HardwareBackend(Backend):
             check_profile(profile, self.devices)
         self._profile = profile or uncalibrated_profile(self.devices)
         self._capacity_bytes = [device.memory_bytes or arena_bytes for device in self.devices]
-        self._machine = build_machine(
-            model, self.devices, api, MachineOptions(self._capacity_bytes, sample_run_delay)
-        )
-        self._finalizer = weakref.finalize(self, Machine.close, self._machine)
+        options = MachineOptions(self._capacity_bytes, sample_run_delay)
+        try:
+            api.prepare(self.devices)
+            self._machine = build_machine(model, self.devices, api, options)
+        except BaseException:
+            api.close()
+            raise
+        self._finalizer = weakref.finalize(self, _close, self._machine, api)
+        self._monitor: GpuMonitor | None = None
         self._epoch = 0
         self._session: HardwareSession | None = None
 
@@ -70,12 +77,13 @@ class HardwareBackend(Backend):
         Never looks at `workload.graph`: what the model hides is hidden here too. Raises
         OutOfDeviceMemory when the host device cannot hold the inputs.
         """
-        if not isinstance(workload, ModelInput) or workload.model is not self.model:
+        if not isinstance(workload, ModelInput | MergedInput) or workload.model is not self.model:
             raise InputError(
                 f"this backend runs inputs of its own model {self.model.name!r} only; make them"
                 " with ModelInput(model, sample)"
             )
         self._check_free()
+        self._machine.capture_wanted()
         self._epoch += 1
         blueprint = Blueprint(
             self._profile.cluster, self.model.graph_cells, self._capacity_bytes, workload.name
@@ -83,6 +91,20 @@ class HardwareBackend(Backend):
         execution = Execution(self._machine, self._epoch, blueprint.name_cell)
         self._session = HardwareSession(self._machine, execution, blueprint, workload.start())
         return self._session
+
+    @contextmanager
+    def monitored(self, period_s: float = PERIOD_S) -> Iterator[GpuMonitor]:
+        """Sample clocks, power and memory of the GPUs every `period_s` seconds inside a block.
+
+        Traces of sessions that are opened meanwhile hold the samples. Without GPUs or NVML there
+        are none. Raises DeviceError for a period that is not above 0.
+        """
+        with monitor_of(self.devices, period_s) as monitor:
+            self._monitor = monitor
+            try:
+                yield monitor
+            finally:
+                self._monitor = None
 
     def _check_free(self) -> None:
         if self._machine.pool.is_closed:
@@ -93,6 +115,13 @@ class HardwareBackend(Backend):
     def close(self) -> None:
         """Stop workers and free devices. Closing twice does nothing."""
         self._finalizer()
+
+
+def _close(machine: Machine, api: StreamApi[Any, Any]) -> None:
+    try:
+        machine.close()
+    finally:
+        api.close()
 
 
 def default_streams() -> StreamApi[Any, Any]:

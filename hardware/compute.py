@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynpartition.errors import DeviceLost, ModelError
 from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.messages import Call, RunOrder
+from dynpartition.hardware.messages import Argument, Call, RunOrder
 
 
 class CellCall:
@@ -19,16 +19,19 @@ class CellCall:
 
     __slots__ = ("_arguments", "_cell", "_gathered", "_output")
 
-    def __init__(self, cell: nn.Module, arena: Arena, call: Call) -> None:
+    def __init__(
+        self, cell: nn.Module, arena: Arena, call: Call, index: Sequence[Tensor | None]
+    ) -> None:
+        """`index`: per argument int64 (k,) rows on the device, for those that are gathered."""
         self._cell = cell
         self._output = arena.rows(call.shape).narrow(0, call.row, call.size)  # (k, *shape)
         self._arguments: list[Tensor] = []
         self._gathered: list[tuple[int, Tensor]] = []
-        for position, argument in enumerate(call.arguments):
+        for position, (argument, wanted) in enumerate(zip(call.arguments, index, strict=True)):
             rows = arena.rows(argument.shape, argument.dtype)
             if argument.rows:
-                index = np.frombuffer(argument.rows, dtype=np.int64).copy()  # torch wants to write
-                self._gathered.append((position, torch.from_numpy(index).to(rows.device)))
+                assert wanted is not None
+                self._gathered.append((position, wanted))
                 self._arguments.append(rows)
             else:
                 self._arguments.append(rows.narrow(0, argument.row, call.size))
@@ -54,12 +57,10 @@ class LaunchCall:
 
     __slots__ = ("_calls", "_place", "cell")
 
-    def __init__(
-        self, order: RunOrder, cells: Mapping[str, nn.Module], arena: Arena, place: str
-    ) -> None:
-        self.cell = order.cell
+    def __init__(self, cell: str, calls: Sequence[Callable[[], None]], place: str) -> None:
+        self.cell = cell
+        self._calls = calls
         self._place = place
-        self._calls = [CellCall(cells[order.cell], arena, call) for call in order.calls]
 
     def run(self, repeats: int = 1) -> None:
         """Compute the outputs `repeats` times; DeviceLost when the cell raises."""
@@ -73,6 +74,24 @@ class LaunchCall:
                 f"{self._place} was lost in a launch of {self.cell}: {what};"
                 " correct the cell and open a new backend"
             ) from error
+
+
+def launch_on_host(
+    order: RunOrder, cells: Mapping[str, nn.Module], arena: Arena, place: str
+) -> LaunchCall:
+    """Return a launch whose arena and indices lie in host memory."""
+    cell = cells[order.cell]
+    calls = [
+        CellCall(cell, arena, call, [_index(argument) for argument in call.arguments])
+        for call in order.calls
+    ]
+    return LaunchCall(order.cell, calls, place)
+
+
+def _index(argument: Argument) -> Tensor | None:
+    if not argument.rows:
+        return None
+    return torch.from_numpy(np.frombuffer(argument.rows, dtype=np.int64).copy())  # to be writable
 
 
 class Repeater:

@@ -17,9 +17,17 @@ from typing import Any
 
 from dynpartition.hardware.compute import LaunchCall
 from dynpartition.hardware.control import Arrivals
+from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Lane, Site
 from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.messages import CopyOrder, CopyStamp, LaunchStamp, Report, Segment
+from dynpartition.hardware.messages import (
+    CopyOrder,
+    CopyStamp,
+    LaunchStamp,
+    Report,
+    RunOrder,
+    Segment,
+)
 from dynpartition.hardware.streams import StreamApi
 
 Api = StreamApi[Any, Any]
@@ -41,11 +49,14 @@ class CudaGroup:
         self,
         api: Api,
         streams: Mapping[int, DeviceStreams],
+        graphs: Mapping[int, GraphCache],
         arenas: Sequence[Arena | None],
         arrivals: Arrivals,
     ) -> None:
         self.api = api
         self.streams = streams
+        """By device index."""
+        self.graphs = graphs
         """By device index."""
         self.arrived: dict[int, Any] = {}
         """Transfer to a CUDA device → event of its arrival."""
@@ -102,6 +113,9 @@ class CudaLane(Lane):
         self._streams = group.streams[site.index]
         self._begun: list[tuple[int, Any, int]] = []
         self._ended: dict[int, Any] = {}
+
+    def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
+        return self._group.graphs[self.site.index].launches(runs, self.site.name)
 
     def extend(self, segment: Segment) -> None:
         """Append a segment and look out for what CPU devices will send."""

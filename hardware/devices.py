@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link
+from dynpartition.device_spec import check_parts, sm_count
 from dynpartition.errors import DeviceError, ProfileError, did_you_mean
 from dynpartition.profile import Profile
 
@@ -26,10 +27,13 @@ def available_cores() -> list[int]:
 
 
 def device_number(device: Device) -> int:
-    """Return the 1 of `cpu:1`; DeviceError for a name without a number."""
-    number = device.name.partition(":")[2]
+    """Return the 1 of `cpu:1` and of `cuda:1/sm32`; DeviceError for a name without a number."""
+    whole, slash, _ = device.name.partition("/")
+    number = whole.partition(":")[2]
     if not number.isdecimal():
         raise DeviceError(f"device {device.name!r} has no number; name it like {device.kind}:0")
+    if slash and sm_count(device.name) is None:
+        raise DeviceError(f"device {device.name!r} is no part of a GPU; name it like cuda:0/sm32")
     return int(number)
 
 
@@ -50,6 +54,7 @@ def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
     for device in devices:
         if device.kind == "cuda" and device_number(device) >= n_cuda:
             raise DeviceError(f"{device.name} is not there: {_what_cuda(n_cuda)}")
+    check_parts([device.name for device in devices])
     _warn_of_crowding(cpus)
 
 

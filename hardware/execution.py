@@ -11,6 +11,7 @@ from dynpartition.errors import DeviceLost
 from dynpartition.hardware.blueprint import Value
 from dynpartition.hardware.control import Arrivals
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, DeviceStreams
+from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
@@ -33,6 +34,7 @@ class Machine:
     """Of all devices."""
     api: Api
     streams: Mapping[int, DeviceStreams]
+    graphs: Mapping[int, GraphCache]
     core: int | None
     """Where the caller runs meanwhile."""
     polite: bool
@@ -43,6 +45,11 @@ class Machine:
         arena = self.host.arenas[self.host.index]
         assert arena is not None
         return arena
+
+    def capture_wanted(self) -> None:
+        """Capture the calls that CUDA devices were asked for; while no session is open."""
+        for graphs in self.graphs.values():
+            graphs.capture_wanted()
 
     def close(self) -> None:
         """End the workers and free everything. Idempotent."""
@@ -65,7 +72,9 @@ class Execution:
         self._name_cell = name_cell
         self._patience = Patience(polite=machine.polite)
         self._arrivals = Arrivals(machine.pool.control, epoch)
-        group = CudaGroup(machine.api, machine.streams, machine.arenas, self._arrivals)
+        group = CudaGroup(
+            machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
+        )
         self._walk = Walk(machine.host, machine.cuda, epoch, group)
         self.origin_ns = 0
         """When the clock started; 0 before."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dynpartition.hardware.compute import LaunchCall, Repeater
+from dynpartition.hardware.compute import LaunchCall, Repeater, launch_on_host
 from dynpartition.hardware.control import Arrivals, Control
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import (
@@ -18,6 +18,7 @@ from dynpartition.hardware.messages import (
     CopyStamp,
     LaunchStamp,
     Report,
+    RunOrder,
     Segment,
 )
 from dynpartition.program import COPY, RECORD, RUN, WAIT
@@ -77,16 +78,17 @@ class Lane(ABC):
 
         Not between a launch and its end (`must_go_on`), which would seem to come later.
         """
-        own = self.site.arenas[self.site.index]
-        assert own is not None
-        for order in segment.runs:
-            self._launches[order.launch] = LaunchCall(order, self.site.cells, own, self.site.name)
+        self._launches.update(self._prepared(segment.runs))
         self._copies.update((order.copy, order) for order in segment.copies)
         code = segment.instructions()
         n_leading = _count_leading(code)
         self._insert(code[:n_leading])
         self.code += code[n_leading:]
         self.unrecorded.update(order.launch for order in segment.runs)
+
+    @abstractmethod
+    def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
+        """Return launch → its calls, ready to be made."""
 
     def _insert(self, copies: Sequence[list[int]]) -> None:
         """Put COPYs behind the end of their launch, or next where that has come already."""
@@ -167,6 +169,11 @@ class CpuLane(Lane):
         self._launch_stamps: list[LaunchStamp] = []
         self._copy_stamps: list[CopyStamp] = []
         self._running = (0, 0, 0)  # start, repeats, run-queue delay at the start
+
+    def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
+        site, arena = self.site, self.site.arenas[self.site.index]
+        assert arena is not None
+        return {run.launch: launch_on_host(run, site.cells, arena, site.name) for run in runs}
 
     def _has_arrived(self, copy: int) -> bool:
         return self._arrivals.has(copy)

@@ -13,6 +13,7 @@ from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.cuda_lane import Api, DeviceStreams
 from dynpartition.hardware.devices import available_cores, core_of
 from dynpartition.hardware.execution import Machine
+from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import RunDelay, Site, run_delay
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.pool import Pool, PoolOptions
@@ -65,13 +66,25 @@ def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) ->
         repeater = Repeater(device.speed)
         return Site(device.name, index, cells, reach, pool.control, repeater, delay)
 
+    driven = {index: site(index, api.cells(devices[index], model.cells), None) for index in cuda}
+    streams = {i: DeviceStreams(*(api.stream(devices[i]) for _ in range(3))) for i in cuda}
     return Machine(
         pool=pool,
         host=site(options.host, model.cells, run_delay(options.sample_run_delay)),
-        cuda=[site(index, api.cells(devices[index], model.cells), None) for index in cuda],
+        cuda=list(driven.values()),
         arenas=arenas,
         api=api,
-        streams={i: DeviceStreams(*(api.stream(devices[i]) for _ in range(3))) for i in cuda},
+        streams=streams,
+        graphs={
+            index: GraphCache(api, streams[index].compute, one.cells, _arena_of(arenas, index))
+            for index, one in driven.items()
+        },
         core=core,
         polite=options.polite,
     )
+
+
+def _arena_of(arenas: Sequence[Arena | None], index: int) -> Arena:
+    arena = arenas[index]
+    assert arena is not None
+    return arena

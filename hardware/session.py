@@ -138,6 +138,8 @@ class HardwareSession(Session):
             self._execution.is_over = True
             self._machine.close()
             raise
+        finally:
+            self._machine.api.restore()
 
     def _expand(self, due: Sequence[int]) -> bool:
         """Let the model say what the values that are due call for."""

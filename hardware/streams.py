@@ -6,7 +6,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -14,16 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from dynpartition.cluster import Device
+from dynpartition.hardware.green import SmLimits, parts_of, plan_splits
+from dynpartition.types import IntArray
 
 StreamT = TypeVar("StreamT")
 EventT = TypeVar("EventT")
 
 
 class StreamApi(ABC, Generic[StreamT, EventT]):
-    """What the backend needs of CUDA. Nothing waits for a device but `synchronize`."""
+    """What a backend needs of CUDA. Nothing waits for a device but `synchronize` and `close`."""
 
     n_devices: int
     """Number of CUDA devices there are."""
+
+    @abstractmethod
+    def prepare(self, devices: Sequence[Device]) -> None:
+        """Set up a backend's devices, before anything else is asked for.
+
+        Raises DeviceError where a GPU cannot be cut into the parts that `devices` name.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what `prepare` has set up, with all streams. Closing twice does nothing."""
 
     @abstractmethod
     def arena(self, device: Device, size_bytes: int) -> Tensor:
@@ -31,7 +44,7 @@ class StreamApi(ABC, Generic[StreamT, EventT]):
 
     @abstractmethod
     def cells(self, device: Device, cells: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
-        """Return copies of the cells on `device`."""
+        """Return copies of the cells on `device`; parts of one GPU share them."""
 
     @abstractmethod
     def pin(self, host: Tensor) -> None:
@@ -43,11 +56,26 @@ class StreamApi(ABC, Generic[StreamT, EventT]):
 
     @abstractmethod
     def stream(self, device: Device) -> StreamT:
-        """Return a new stream."""
+        """Return a new stream; of a part of a GPU, one that computes on nothing else."""
 
     @abstractmethod
     def enqueue(self, stream: StreamT, work: Callable[[], None]) -> None:
         """Run `work` after everything enqueued before; it launches kernels or copies."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Give the calling thread back what it had before work was enqueued."""
+
+    @abstractmethod
+    def upload(self, stream: StreamT, values: IntArray) -> Tensor:
+        """Return int64 values in the memory of the stream's device, for later work on `stream`."""
+
+    @abstractmethod
+    def capture(self, stream: StreamT, work: Callable[[], None]) -> Callable[[], None]:
+        """Return what does the kernels of `work` again at one call, inside of `enqueue`.
+
+        `work` is run once before. Raises RuntimeError for work that cannot be captured.
+        """
 
     @abstractmethod
     def record(self, stream: StreamT) -> EventT:
@@ -93,8 +121,11 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
 
     Work is put off until somebody asks for an event, and then done in any order that the waits
     allow. Memory starts as NaN. So code that forgets a wait computes wrong numbers under some
-    seed. With `ignore_waits` it forgets all of them, to show that.
+    seed. With `ignore_waits` it forgets all of them, to show that. Its GPUs can be cut into parts
+    like an H100 (`limits`), which are then like devices of their own.
     """
+
+    limits = SmLimits(total=132, minimum=8, multiple=8)
 
     def __init__(self, n_devices: int = 8, *, seed: int = 0, ignore_waits: bool = False) -> None:
         self.n_devices = n_devices
@@ -102,6 +133,14 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
         self._random = random.Random(seed)
         self._streams: list[FakeStream] = []
         self._arenas: list[Tensor] = []
+
+    def prepare(self, devices: Sequence[Device]) -> None:
+        """Check the sizes of parts; DeviceError where they cannot be."""
+        for gpu, parts in parts_of(devices).items():
+            plan_splits(gpu, parts, self.limits)
+
+    def close(self) -> None:
+        """Do nothing."""
 
     def arena(self, device: Device, size_bytes: int) -> Tensor:
         """Return uint8 memory; all ones, which reads as NaN."""
@@ -126,6 +165,19 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
     def enqueue(self, stream: FakeStream, work: Callable[[], None]) -> None:
         """Put `work` off."""
         stream.work.append(work)
+
+    def restore(self) -> None:
+        """Do nothing."""
+
+    def upload(self, stream: FakeStream, values: IntArray) -> Tensor:
+        """Return values that are out of any range until the stream gets there."""
+        tensor = torch.full((len(values),), -1)
+        stream.work.append(lambda: _fill(tensor, values))
+        return tensor
+
+    def capture(self, stream: FakeStream, work: Callable[[], None]) -> Callable[[], None]:
+        """Return `work` itself."""
+        return work
 
     def record(self, stream: FakeStream) -> FakeEvent:
         """Return an event that happens when the stream has got this far."""
@@ -170,6 +222,10 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
         work = self._random.choice(able).work.popleft()
         if not isinstance(work, FakeEvent):
             work()
+
+
+def _fill(tensor: Tensor, values: IntArray) -> None:
+    tensor.copy_(torch.from_numpy(values))
 
 
 def _can_go_on(stream: FakeStream) -> bool:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 from dynpartition.cli.timeline import Run, devices_of, links_of, walks_of
 from dynpartition.graph import TaskGraph
-from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, TransferSpan
+from dynpartition.trace import DispatchSpan, LaunchSpan, LoadSpan, MonitorSample, TransferSpan
 
 Event = dict[str, object]
 Span = LaunchSpan | TransferSpan | LoadSpan | DispatchSpan
 
 
 def perfetto_events(graph: TaskGraph, runs: Sequence[Run]) -> dict[str, object]:
-    """Return one process per run, in it one track per device, per link and per host walk."""
+    """Return one process per run, in it one track per device, per link and per host walk.
+
+    What GPUs said of themselves is on counter tracks.
+    """
     events = [event for pid, run in enumerate(runs, start=1) for event in _process(graph, run, pid)]
     return {"displayTimeUnit": "ns", "traceEvents": events}
 
@@ -40,6 +43,8 @@ def _process(graph: TaskGraph, run: Run, pid: int) -> Iterator[Event]:
     for tid, (_, bars) in enumerate(lanes, start=1):
         yield from (_event(bar, pid, tid) for bar in bars)
     yield from _reveals(graph, run, pid)
+    for sample in run.trace.monitor:
+        yield from _counters(sample, pid)
 
 
 def _bars(graph: TaskGraph, run: Run) -> Iterator[_Bar]:
@@ -97,6 +102,22 @@ def _reveals(graph: TaskGraph, run: Run, pid: int) -> Iterator[Event]:
         where: Event = {"ph": "i", "s": "p", "name": name, "cat": "reveal", "pid": pid, "tid": 1}
         task = int(graph.ids[reveal.task])
         yield {**where, "ts": reveal.known_ns / 1000, "args": {"task": task}}
+
+
+def _counters(sample: MonitorSample, pid: int) -> Iterator[Event]:
+    """Yield one event per quantity that is known; Perfetto draws a track per name."""
+    quantities: list[tuple[str, str, float | None]] = [
+        ("SM clock", "MHz", sample.sm_clock_mhz),
+        ("memory clock", "MHz", sample.memory_clock_mhz),
+        ("power", "W", sample.power_w),
+        ("memory used", "bytes", sample.memory_used_bytes),
+        ("temperature", "°C", sample.temperature_c),
+        ("throttled", "reasons", len(sample.throttled)),
+    ]
+    for name, unit, value in quantities:
+        if value is not None:
+            where: Event = {"ph": "C", "name": f"{sample.device} {name}", "cat": "monitor"}
+            yield {**where, "pid": pid, "ts": sample.at_ns / 1000, "args": {unit: value}}
 
 
 def _name(kind: str, name: str, **where: int) -> Event:

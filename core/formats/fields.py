@@ -17,6 +17,9 @@ Amount = Annotated[int, msgspec.Meta(ge=0, le=VALUE_MAX)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=VALUE_MAX)]
 """A count or a rate."""
 
+Watts = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+"""Electrical power."""
+
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 """A part of a whole."""
 

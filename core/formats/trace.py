@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from dynpartition.errors import FileFormatError, did_you_mean
-from dynpartition.formats.fields import Amount, Name, Record
+from dynpartition.formats.fields import Amount, Name, Record, Watts
 from dynpartition.formats.files import in_file, read_bytes, write_bytes
 from dynpartition.formats.layout import render
 from dynpartition.formats.plan import Tasks
@@ -18,6 +20,7 @@ from dynpartition.trace import (
     DispatchSpan,
     LaunchSpan,
     LoadSpan,
+    MonitorSample,
     Reveal,
     Trace,
     TransferSpan,
@@ -63,6 +66,19 @@ class RevealFields(Record):
     known_ns: Amount
 
 
+class MonitorFields(Record):
+    """What a GPU said of itself at one moment."""
+
+    device: Name
+    at_ns: Amount
+    sm_clock_mhz: Amount | None = None
+    memory_clock_mhz: Amount | None = None
+    power_w: Watts | None = None
+    memory_used_bytes: Amount | None = None
+    temperature_c: Amount | None = None
+    throttled: tuple[Name, ...] = ()
+
+
 class TraceFields(Record, tag_field="format", tag="dynpartition-trace"):
     """A trace file."""
 
@@ -74,6 +90,7 @@ class TraceFields(Record, tag_field="format", tag="dynpartition-trace"):
     loads: tuple[LoadFields, ...]
     reveals: tuple[RevealFields, ...]
     wasted: tuple[SpanFields, ...] = ()
+    monitor: tuple[MonitorFields, ...] = ()
 
 
 def read_trace(path: Path, graph: TaskGraph) -> Trace:
@@ -130,6 +147,7 @@ def _parse(data: bytes, ids: TaskIds) -> Trace:
             LaunchSpan(span.device, _tasks(span, f"$.wasted[{n}]", ids), *_times(span))
             for n, span in enumerate(fields.wasted)
         ),
+        tuple(MonitorSample(**msgspec.structs.asdict(sample)) for sample in fields.monitor),
     )
 
 
@@ -181,6 +199,7 @@ def _fields(trace: Trace, ids: TaskIds) -> TraceFields:
             RevealFields(task=ids.id(row.task), end_ns=row.end_ns, known_ns=row.known_ns)
             for row in trace.reveals
         ),
+        monitor=tuple(MonitorFields(**asdict(sample)) for sample in trace.monitor),
     )
 
 

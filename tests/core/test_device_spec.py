@@ -1,6 +1,7 @@
 import pytest
 
 from dynpartition import Device, parse_devices
+from dynpartition.device_spec import check_parts, gpu_of, sm_count
 from dynpartition.errors import DeviceError
 
 
@@ -11,6 +12,28 @@ def test_a_list_of_devices_with_speed_and_memory():
         Device("cuda:0", "cuda", 4 * 10**9),
         Device("cuda:1", "cuda", 3 * 2**29, 0.25),
     )
+
+
+def test_parts_of_a_gpu():
+    text = "cuda:0/sm16,cuda:0/sm032,cuda:0/sm32.1x0.5@4GB,cuda:1/sm32,cuda:2"
+    devices = parse_devices(text)
+    assert devices == (
+        Device("cuda:0/sm16", "cuda"),
+        Device("cuda:0/sm32", "cuda"),
+        Device("cuda:0/sm32.1", "cuda", 4 * 10**9, 0.5),
+        Device("cuda:1/sm32", "cuda"),
+        Device("cuda:2", "cuda"),
+    )
+    names = [device.name for device in devices]
+    assert parse_devices(",".join(names))[1] == devices[1]
+    assert [sm_count(name) for name in names] == [16, 32, 32, 32, None]
+    assert [gpu_of(name) for name in names] == ["cuda:0"] * 3 + ["cuda:1", "cuda:2"]
+    check_parts(names)
+
+
+@pytest.mark.parametrize("name", ["a box", "cuda:0/32", "cpu:0", "a/sm32"])
+def test_what_a_profile_may_call_a_device_is_no_part(name):
+    assert sm_count(name) is None
 
 
 @pytest.mark.parametrize(
@@ -37,6 +60,14 @@ def test_memory_units(unit, size_bytes):
         ("cpu:0,cpu:0x0.5", "cpu:0 is listed twice"),
         ("cpu:12345", "is not understood"),
         ("cpu:0\ncpu:1", "is not understood"),
+        ("cpu:0/sm8", "only GPUs have parts; write cpu:0"),
+        ("cuda:0/sm", "is not understood"),
+        ("cuda:0/sm32.0", "is not understood"),
+        ("cuda:0/sm32.1.1", "is not understood"),
+        ("cuda:0/sm32/sm16", "is not understood"),
+        ("cuda:0/sm8,cuda:0/sm8x0.5", "call the second part of that size cuda:0/sm8.1, the third"),
+        ("cuda:0/sm8.1,cuda:0/sm8.1", "cuda:0/sm8.1 is listed twice; call the second part of"),
+        ("cuda:0/sm8,cuda:1,cuda:0", "cuda:0/sm8 is a part of cuda:0; list either the whole GPU"),
     ],
 )
 def test_what_is_no_device_is_refused(text, fragment):

@@ -18,6 +18,7 @@ from dynpartition import (
     Launch,
     LaunchSpan,
     Link,
+    MonitorSample,
     Plan,
     Profile,
     Reveal,
@@ -191,6 +192,14 @@ def test_traces(graph, data):
         ),
         some(st.builds(lambda d, k, t: DispatchSpan(d, k, *t), NAME, tasks, times)),
         some(st.builds(lambda k, t: Reveal(k, *t), task, times)),
+        monitor=some(
+            st.builds(
+                MonitorSample,
+                *(NAME, AMOUNT, *([st.none() | AMOUNT] * 2), st.none() | st.floats(0, 1e6)),
+                *([st.none() | AMOUNT] * 2),
+                st.lists(NAME, max_size=2).map(tuple),
+            )
+        ),
     )
     assert through_file(lambda path: write_trace(path, trace, graph), read_trace, graph) == trace
 

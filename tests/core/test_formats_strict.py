@@ -46,6 +46,7 @@ TRACE = {
     "dispatches": [],
     "loads": [],
     "reveals": [{"task": 2, "end_ns": 3, "known_ns": 4}],
+    "monitor": [{"device": "cuda:0", "at_ns": 1, "power_w": 97.5, "throttled": ["power-cap"]}],
 }
 DROP = object()
 
@@ -308,6 +309,10 @@ def test_with_a_cluster_a_plan_must_be_legal(refusal, small_graph, profile):
         (["transfers", 0, "start_ns"], 9, "– at `$.transfers[0]`"),
         (["reveals", 0, "task"], 7, "– at `$.reveals[0].task`"),
         (["reveals", 0, "known_ns"], 1, "known_ns 1 is before end_ns 3"),
+        (["monitor", 0, "power_w"], -1.0, "found -1.0 – at `$.monitor[0].power_w`"),
+        (["monitor", 0, "at_ns"], DROP, "missing required field `at_ns` – at `$.monitor[0]`"),
+        (["monitor", 0, "sm_clock"], 1, "did you mean 'sm_clock_mhz'? – at `$.monitor[0]`"),
+        (["monitor", 0, "throttled"], "hot", "Expected `array`, got `str`"),
     ],
 )
 def test_traces(refusal, small_graph, path, value, fragment):

@@ -18,6 +18,7 @@ from dynpartition import (
     LaunchSpan,
     Link,
     LoadSpan,
+    MonitorSample,
     Profile,
     Reveal,
     Task,
@@ -377,6 +378,7 @@ def tracks_of(events, pid=1):
 FIELDS = {
     "X": {"ph", "name", "cat", "pid", "tid", "ts", "dur", "args"},
     "i": {"ph", "name", "cat", "pid", "tid", "ts", "s", "args"},
+    "C": {"ph", "name", "cat", "pid", "ts", "args"},
 }
 METADATA = {
     "process_name": "name",
@@ -398,7 +400,7 @@ def well_formed(document):
             assert ("tid" in event) == event["name"].startswith("thread")
         else:
             assert event.keys() == FIELDS[event["ph"]]
-            assert (event["pid"], event["tid"]) in named
+            assert event["ph"] == "C" or (event["pid"], event["tid"]) in named
             assert event.get("s", "p") == "p"
             assert isinstance(event["ts"], float)
             assert event["ts"] >= 0 <= event.get("dur", 0)
@@ -446,6 +448,26 @@ def test_events_keep_every_ns_and_spans_of_a_track_apart():
     assert (wasted["name"], wasted["tid"], times_ns(wasted)) == ("composer", 1, (1, 3))
     (last,) = [e for e in events if e.get("cat") == "launch" and e["pid"] == 2]
     assert times_ns(last) == (late_ns - 1, late_ns)
+
+
+def test_what_gpus_said_of_themselves_is_on_counter_tracks():
+    samples = (
+        MonitorSample("cuda:0", 0, 1980, 2619, 97.5, 10**9, 41),
+        MonitorSample("cuda:0", 1500, sm_clock_mhz=1755, throttled=("power-cap", "thermal")),
+    )
+    run = Run("monitored", replace(LOADED, monitor=samples), "cpu:0")
+    events = well_formed(json.loads(json.dumps(perfetto_events(graph(), [run]))))
+    counters = [(e["name"], e["ts"], e["args"]) for e in events if e["ph"] == "C"]
+    assert counters == [
+        ("cuda:0 SM clock", 0.0, {"MHz": 1980}),
+        ("cuda:0 memory clock", 0.0, {"MHz": 2619}),
+        ("cuda:0 power", 0.0, {"W": 97.5}),
+        ("cuda:0 memory used", 0.0, {"bytes": 10**9}),
+        ("cuda:0 temperature", 0.0, {"°C": 41}),
+        ("cuda:0 throttled", 0.0, {"reasons": 0}),
+        ("cuda:0 SM clock", 1.5, {"MHz": 1755}),
+        ("cuda:0 throttled", 1.5, {"reasons": 2}),
+    ]
 
 
 def test_loads_are_drawn_on_their_link_and_explained():

@@ -10,7 +10,6 @@ from dynpartition.hardware import control as control_module
 from dynpartition.hardware.control import CONTROL_BYTES, Arrivals, Control
 from dynpartition.hardware.devices import available_cores, uncalibrated_profile
 from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.messages import Slot
 from dynpartition.hardware.patience import Patience
 from dynpartition.hardware.shared import SharedBlock
 
@@ -84,7 +83,7 @@ def test_words_of_workers_do_not_overlap():
 
 def test_memory_outlives_its_block_while_a_tensor_is_on_it():
     block = SharedBlock.create(4096)
-    tensor = Arena.on(block).tensor(Slot(64, (2, 3)), 2)
+    tensor = Arena.on(block).rows((2, 3))[1:3]
     block.close()
     block.close()
     with torch.inference_mode():

@@ -1,0 +1,168 @@
+"""Calls that a GPU replays: a gather, a cell and a scatter as one captured graph.
+
+A small cell is some ten kernels, and starting them takes longer than they run. A captured call is
+started at once. It serves every launch of its cell with as many tasks or fewer: which rows it reads
+and writes stands in an index tensor of its own, which is written before each replay. Empty places
+compute the first task once more.
+
+k tasks of a call, b places of a captured call, A arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dynpartition.hardware.compute import CellCall, LaunchCall
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import Call, RunOrder
+from dynpartition.hardware.streams import StreamApi
+from dynpartition.types import IntArray
+
+PLACES_MAX = 256
+"""Larger calls are not captured: starting their kernels takes less time than they run."""
+
+Format = tuple[tuple[int, ...], str]
+"""Shape and dtype."""
+
+
+@dataclass(frozen=True)
+class CallKind:
+    """What calls that one capture serves have in common."""
+
+    cell: str
+    arguments: tuple[Format, ...]
+    shape: tuple[int, ...]
+    n_places: int
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A call on the device."""
+
+    index: Tensor
+    """int64 (A + 1, b): rows read per argument, and rows written."""
+    replay: Callable[[], None]
+    """Does the call on the current stream."""
+
+
+@dataclass(eq=False)
+class GraphCache:
+    """What has been captured on one device, and what calls were asked for before they were."""
+
+    api: StreamApi[Any, Any]
+    stream: Any
+    """The compute stream."""
+    cells: Mapping[str, nn.Module]
+    arena: Arena
+    captured: dict[CallKind, Captured | None] = field(default_factory=dict)
+    """None: the cell cannot be captured, so it is called."""
+    wanted: dict[CallKind, None] = field(default_factory=dict)
+
+    def capture_wanted(self) -> None:
+        """Capture what was asked for; between sessions, since it writes to the arena."""
+        with torch.inference_mode():
+            for kind in self.wanted:
+                self.captured[kind] = self._capture(kind)
+        self.wanted.clear()
+
+    def _capture(self, kind: CallKind) -> Captured | None:
+        arena, cell = self.arena, self.cells[kind.cell]
+        sources = [arena.rows(shape, dtype) for shape, dtype in kind.arguments]
+        target = arena.rows(kind.shape)
+        index = torch.zeros(
+            (len(sources) + 1, kind.n_places), dtype=torch.int64, device=arena.raw.device
+        )
+
+        def work() -> None:
+            arguments = [rows.index_select(0, index[i]) for i, rows in enumerate(sources)]
+            target.index_copy_(0, index[-1], cell(*arguments))
+
+        try:
+            return Captured(index, self.api.capture(self.stream, work))
+        except RuntimeError:
+            return None  # it waits for the device, or is otherwise not made of kernels alone
+
+    def launches(self, runs: Sequence[RunOrder], place: str) -> dict[int, LaunchCall]:
+        """Return launch → its calls; one copy brings all their indices to the device."""
+        kinds = [[_kind(run.cell, call) for call in run.calls] for run in runs]
+        tables = [
+            _table(call, kind.n_places)
+            for run, row in zip(runs, kinds, strict=True)
+            for call, kind in zip(run.calls, row, strict=True)
+        ]
+        if not tables:
+            return {}
+        flat = self.api.upload(self.stream, np.concatenate([table.reshape(-1) for table in tables]))
+        indices = _split(flat, tables)
+        return {
+            run.launch: LaunchCall(
+                run.cell,
+                [
+                    self._call(run.cell, call, kind, next(indices))
+                    for call, kind in zip(run.calls, row, strict=True)
+                ],
+                place,
+            )
+            for run, row in zip(runs, kinds, strict=True)
+        }
+
+    def _call(self, cell: str, call: Call, kind: CallKind, index: Tensor) -> Callable[[], None]:
+        captured = self.captured.get(kind)
+        if captured is not None:
+            return CapturedCall(captured, index)
+        if kind not in self.captured and kind.n_places <= PLACES_MAX:
+            self.wanted[kind] = None
+        rows = [index[at, : call.size] for at in range(len(call.arguments))]
+        return CellCall(self.cells[cell], self.arena, call, rows)
+
+
+class CapturedCall:
+    """One launch's use of a captured call."""
+
+    __slots__ = ("_captured", "_index")
+
+    def __init__(self, captured: Captured, index: Tensor) -> None:
+        self._captured = captured
+        self._index = index
+
+    def __call__(self) -> None:
+        """Name the rows and replay."""
+        self._captured.index.copy_(self._index)
+        self._captured.replay()
+
+
+def places(count: int) -> int:
+    """Return how many places a captured call for `count` tasks has: the next power of two."""
+    return 1 << (count - 1).bit_length()
+
+
+def _kind(cell: str, call: Call) -> CallKind:
+    formats = tuple([(argument.shape, argument.dtype) for argument in call.arguments])
+    n_places = places(call.size)
+    return CallKind(cell, formats, call.shape, n_places if n_places <= PLACES_MAX else call.size)
+
+
+def _table(call: Call, n_places: int) -> IntArray:
+    """Return int64 (A + 1, b): the rows of each argument and of the output, filled up."""
+    table = np.empty((len(call.arguments) + 1, n_places), dtype=np.int64)
+    following = np.arange(call.size)
+    for row, argument in zip(table, call.arguments, strict=False):
+        listed = np.frombuffer(argument.rows, dtype=np.int64) if argument.rows else None
+        row[: call.size] = argument.row + following if listed is None else listed
+    table[-1, : call.size] = call.row + following
+    table[:, call.size :] = table[:, :1]
+    return table
+
+
+def _split(flat: Tensor, tables: Sequence[IntArray]) -> Iterator[Tensor]:
+    """Yield the part of `flat` that holds each table."""
+    first = 0
+    for table in tables:
+        yield flat[first : first + table.size].view(*table.shape)
+        first += table.size
