@@ -89,7 +89,9 @@ class HardwareBackend(Backend):
             self._profile.cluster, self.model.graph_cells, self._capacity_bytes, workload.name
         )
         execution = Execution(self._machine, self._epoch, blueprint.name_cell)
-        self._session = HardwareSession(self._machine, execution, blueprint, workload.start())
+        self._session = HardwareSession(
+            self._machine, execution, blueprint, workload.start(), self._monitor
+        )
         return self._session
 
     @contextmanager

@@ -41,8 +41,9 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
         self._current: torch.cuda.Stream | None = None
         """Where the last work went; None: the calling thread has its own stream."""
         self._callers: Any = None
-        self._events: list[Any] = []
-        self._n_events = 0
+        self._events: dict[int, list[Any]] = {}
+        """Per device: an event stays with the device that it was first recorded on."""
+        self._n_events: dict[int, int] = {}
         """How many of them this session has used."""
         self._green: dict[str, GreenContexts] = {}
         self._graphs: list[Any] = []
@@ -155,16 +156,17 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
 
     def record(self, stream: torch.cuda.Stream) -> CudaEvent:
         """Return an event that happens when the stream has got this far."""
-        event = self._next_event()
+        event = self._next_event(stream.device_index)
         event.record(stream)
         return CudaEvent(stream.device_index, event)
 
-    def _next_event(self) -> Any:
+    def _next_event(self, device: int) -> Any:
         """Return an event; making one costs more than recording one, so a session's are reused."""
-        if self._n_events == len(self._events):
-            self._events.append(_cuda.Event(enable_timing=True))
-        self._n_events += 1
-        return self._events[self._n_events - 1]
+        events, used = self._events.setdefault(device, []), self._n_events.get(device, 0)
+        if used == len(events):
+            events.append(_cuda.Event(enable_timing=True))
+        self._n_events[device] = used + 1
+        return events[used]
 
     def wait(self, stream: torch.cuda.Stream, event: CudaEvent) -> None:
         """Let what is enqueued from now on wait for `event`."""
@@ -176,7 +178,7 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
 
     def start_clock(self) -> None:
         """Note one event of each device together with the host's time of it."""
-        self._n_events = 0
+        self._n_events.clear()
         for device in self._devices:
             stream = _cuda.current_stream(device)
             _cuda.synchronize(device)

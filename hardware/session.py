@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.execution import Execution, Machine
 from dynpartition.hardware.memory import dtype_name
 from dynpartition.hardware.messages import Report
+from dynpartition.hardware.monitor import GpuMonitor
 from dynpartition.hardware.outputs import CollectedOutputs
 from dynpartition.hardware.settings import running_thread
 from dynpartition.hardware.tracing import Measured, measured
@@ -32,12 +34,18 @@ class HardwareSession(Session):
     """
 
     def __init__(
-        self, machine: Machine, execution: Execution, blueprint: Blueprint, run: ModelRun
+        self,
+        machine: Machine,
+        execution: Execution,
+        blueprint: Blueprint,
+        run: ModelRun,
+        monitor: GpuMonitor | None = None,
     ) -> None:
         self._machine = machine
         self._execution = execution
         self._blueprint = blueprint
         self._run = run
+        self._monitor = monitor
         self._seen: dict[int, int] = {}
         self._known: dict[int, int] = {}
         self._reports: Sequence[Report] | None = None
@@ -103,6 +111,10 @@ class HardwareSession(Session):
             known_ns = {task: self._known[task] for task in self._seen}
             ran = self._blueprint.ran(self._execution.origin_ns, known_ns)
             self._measured = measured(ran, self._reports)
+            if self._monitor is not None:
+                trace, start_ns = self._measured.trace, self._execution.origin_ns
+                samples = self._monitor.between(start_ns, start_ns + trace.makespan_ns)
+                self._measured = replace(self._measured, trace=replace(trace, monitor=samples))
         return self._measured
 
     def advance(self, launches: Sequence[Launch]) -> bool:
