@@ -20,12 +20,12 @@ class OneDevice(Scheduler):
     """Schedulers that put everything on one device."""
 
     @abstractmethod
-    def choose(self, graph: TaskGraph, profile: Profile, planned: Plan) -> str:
+    def choose(self, priced: PricedGraph, planned: Plan) -> str:
         """Return the device's name; SchedulerError if it cannot run every task."""
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches, in topological order; SchedulerError as in `choose`."""
-        device = self.choose(graph, profile, planned)
+        device = self.choose(PricedGraph(graph, profile), planned)
         return [Launch(device, (task,)) for task in unplaced(graph, planned)]
 
 
@@ -44,22 +44,23 @@ class SingleDevice(OneDevice):
         self.device = device
         self.name = f"single:{device}"
 
-    def choose(self, graph: TaskGraph, profile: Profile, planned: Plan) -> str:
+    def choose(self, priced: PricedGraph, planned: Plan) -> str:
         """Return the device."""
-        device = profile.cluster.index(self.device, place=self.name)
-        cannot = np.flatnonzero(PricedGraph(graph, profile).task_ns[:, device] < 0)
-        for task in cannot.tolist():
-            if task not in planned.placement():
-                raise _cannot_run(graph, profile, task, device)
+        device = priced.cluster.index(self.device, place=self.name)
+        cannot = np.flatnonzero(priced.task_ns[:, device] < 0).tolist()
+        if cannot:
+            done = planned.placement()
+            for task in cannot:
+                if task not in done:
+                    raise _cannot_run(priced, task, device)
         return self.device
 
 
-def _cannot_run(graph: TaskGraph, profile: Profile, task: int, device: int) -> SchedulerError:
-    names = profile.cluster.names
-    able = np.flatnonzero(PricedGraph(graph, profile).task_ns[task] >= 0).tolist()
+def _cannot_run(priced: PricedGraph, task: int, device: int) -> SchedulerError:
+    names = priced.cluster.names
+    able = [names[d] for d in np.flatnonzero(priced.task_ns[task] >= 0).tolist()]
     return SchedulerError(
-        f"{graph.label(task)} cannot run on {names[device]}, only on"
-        f" {', '.join(names[d] for d in able)};"
+        f"{priced.graph.label(task)} cannot run on {names[device]}, only on {', '.join(able)};"
         " choose one of those or a scheduler that uses several devices"
     )
 
@@ -73,13 +74,14 @@ class BestSingle(OneDevice):
 
     name = "best-single"
 
-    def choose(self, graph: TaskGraph, profile: Profile, planned: Plan) -> str:
+    def choose(self, priced: PricedGraph, planned: Plan) -> str:
         """Return the device; SchedulerError if no single one can run every cell."""
         if planned:
-            return SingleDevice(planned.launches[0].device).choose(graph, profile, planned)
-        if len(profile.cluster.devices) == 1:
-            return SingleDevice(profile.cluster.names[0]).choose(graph, profile, planned)
-        facts = Facts(graph, profile)
+            return SingleDevice(planned.launches[0].device).choose(priced, planned)
+        if len(priced.cluster.devices) == 1:
+            return SingleDevice(priced.cluster.names[0]).choose(priced, planned)
+        graph = priced.graph
+        facts = Facts(graph, priced.profile)
         feasible = single_devices(facts)
         if not feasible:
             raise SchedulerError(

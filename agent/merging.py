@@ -28,8 +28,8 @@ class Merging(Scheduler):
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches; each task is on the device that the inner scheduler chose."""
         if isinstance(self.inner, OneDevice):
-            device = self.inner.choose(graph, profile, planned)
-            return _merged_on_one(graph, profile, planned, device)
+            priced = PricedGraph(graph, profile)
+            return _merged_on_one(priced, planned, self.inner.choose(priced, planned))
         from dynpartition.merging import merged  # needs numba
 
         alone = self.inner.schedule(graph, profile, planned)
@@ -42,9 +42,7 @@ class Merging(Scheduler):
         return min(offers, key=lambda offer: offer[0])[1]
 
 
-def _merged_on_one(
-    graph: TaskGraph, profile: Profile, planned: Plan, device: str
-) -> Sequence[Launch]:
+def _merged_on_one(priced: PricedGraph, planned: Plan, device: str) -> Sequence[Launch]:
     """Return what is left to launch on one device, merged where that costs less.
 
     One device works without a break, so the sum of its launches decides: no estimate is needed,
@@ -52,14 +50,12 @@ def _merged_on_one(
     """
     from dynpartition.merging import merged_places  # needs numba
 
-    todo = unplaced(graph, planned)
-    index = profile.cluster.index(device)
-    rows = merged_places(graph, np.array(todo), np.zeros(len(todo), dtype=np.int64))
+    todo = unplaced(priced.graph, planned)
+    index = priced.cluster.index(device)
+    tasks = np.array(todo, dtype=np.int64)
+    rows = merged_places(priced.graph, tasks, np.zeros(len(todo), dtype=np.int64))
     together = [tuple([todo[at] for at in row]) for row in rows]
-    priced = PricedGraph(graph, profile)
-    if (
-        sum(priced.compute_ns(tasks, index) for tasks in together)
-        > priced.task_ns[list(todo), index].sum()
-    ):
+    alone_ns = int(priced.task_ns[tasks, index].sum())
+    if sum([priced.compute_ns(batch, index) for batch in together]) > alone_ns:
         return [Launch(device, (task,)) for task in todo]
-    return [Launch(device, tasks) for tasks in together]
+    return [Launch(device, batch) for batch in together]

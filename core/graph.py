@@ -170,7 +170,7 @@ class TaskGraph:
     @cached_property
     def revealers(self) -> tuple[int, ...]:
         """Indices of the tasks whose result decides that others exist, ascending."""
-        return tuple(sorted({int(r) for r in self.revealed_by if r >= 0}))
+        return tuple(np.unique(self.revealed_by[self.revealed_by >= 0]).tolist())
 
     @cached_property
     def digest(self) -> str:

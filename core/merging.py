@@ -22,6 +22,9 @@ from dynpartition.types import IntArray
 
 ABSENT = -1
 
+_KEYS_MAX = 10_000
+"""Up to here, keys are counted in a table."""
+
 
 def merged(
     graph: TaskGraph, launches: Sequence[Launch], *, sizes: Sequence[int] | None = None
@@ -106,8 +109,13 @@ def _kinds(graph: TaskGraph, tasks: IntArray, devices: IntArray) -> IntArray:
     key = columns[0]
     for column in columns[1:]:
         key = key * (int(column.max()) + 1) + column
-    kinds: IntArray = np.unique(key, return_inverse=True)[1]
-    return kinds
+    largest = int(key.max())
+    if largest > _KEYS_MAX:
+        kinds: IntArray = np.unique(key, return_inverse=True)[1]
+        return kinds
+    is_there = np.bincount(key) > 0  # three times as fast as np.unique
+    found: IntArray = (np.cumsum(is_there) - 1)[key]
+    return found
 
 
 @compiled

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from dynpartition.cluster import AffineCost, Cluster, Device
 from dynpartition.costs import curve_ns, transfer_ns
 from dynpartition.errors import ProfileError, did_you_mean
-from dynpartition.graph import TaskGraph
+from dynpartition.graph import Cell, TaskGraph
 from dynpartition.types import IntArray
 
 HostMode = Literal["none", "single", "threads", "processes", "replay"]
@@ -113,6 +113,33 @@ class Profile:
             for device in curves:
                 self.cluster.index(device, place=f"cell {cell!r}")
 
+    @cached_property
+    def _known_prices(self) -> dict[tuple[Cell, ...], CellPrices]:
+        return {}
+
+    def cell_prices(self, cells: tuple[Cell, ...]) -> CellPrices:
+        """Return what the cells of a graph cost; graphs of one model have the same ones."""
+        known = self._known_prices.get(cells)
+        if known is None:
+            names = self.cluster.names
+            curves = tuple(
+                tuple(self.cells.get(cell.name, {}).get(device) for device in names)
+                for cell in cells
+            )
+            alone = [[-1 if curve is None else curve.at(1) for curve in row] for row in curves]
+            table = np.array(alone, dtype=np.int64).reshape(-1, len(names))
+            known = self._known_prices[cells] = CellPrices(curves, table)
+        return known
+
+
+class CellPrices(NamedTuple):
+    """What each of K cells costs on each of D devices."""
+
+    curves: tuple[tuple[Curve | None, ...], ...]
+    """K rows of D; None where a cell cannot run."""
+    alone_ns: IntArray
+    """(K, D) duration of a launch of one task, -1 where a cell cannot run."""
+
 
 class PricedGraph:
     """A graph and a profile, with costs as integer tables.
@@ -126,20 +153,12 @@ class PricedGraph:
         self.cluster = profile.cluster
         for device in graph.durations:
             self.cluster.index(device, place="duration_ns")
-        self._curves = [
-            [profile.cells.get(cell.name, {}).get(device) for device in self.cluster.names]
-            for cell in graph.cells
-        ]
+        self._curves, self._alone_ns = profile.cell_prices(graph.cells)
         self.task_ns = self._price_tasks()
-        self._task_rows: list[list[int]] = self.task_ns.tolist()
         self._transfer_cache: dict[tuple[int, int], int] = {}
 
     def _price_tasks(self) -> IntArray:
-        alone = np.array(
-            [[-1 if curve is None else curve.at(1) for curve in row] for row in self._curves],
-            dtype=np.int64,
-        ).reshape(-1, len(self.cluster.names))
-        table = alone[self.graph.cell_of]  # (N, D)
+        table: IntArray = self._alone_ns[self.graph.cell_of]  # (N, D)
         for device, own in self.graph.durations.items():
             column = self.cluster.index(device)
             table[:, column] = np.where(own >= 0, own, table[:, column])
@@ -160,6 +179,11 @@ class PricedGraph:
         return f"{self.graph.label(task)} has no cost{where}; {remedy}"
 
     @cached_property
+    def _task_rows(self) -> list[list[int]]:
+        rows: list[list[int]] = self.task_ns.tolist()
+        return rows
+
+    @cached_property
     def _own_cost(self) -> IntArray:
         """Int64 (N, D): 1 where a task brings its own duration."""
         own = np.zeros_like(self.task_ns)
@@ -177,6 +201,10 @@ class PricedGraph:
         By the cell's batch curve; the sum of the tasks where any of them brings its own duration.
         Raises ProfileError when a task has no cost there.
         """
+        if not self.graph.durations:
+            known = self._curves[int(self.graph.cell_of[tasks[0]])][device]
+            if known is not None:
+                return known.at(len(tasks))
         alone = [self._task_rows[task][device] for task in tasks]
         if min(alone) < 0:
             culprit = tasks[alone.index(-1)]

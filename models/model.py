@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,6 +15,7 @@ from dynpartition.contract import Workload
 from dynpartition.graph import Cell, TaskGraph
 from dynpartition.models.config import ModelConfig
 from dynpartition.models.interpreter import Interpreter, unfold
+from dynpartition.models.merged_runs import MergedRun
 from dynpartition.models.seeds import checked_seed
 from dynpartition.models.tasks import ModelRun, NewTask, StaticRun, graph_of
 from dynpartition.models.weights import dump_weights, fill_weights, parameter_bytes
@@ -66,6 +67,14 @@ class DynamicModel(ABC, Generic[SampleT]):
     @abstractmethod
     def start(self, sample: SampleT) -> ModelRun:
         """Return a new run of `sample`. Raises InputError for a sample that does not fit."""
+
+    def start_together(self, samples: Sequence[SampleT]) -> ModelRun:
+        """Return a new run of several samples; `answers` of it gives theirs, in order.
+
+        A model whose samples are all alike may do that faster than one by one. Tasks known from the
+        start stand sample by sample.
+        """
+        return MergedRun([self.start(sample) for sample in samples])
 
     @abstractmethod
     def eager(self, sample: SampleT) -> Tensor:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dynpartition.errors import InputError
 from dynpartition.models.seeds import sample_rng
+from dynpartition.types import IntArray
 
 LEAF_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 LEAF_COUNTS = (2.0, 5.0, 6.9, 13.5, 19.5, 26.5, 34.9, 42.5, 47.9)
@@ -60,6 +61,13 @@ class ParseTree:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def children(self) -> IntArray:
+        """(n, 2) left and right child of each node, -1 for leaves."""
+        children = np.array([self.left, self.right], dtype=np.int64).T
+        children.flags.writeable = False
+        return children
 
     @property
     def root(self) -> int:

@@ -17,6 +17,7 @@ from dynpartition.models import (
     unfold,
 )
 from dynpartition.models.interpreter import Interpreter
+from dynpartition.models.merged_runs import MergedRun
 from dynpartition.models.tasks import block_graph, graph_of
 from dynpartition.types import frozen
 
@@ -95,14 +96,25 @@ def test_what_cannot_be_merged_is_refused(model):
 def test_only_outputs_that_are_there_are_seen():
     model = build_model("treelstm", MODELS["treelstm"])
     inputs = generate_inputs(model, 2, seed=1)
-    run = merge_inputs(inputs).start()
-    n_first = len(inputs[0].graph)
-    assert len(run.opening()) == n_first + len(inputs[1].graph)
+    runs = [one.start() for one in inputs]
     seen = []
-    for single in run._runs:
-        single.answer = lambda outputs: (seen.append(sorted(outputs)), torch.zeros(1))[1]
+    for single in runs:
+        single.answers = lambda outputs: (seen.append(sorted(outputs)), [])[1]
+    run, n_first = MergedRun(runs), len(inputs[0].graph)
+    assert len(run.opening()) == n_first + len(inputs[1].graph)
     run.answers({1: torch.zeros(3), n_first + 3: torch.zeros(3)})
     assert seen == [[1], [3]]
+
+
+def test_trees_together_are_as_trees_one_by_one():
+    model = build_model("treelstm", MODELS["treelstm"])
+    samples = [one.sample for one in generate_inputs(model, 5, seed=9)]
+    together = model.start_together(samples).opening_block()
+    apart = MergedRun([model.start(sample) for sample in samples]).opening_block()
+    assert together.inputs.rows == apart.inputs.rows
+    for a, b in zip(together.tasks(), apart.tasks(), strict=True):
+        assert a.kind == b.kind
+        assert a.host_input is b.host_input
 
 
 def test_kinds_of_equal_tasks_are_one():
