@@ -38,6 +38,7 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
         self._base: dict[int, tuple[Any, int]] = {}
         self._pinned: set[int] = set()
         self._devices: set[int] = set()
+        self._streams: list[torch.cuda.Stream] = []
         self._current: torch.cuda.Stream | None = None
         """Where the last work went; None: the calling thread has its own stream."""
         self._callers: Any = None
@@ -48,7 +49,9 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
         self._green: dict[str, GreenContexts] = {}
         self._graphs: list[Any] = []
         """Every `torch.cuda.CUDAGraph` captured on a stream of these devices."""
-        self._cells: dict[str, tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]]] = {}
+        self._cells: dict[
+            tuple[str, int], tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]]
+        ] = {}
 
     def prepare(self, devices: Sequence[Device]) -> None:
         """Cut GPUs into the parts that `devices` name; DeviceError where that cannot be."""
@@ -66,6 +69,7 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
                 self._graphs.pop().reset()  # while the contexts of its kernels are there
             if self._green:
                 _cuda.empty_cache()  # blocks that were kept for streams that will be gone
+        self._streams.clear()
         while self._green:
             self._green.popitem()[1].close()
         self._cells.clear()
@@ -80,10 +84,11 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
     def cells(self, device: Device, cells: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
         """Return copies of the cells on `device`; parts of one GPU share them."""
         gpu = gpu_of(device.name)
-        if gpu not in self._cells or self._cells[gpu][0] is not cells:
+        key = gpu, id(cells)  # which nothing else can have while the cells are kept here
+        if key not in self._cells:
             copies = {name: copy.deepcopy(cell).to(gpu) for name, cell in cells.items()}
-            self._cells[gpu] = cells, copies
-        return self._cells[gpu][1]
+            self._cells[key] = cells, copies
+        return self._cells[key][1]
 
     def pin(self, host: Tensor) -> None:
         """Lock host pages; where that is refused, copies are staged by the driver instead."""
@@ -109,6 +114,7 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
             handle = self._green[gpu].stream(device.name)
             stream = _cuda.ExternalStream(handle, device=gpu)
         self._devices.add(stream.device_index)
+        self._streams.append(stream)
         return stream
 
     def enqueue(self, stream: torch.cuda.Stream, work: Callable[[], None]) -> None:
@@ -137,6 +143,17 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
         staged.copy_(torch.from_numpy(values))
         # PyTorch keeps the staging memory until the copy has been made.
         return staged.to(stream.device, non_blocking=True)
+
+    def load(self, stream: torch.cuda.Stream, host: Tensor) -> Tensor:
+        """Return a copy on the device; it is enqueued, from page-locked memory without staging."""
+        self._enter(stream)
+        # PyTorch keeps a pool of memory per stream, and takes this from the stream's own.
+        memory = torch.empty(len(host), dtype=torch.uint8, device=stream.device)
+        memory.copy_(host, non_blocking=True)
+        return memory
+
+    def unload(self, stream: torch.cuda.Stream, memory: Tensor) -> None:
+        """Do nothing: with its last reference the memory goes back to the stream's pool."""
 
     def capture(self, stream: torch.cuda.Stream, work: Callable[[], None]) -> Callable[[], None]:
         """Return the replay of a CUDA graph of `work`."""
@@ -194,5 +211,8 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
 
     def synchronize(self) -> None:
         """Wait until all devices are idle; of a GPU, all its parts are waited for."""
+        # A device's own synchronisation leaves out graphs that run on streams of green contexts.
+        for stream in self._streams:
+            stream.synchronize()
         for device in self._devices:
             _cuda.synchronize(device)

@@ -11,6 +11,7 @@ are looked after by `CudaGroup.pump`, which the caller's walk calls all the time
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from dynpartition.hardware.messages import (
     CopyOrder,
     CopyStamp,
     LaunchStamp,
+    LoadOrder,
+    LoadStamp,
     Report,
     RunOrder,
     Segment,
@@ -62,6 +65,8 @@ class CudaGroup:
         """Transfer to a CUDA device → event of its arrival."""
         self.leaving: dict[int, Any] = {}
         """Transfer to a CPU device → event; until its flag is set."""
+        self._queues: dict[int, deque[int]] = {}
+        """CUDA device → its transfers of `leaving`, which happen in this order."""
         self._coming: dict[int, CopyOrder] = {}
         self._spans: list[tuple[CopyOrder, Any, Any]] = []
         self._arenas = arenas
@@ -76,9 +81,16 @@ class CudaGroup:
         for copy in [copy for copy in self._coming if self._arrivals.has(copy)]:
             order = self._coming.pop(copy)
             self.arrived[copy] = self.push(order, self.streams[order.dst].incoming)
-        for copy in [c for c, event in self.leaving.items() if self.api.has_happened(event)]:
-            del self.leaving[copy]
-            self._arrivals.set(copy)
+        for queue in self._queues.values():
+            while queue and self.api.has_happened(self.leaving[queue[0]]):
+                copy = queue.popleft()
+                del self.leaving[copy]
+                self._arrivals.set(copy)
+
+    def send(self, order: CopyOrder, stream: Any, after: Any) -> None:
+        """Copy to a CPU device on `stream`, after an event; `pump` sets the flag."""
+        self.leaving[order.copy] = self.push(order, stream, after)
+        self._queues.setdefault(order.src, deque()).append(order.copy)
 
     def push(self, order: CopyOrder, stream: Any, after: Any = None) -> Any:
         """Copy on `stream`, after an event where given; return the event of the end."""
@@ -113,12 +125,15 @@ class CudaLane(Lane):
         self._streams = group.streams[site.index]
         self._begun: list[tuple[int, Any, int]] = []
         self._ended: dict[int, Any] = {}
+        self._loaded: list[tuple[str, Any, Any]] = []
 
     def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
         return self._group.graphs[self.site.index].launches(runs, self.site.name)
 
     def extend(self, segment: Segment) -> None:
         """Append a segment and look out for what CPU devices will send."""
+        leaving = [cell for order in segment.loads for cell in order.evict]
+        self._group.graphs[self.site.index].forget(leaving)
         super().extend(segment)
         for order in segment.copies:
             if order.dst == self.site.index and order.src not in self._group.streams:
@@ -145,13 +160,33 @@ class CudaLane(Lane):
             stream = group.streams[order.dst].incoming
             group.arrived[order.copy] = group.push(order, stream, after)
         else:
-            group.leaving[order.copy] = group.push(order, self._streams.outgoing, after)
+            group.send(order, self._streams.outgoing, after)
+
+    def _load(self, order: LoadOrder) -> None:
+        api, compute, incoming = self._api, self._streams.compute, self._streams.incoming
+        shelf = self.site.shelf
+        assert shelf is not None
+        # Until then launches read what is evicted now, and the device has not come to this one.
+        api.wait(incoming, api.record(compute))
+        for cell in order.evict:
+            shelf.evict(cell)
+        if order.cell:
+            start = api.record(incoming)
+            shelf.load(order.cell)
+            end = api.record(incoming)
+            api.wait(compute, end)
+            self._loaded.append((order.cell, start, end))
+        shelf.check(order.arena_bytes)
 
     def report(self) -> Report:
-        """Return when the launches ran; transfers are the group's."""
+        """Return when launches ran and weights came; transfers are the group's."""
         clock = self._api.host_ns
         stamps = [
             LaunchStamp(launch, clock(start), clock(self._ended[launch]), repeats, 0)
             for launch, start, repeats in self._begun
         ]
-        return Report(self.epoch, stamps, [])
+        loads = [
+            LoadStamp(self.site.index, cell, clock(start), clock(end))
+            for cell, start, end in self._loaded
+        ]
+        return Report(self.epoch, stamps, [], loads)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from dynpartition.errors import DeviceLost
 from dynpartition.hardware.cuda_lane import CudaGroup, CudaLane
@@ -27,21 +26,30 @@ class Walk:
             lane.extend(segments[lane.site.index])
 
     def step(self) -> bool:
-        """Do one instruction; False when everything has to wait or is done."""
+        """Do one instruction and what belongs to it; False when everything has to wait or is done.
+
+        What belongs to it: a launch's end and the copies of its outputs.
+        """
         if not self._cuda:
             return self.host.step()
-        with _cuda_errors():
+        try:
             return self._step_any()
+        except RuntimeError as error:
+            raise _lost(error) from error
 
     def settle(self) -> None:
         """Wait until all CUDA devices are idle."""
-        with _cuda_errors():
+        try:
             self.group.api.synchronize()
+        except RuntimeError as error:
+            raise _lost(error) from error
 
     def _step_any(self) -> bool:
         self.group.pump()
         for lane in sorted(self._lanes, key=_next_launch):
             if lane.step():
+                while lane.must_go_on:
+                    lane.step()
                 return True
             if lane is self.host and self._host_must_wait():
                 return False
@@ -78,11 +86,7 @@ def _next_launch(lane: Lane) -> int:
     return lane.next_launch
 
 
-@contextmanager
-def _cuda_errors() -> Iterator[None]:
-    """Turn what PyTorch raises for failed CUDA work, often much later, into DeviceLost."""
-    try:
-        yield
-    except RuntimeError as error:
-        what = " ".join(str(error).split())
-        raise DeviceLost(f"a CUDA device was lost: {what}; open a new backend") from error
+def _lost(error: RuntimeError) -> DeviceLost:
+    """Return what PyTorch raises for failed CUDA work, often much later, as a lost device."""
+    what = " ".join(str(error).split())
+    return DeviceLost(f"a CUDA device was lost: {what}; open a new backend")

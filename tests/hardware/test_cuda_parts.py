@@ -37,7 +37,12 @@ def log(monkeypatch):
     log = []
 
     def stream(handle=None, device=None):
-        return SimpleNamespace(handle=handle, device=device, device_index=int(device[5:]))
+        return SimpleNamespace(
+            handle=handle,
+            device=device,
+            device_index=int(device[5:]),
+            synchronize=lambda: log.append(f"wait {handle}"),
+        )
 
     fake = SimpleNamespace(
         is_available=lambda: False,
@@ -66,9 +71,10 @@ def test_streams_of_a_part_are_those_of_its_green_context(log):
     log.clear()
     streams._graphs.append(SimpleNamespace(reset=lambda: log.append("reset")))
     streams.close()
-    assert sorted(log[:3]) == ["synchronize 0", "synchronize 1", "synchronize 2"]
-    assert log[3:5] == ["reset", "empty cache"]
-    assert sorted(log[5:]) == ["close cuda:0", "close cuda:2"]
+    assert log[:4] == ["wait 16", "wait 32", "wait None", "wait 8"]
+    assert sorted(log[4:7]) == ["synchronize 0", "synchronize 1", "synchronize 2"]
+    assert log[7:9] == ["reset", "empty cache"]
+    assert sorted(log[9:]) == ["close cuda:0", "close cuda:2"]
     log.clear()
     streams.close()
     assert not any(word.startswith("close") for word in log)
