@@ -12,21 +12,41 @@ from dynpartition.agent.partial import PartialPlan
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan
+from dynpartition.plan import Launch, Plan, single_task_launches
 from dynpartition.profile import PricedGraph, Profile
+from dynpartition.types import IntArray
 
 
-class OneDevice(Scheduler):
+class Placer(Scheduler):
+    """Schedulers that say where each task goes, in topological order, without looking at time."""
+
+    @abstractmethod
+    def place(self, priced: PricedGraph, planned: Plan) -> IntArray:
+        """Return int64 (n, 2): task and device of those that `planned` does not hold.
+
+        Raises SchedulerError for a task that has no place.
+        """
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches; SchedulerError as in `place`."""
+        choices = self.place(PricedGraph(graph, profile), planned)
+        return single_task_launches(choices, profile.cluster.names)
+
+
+class OneDevice(Placer):
     """Schedulers that put everything on one device."""
 
     @abstractmethod
     def choose(self, priced: PricedGraph, planned: Plan) -> str:
         """Return the device's name; SchedulerError if it cannot run every task."""
 
-    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
-        """Return the launches, in topological order; SchedulerError as in `choose`."""
-        device = self.choose(PricedGraph(graph, profile), planned)
-        return [Launch(device, (task,)) for task in unplaced(graph, planned)]
+    def place(self, priced: PricedGraph, planned: Plan) -> IntArray:
+        """Return every task with that device."""
+        device = priced.cluster.index(self.choose(priced, planned))
+        tasks = unplaced(priced.graph, planned)
+        choices = np.empty((len(tasks), 2), dtype=np.int64)
+        choices[:, 0], choices[:, 1] = tasks, device
+        return choices
 
 
 def unplaced(graph: TaskGraph, planned: Plan) -> Sequence[int]:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynpartition.agent.facts import Facts
-from dynpartition.agent.heuristics import OneDevice, unplaced
+from dynpartition.agent.heuristics import Placer
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.contract import Scheduler
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan
+from dynpartition.plan import Launch, Plan, single_task_launches
 from dynpartition.profile import PricedGraph, Profile
+from dynpartition.types import IntArray
 
 SUFFIX = "+merge"
 """What `--scheduler` names end with."""
@@ -27,35 +28,67 @@ class Merging(Scheduler):
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches; each task is on the device that the inner scheduler chose."""
-        if isinstance(self.inner, OneDevice):
-            priced = PricedGraph(graph, profile)
-            return _merged_on_one(priced, planned, self.inner.choose(priced, planned))
         from dynpartition.merging import merged  # needs numba
 
+        if isinstance(self.inner, Placer):
+            priced = PricedGraph(graph, profile)
+            return _merged_choices(priced, planned, self.inner.place(priced, planned))
         alone = self.inner.schedule(graph, profile, planned)
-        together = merged(graph, alone)
-        facts = Facts(graph, profile)
-        offers = [
-            (PartialPlan(facts, planned + launches).estimate.makespan_ns, launches)
-            for launches in (together, alone)
-        ]
-        return min(offers, key=lambda offer: offer[0])[1]
+        return _better(graph, profile, planned, merged(graph, alone), alone)
 
 
-def _merged_on_one(priced: PricedGraph, planned: Plan, device: str) -> Sequence[Launch]:
-    """Return what is left to launch on one device, merged where that costs less.
+def _better(
+    graph: TaskGraph,
+    profile: Profile,
+    planned: Plan,
+    together: Sequence[Launch],
+    alone: Sequence[Launch],
+) -> Sequence[Launch]:
+    """Return the launches with the smaller estimate; the merged ones where equal."""
+    facts = Facts(graph, profile)
 
-    One device works without a break, so the sum of its launches decides: no estimate is needed,
-    and no object for each task.
+    def makespan_ns(launches: Sequence[Launch]) -> int:
+        return PartialPlan(facts, planned + launches).estimate.makespan_ns
+
+    return min((together, alone), key=makespan_ns)
+
+
+def _merged_choices(priced: PricedGraph, planned: Plan, choices: IntArray) -> Sequence[Launch]:
+    """Return launches of (n, 2) choices, merged where that pays.
+
+    Mostly two sums tell: when all merged launches and transfers one after the other end before the
+    busiest device would have run its tasks one by one, no estimate is needed.
     """
     from dynpartition.merging import merged_places  # needs numba
 
-    todo = unplaced(priced.graph, planned)
-    index = priced.cluster.index(device)
-    tasks = np.array(todo, dtype=np.int64)
-    rows = merged_places(priced.graph, tasks, np.zeros(len(todo), dtype=np.int64))
-    together = [tuple([todo[at] for at in row]) for row in rows]
-    alone_ns = int(priced.task_ns[tasks, index].sum())
-    if sum([priced.compute_ns(batch, index) for batch in together]) > alone_ns:
-        return [Launch(device, (task,)) for task in todo]
-    return [Launch(device, batch) for batch in together]
+    tasks, devices = choices[:, 0], choices[:, 1]
+    rows = merged_places(priced.graph, tasks, devices)
+    task_of, device_of = tasks.tolist(), devices.tolist()
+    batches = [(device_of[row[0]], tuple([task_of[at] for at in row])) for row in rows]
+    names = priced.cluster.names
+    together = [Launch(names[device], batch) for device, batch in batches]
+    work_ns = np.zeros(len(names), dtype=np.int64)
+    np.add.at(work_ns, devices, priced.task_ns[tasks, devices])
+    merged_ns = sum([priced.compute_ns(batch, device) for device, batch in batches])
+    is_one = len(np.unique(devices)) < 2
+    if merged_ns + (0 if is_one else _transfers_ns(priced, choices)) <= work_ns.max(initial=0):
+        return together
+    alone = single_task_launches(choices, names)
+    if is_one:
+        return alone
+    return _better(priced.graph, priced.profile, planned, together, alone)
+
+
+def _transfers_ns(priced: PricedGraph, choices: IntArray) -> int:
+    """Return how long all that crosses devices takes, each output by itself."""
+    graph, links = priced.graph, priced.cluster.link_table
+    device_of = np.full(len(graph), -1)
+    device_of[choices[:, 0]] = choices[:, 1]
+    readers = np.repeat(np.arange(len(graph)), np.diff(graph.inputs.start))  # (E,)
+    source, target = device_of[graph.inputs.values], device_of[readers]
+    crossing = (source != target) & (source >= 0) & (target >= 0)
+    link = links[source[crossing], target[crossing]]
+    size = graph.output_bytes[graph.inputs.values[crossing]]
+    kinds, count = np.unique(np.stack([link, size]), axis=1, return_counts=True)
+    costs = [priced.transfer_ns(which, n_bytes) for which, n_bytes in kinds.T.tolist()]
+    return int(np.dot(costs, count)) if costs else 0

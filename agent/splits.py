@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
+import numpy as np
+
+from dynpartition.agent.heuristics import Placer
 from dynpartition.agent.partial import PartialPlan
-from dynpartition.contract import Scheduler
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan
-from dynpartition.profile import Profile
+from dynpartition.plan import Plan
+from dynpartition.profile import PricedGraph
+from dynpartition.types import BoolArray, IntArray
 
 
-class _Split(Scheduler):
+class _Split(Placer):
     """Tasks chosen by `_on_first` on the first device, the others on the second, if there is one.
 
     A task that cannot go to its device goes to the legal one where it would end first.
     """
 
-    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
-        """Return the launches, in topological order."""
-        partial = PartialPlan.of(graph, profile, planned)
-        second = min(1, partial.facts.prices.n_devices - 1)
-        on_first = self._on_first(graph)
-        for task in graph.topological_order:
-            if not partial.is_placed(task):
-                partial.place(task, partial.earliest(task, 0 if task in on_first else second))
-        return partial.take_launches()
+    def place(self, priced: PricedGraph, planned: Plan) -> IntArray:
+        """Return task and device of all tasks that are not planned, in topological order."""
+        graph, second = priced.graph, min(1, len(priced.cluster.devices) - 1)
+        wanted = np.where(self._on_first(graph), 0, second)  # (N,)
+        if planned or not _all_go(priced, wanted):
+            return _placed_where_possible(priced, planned, wanted)
+        order = np.array(graph.topological_order, dtype=np.int64)
+        return np.stack([order, wanted[order]], axis=1)
 
     @abstractmethod
-    def _on_first(self, graph: TaskGraph) -> set[int]:
-        """Return the tasks meant for the first device."""
+    def _on_first(self, graph: TaskGraph) -> BoolArray:
+        """Return (N,) whether each task is meant for the first device."""
+
+
+def _all_go(priced: PricedGraph, wanted: IntArray) -> bool:
+    """Whether every task runs on the device it is meant for, and all of these are linked."""
+    cluster = priced.cluster
+    used = sorted({cluster.host_index, *np.unique(wanted).tolist()})
+    linked = all(cluster.link_table[a, b] >= 0 for a in used for b in used if a != b)
+    return linked and bool((priced.task_ns[np.arange(len(wanted)), wanted] >= 0).all())
+
+
+def _placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray) -> IntArray:
+    partial = PartialPlan.of(priced.graph, priced.profile, planned)
+    for task in priced.graph.topological_order:
+        if not partial.is_placed(task):
+            partial.place(task, partial.earliest(task, int(wanted[task])))
+    index = priced.cluster.index
+    launches = partial.take_launches()
+    placed = [(task, index(launch.device)) for launch in launches for task in launch.tasks]
+    return np.array(placed, dtype=np.int64).reshape(-1, 2)
 
 
 class SplitLeftRight(_Split):
@@ -40,22 +60,15 @@ class SplitLeftRight(_Split):
     root, say) gives way to that input. The first input of the root and all its ancestors are the
     left subtree, also where the graph is no tree. A task outside that reads only tasks of the left
     subtree goes with them, such as the outputs of its nodes. A graph without a task of two inputs
-    goes to the first device as a whole.
+    goes to the first device as a whole. Of inputs in flight together, each is split by itself.
     """
 
     name = "split-left-right"
 
-    def _on_first(self, graph: TaskGraph) -> set[int]:
-        root = find_root(graph)
-        inputs = graph.input_lists[root]
-        if not inputs:
-            return set(range(len(graph)))
-        chosen = ancestors(graph, inputs[0])
-        for task in graph.topological_order:
-            row = graph.input_lists[task]
-            if row and task != root and chosen.issuperset(row):
-                chosen.add(task)
-        return chosen
+    def _on_first(self, graph: TaskGraph) -> BoolArray:
+        from dynpartition.agent.subtrees import left_of_roots  # needs numba
+
+        return left_of_roots(graph)
 
 
 class SplitStateOutput(_Split):
@@ -63,28 +76,7 @@ class SplitStateOutput(_Split):
 
     name = "split-state-output"
 
-    def _on_first(self, graph: TaskGraph) -> set[int]:
-        return {task for task, readers in enumerate(graph.reader_lists) if readers}
-
-
-def find_root(graph: TaskGraph) -> int:
-    """Return the task with most ancestors, walking down while a task has a single input."""
-    above: list[frozenset[int]] = [frozenset()] * len(graph)
-    for task in graph.topological_order:
-        inputs = graph.input_lists[task]
-        above[task] = frozenset((task,)).union(*(above[source] for source in inputs))
-    root = max(range(len(graph)), key=lambda task: (len(above[task]), -task))
-    while len(set(graph.input_lists[root])) == 1:
-        root = graph.input_lists[root][0]
-    return root
-
-
-def ancestors(graph: TaskGraph, task: int) -> set[int]:
-    """Return everything that `task` depends on through inputs, itself included."""
-    found, open_tasks = {task}, [task]
-    while open_tasks:
-        for source in graph.input_lists[open_tasks.pop()]:
-            if source not in found:
-                found.add(source)
-                open_tasks.append(source)
-    return found
+    def _on_first(self, graph: TaskGraph) -> BoolArray:
+        is_read = np.zeros(len(graph), dtype=np.bool_)
+        is_read[graph.inputs.values] = True
+        return is_read

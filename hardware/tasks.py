@@ -25,6 +25,8 @@ class KnownTasks:
         """N rows of task numbers."""
         self.revealed_by = _empty()
         """(N,) -1 where known from the start."""
+        self.request = _empty()
+        """(N,) which of several merged inputs each task belongs to."""
         self.output_bytes = self.host_bytes = self.shape_of = _empty()
         """(K,) bytes of outputs; of host inputs, NO_INPUT where there is none; a number per shape
         of outputs."""
@@ -54,6 +56,8 @@ class KnownTasks:
             self.kind_of, self.inputs = fresh, block.inputs
         reveals = np.full(len(block), revealer)
         self.revealed_by = np.concatenate([self.revealed_by, reveals])
+        request = np.zeros(len(block), np.int64) if block.request is None else block.request
+        self.request = np.concatenate([self.request, request])
         return own
 
     def _count_kinds(self) -> None:
@@ -66,7 +70,7 @@ class KnownTasks:
 
     def graph(self, cells: Sequence[Cell], name: str) -> TaskGraph:
         """Return the tasks as schedulers see them."""
-        block = TaskBlock(tuple(self.kinds), self.kind_of, self.inputs)
+        block = TaskBlock(tuple(self.kinds), self.kind_of, self.inputs, {}, self.request)
         return block_graph(cells, block, frozen(self.revealed_by), name=name)
 
     def where(self, *, returns: bool = False, reveals: bool = False) -> IntArray:

@@ -63,7 +63,8 @@ class MergedRun(ModelRun):
         self._owner += [owner] * len(block)
         self._numbers[owner] = numbers = np.concatenate([numbers, fresh])
         inputs = Ragged(block.inputs.start, frozen(numbers[block.inputs.values]))
-        return TaskBlock(block.kinds, block.kind_of, inputs, block.host_inputs)
+        request = np.full(len(block), owner)
+        return TaskBlock(block.kinds, block.kind_of, inputs, block.host_inputs, request)
 
     def _owner_of(self, task: int) -> int:
         if task < self._n_opening:
@@ -121,7 +122,8 @@ def joined_blocks(blocks: Sequence[TaskBlock], first: Sequence[int]) -> TaskBloc
         for kind, tensors in block.host_inputs.items():
             fed.setdefault(own[kind], []).extend(tensors)
     inputs = joined_rows([block.inputs for block in blocks], first)
-    return TaskBlock(tuple(number), frozen(np.concatenate(kind_of)), inputs, fed)
+    request = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
+    return TaskBlock(tuple(number), frozen(np.concatenate(kind_of)), inputs, fed, request)
 
 
 def joined_rows(rows: Sequence[Ragged], offsets: Sequence[int]) -> Ragged:

@@ -99,6 +99,8 @@ class TaskBlock:
     """n rows of task numbers of the run, in argument order."""
     host_inputs: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     """Kind → the host inputs of its tasks, in task order; for all kinds that have some."""
+    request: IntArray | None = None
+    """(n,) which of several merged inputs each task belongs to; None: all to the first."""
 
     @staticmethod
     def of(tasks: Sequence[NewTask]) -> TaskBlock:
@@ -228,10 +230,9 @@ def block_graph(
     block: TaskBlock,
     revealed_by: IntArray,
     *,
-    request: IntArray | None = None,
     name: str = "",
 ) -> TaskGraph:
-    """Return the task graph of the first tasks of a run; `request` of each: default 0."""
+    """Return the task graph of the first tasks of a run."""
     number = {cell.name: position for position, cell in enumerate(cells)}
     kinds, kind_of = block.kinds, block.kind_of
     zeros = frozen(np.zeros(len(block), dtype=np.int64))
@@ -248,7 +249,7 @@ def block_graph(
         output_bytes=of_kind([kind.output_bytes for kind in kinds]),
         host_bytes=of_kind([kind.host_bytes for kind in kinds]),
         arrival_ns=zeros,
-        request=zeros if request is None else request,
+        request=zeros if block.request is None else frozen(block.request),
         revealed_by=revealed_by,
         returns=of_kind([kind.returns for kind in kinds]),
         durations={},

@@ -127,7 +127,9 @@ class TreeLSTM(DynamicModel[ParseTree]):
         kind_of = np.full((len(children), 2), _OUTPUT)
         kind_of[:, 0] = np.where(is_leaf, _LEAF, _COMPOSER)
         inputs = _reads(children + first[:, None], is_leaf)
-        block = TaskBlock(self._kinds, frozen(kind_of.reshape(-1)), inputs, {_LEAF: vectors})
+        request = np.repeat(np.arange(len(samples)), [2 * size for size in sizes])
+        kinds, fed = frozen(kind_of.reshape(-1)), {_LEAF: vectors}
+        block = TaskBlock(self._kinds, kinds, inputs, fed, request)
         return TreeRun(block, sizes)
 
     @cached_property

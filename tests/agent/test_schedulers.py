@@ -5,7 +5,10 @@ import sys
 import tempfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynpartition import (
     AffineCost,
@@ -20,8 +23,10 @@ from dynpartition import (
     Profile,
     Task,
     TaskGraph,
+    check_plan,
     run,
 )
+from dynpartition.agent import merging
 from dynpartition.agent.conformance import check_scheduler
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.listing import Heft, optimistic_costs
@@ -30,9 +35,10 @@ from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
 from dynpartition.agent.registry import NOT_BUILT_YET, make_scheduler, scheduler_names
-from dynpartition.agent.splits import find_root
+from dynpartition.agent.subtrees import left_of_roots
 from dynpartition.contract import Scheduler
 from dynpartition.errors import PlanError, SchedulerError
+from dynpartition.models import build_model, generate_inputs, merge_inputs
 from dynpartition.plan import Launch
 from dynpartition.profile import PricedGraph
 from dynpartition.sim.backend import SimBackend
@@ -141,8 +147,64 @@ def test_split_state_output_as_in_the_paper():
     assert {t for t, d in placed.items() if d == "cpu:0"} == set(range(7))
 
 
+def find_root(graph):
+    """The task with most ancestors, walking down while a task has a single input."""
+    above = [frozenset()] * len(graph)
+    for task in graph.topological_order:
+        above[task] = frozenset((task,)).union(*(above[s] for s in graph.input_lists[task]))
+    root = max(range(len(graph)), key=lambda task: (len(above[task]), -task))
+    while len(set(graph.input_lists[root])) == 1:
+        root = graph.input_lists[root][0]
+    return root, above
+
+
+def left_by_definition(graph):
+    root, above = find_root(graph)
+    if not graph.input_lists[root]:
+        return set(range(len(graph)))
+    chosen = set(above[graph.input_lists[root][0]])
+    for task in graph.topological_order:
+        row = graph.input_lists[task]
+        if row and task != root and chosen.issuperset(row):
+            chosen.add(task)
+    return chosen
+
+
 def test_root_is_not_the_output_that_hangs_on_it():
-    assert find_root(graph_of(WITH_OUTPUTS, cells=CELLS_OF)) == 6
+    assert find_root(graph_of(WITH_OUTPUTS, cells=CELLS_OF))[0] == 6
+
+
+@given(st.integers(0, 10**9))
+def test_left_sub_trees_are_as_defined(seed):
+    rng = np.random.default_rng(seed)
+    n_tasks = int(rng.integers(1, 150))
+    rows = [
+        tuple(rng.integers(0, task, size=int(rng.integers(0, 3))).tolist()) if task else ()
+        for task in range(n_tasks)
+    ]
+    graph = graph_of(rows)
+    assert set(np.flatnonzero(left_of_roots(graph)).tolist()) == left_by_definition(graph)
+
+
+def test_inputs_in_flight_are_split_one_by_one():
+    model = build_model("treelstm", {"input_dim": 4, "hidden_dim": 2})
+    inputs = generate_inputs(model, 5, seed=1)
+    whole = left_of_roots(merge_inputs(inputs).graph)
+    parts = [left_of_roots(one.graph) for one in inputs]
+    assert whole.tolist() == np.concatenate(parts).tolist()
+
+
+def test_a_surely_better_merging_needs_no_estimate(monkeypatch):
+    model = build_model("treelstm", {"input_dim": 4, "hidden_dim": 2})
+    graph = merge_inputs(generate_inputs(model, 8, seed=1)).graph
+    curve = Curve((1, 16), (10**6, 2 * 10**6))
+    cells = {cell: {"cpu:0": curve, "cpu:1": curve} for cell in graph.cell_names}
+    profile = Profile(two_cpus().cluster, cells)
+    monkeypatch.setattr(merging, "Facts", None)
+    launches = make_scheduler("split-left-right+merge").schedule(graph, profile, Plan())
+    assert len(launches) < len(graph) / 2
+    assert {launch.device for launch in launches} == {"cpu:0", "cpu:1"}
+    check_plan(graph, profile.cluster, Plan(tuple(launches)))
 
 
 def test_split_goes_elsewhere_where_a_cell_cannot_run():

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynpartition import parse_devices
 from dynpartition.errors import InputError
+from dynpartition.hardware import HardwareBackend
 from dynpartition.models import (
     NewTask,
     TaskBlock,
@@ -123,3 +125,11 @@ def test_kinds_of_equal_tasks_are_one():
     block = TaskBlock.of([task, other, task])
     assert block.kind_of.tolist() == [0, 1, 0]
     assert np.array_equal(block.inputs.start, [0, 0, 0, 0])
+
+
+def test_sessions_tell_requests_too():
+    model = build_model("treelstm", MODELS["treelstm"])
+    merged = merge_inputs(generate_inputs(model, 3, seed=4))
+    with HardwareBackend(model, parse_devices("cpu:0")) as backend, backend.open(merged) as session:
+        assert session.graph.request.tolist() == merged.graph.request.tolist()
+        assert session.graph.digest == merged.graph.digest
