@@ -14,8 +14,9 @@ medians of the rounds' ratios.
 `recursion` and `asyncio` run node by node with a linear map per gate and child, as the DynPartition
 paper had it; `level-batched` is what an expert writes by hand for this one model.
 
-With `--devices 2` it measures instead what two cores can gain at most at this work: see
-`engines/two_processes.py`.
+With `--devices 2` it measures instead what two CPU devices gain over one at this work
+(`engines/two_devices.py`), beside what two processes that share nothing gain
+(`engines/two_processes.py`).
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from engines.level_batched import LevelBatched
-from engines.two_processes import ProbeRow, probe
+from engines.two_processes import SPLITS, ProbeRow, probe
 from engines.unfused import AsyncioTasks, Recursion
 from torch import Tensor
 
 from dynpartition import Profile
 from dynpartition.cli.options import load_inputs
-from dynpartition.models import ModelInput, build_model
+from dynpartition.models import ModelInput, ParseTree, build_model
 from dynpartition.models.treelstm import TreeLSTM
+
+if TYPE_CHECKING:  # the probe's processes import this script too, and need no devices
+    from engines.two_devices import SplitRow
 
 ASYNCIO_RATIO_MAX = 1.7
 """An asyncio baseline that is slower than this against recursion would be a straw man."""
@@ -50,6 +54,8 @@ BASES = ("recursion", "level-batched")
 """Engines that others are compared with."""
 PROBE_HIDDEN = (150, 512, 1024)
 PROBE_TREES = 25
+S_PROBE_MIN, GAIN_KEPT_MIN = 1.2, 0.75
+"""Where two processes gain less, there is nothing to keep."""
 
 Engine = Callable[[Sequence[ModelInput]], list[Tensor]]
 """Inputs that are in flight together → their answers."""
@@ -64,9 +70,14 @@ def main() -> None:
     content: dict[str, Any] = {"trees": str(asked.trees or "generated"), "inputs": len(inputs)}
     if asked.devices == 2:
         trees = [each.sample for each in inputs[:PROBE_TREES]]
-        probed = probe(trees, asked.probe_hidden, asked.rounds)
+        probed, split = [], []
+        for hidden in asked.probe_hidden:  # next to each other: the machine is shared
+            probed += probe(trees, (hidden,), asked.rounds)
+            split.append(split_on_two_devices(trees, hidden, asked.rounds))
         print_probe(probed, len(trees))
-        content["two_processes"] = [asdict(row) for row in probed]
+        print_split(split, probed)
+        content |= {"two_processes": [asdict(row) for row in probed]}
+        content |= {"two_devices": [asdict(row) for row in split]}
     else:
         with undisturbed():
             rows = measure(model, inputs, asked)
@@ -180,6 +191,15 @@ def merging_profile(model: TreeLSTM, devices: str) -> Profile:
     curve = Curve((1, 16), (50_000, 200_000))
     costs = {cell: dict.fromkeys(blank.cluster.names, curve) for cell in model.cells}
     return Profile(blank.cluster, costs, blank.dispatch)
+
+
+def split_on_two_devices(trees: Sequence[ParseTree], hidden: int, rounds: int) -> SplitRow:
+    """Return what two devices gain over one at trees that are in flight together."""
+    from engines.two_devices import measure_split
+
+    model = build_model("treelstm", {"hidden_dim": hidden})
+    profiles = [merging_profile(model, devices) for devices in ("cpu:0", "cpu:0,cpu:1")]
+    return measure_split(trees, hidden, rounds, profiles)
 
 
 ENGINES: dict[str, Callable[[TreeLSTM, int], AbstractContextManager[Engine]]] = {
@@ -297,6 +317,22 @@ def print_probe(rows: list[ProbeRow], n_trees: int) -> None:
         ms = f"{row.one_process_ms:>9.2f}{row.two_processes_ms:>9.2f}"
         speedups = f"{row.s_probe:>9.2f}{row.s_of_lengths:>15.2f}"
         print(f"{row.hidden:<8}{row.split:<14}{ms}{speedups}{row.off_core_share:>10.0%}")
+
+
+def print_split(rows: list[SplitRow], probed: list[ProbeRow]) -> None:
+    print(
+        "\nThe same trees in flight on one CPU device and cut at their roots on two, with planning."
+    )
+    heads = f"{'S':>9}{'low':>7}{'high':>7}{'S_probe':>9}{'gain kept':>11}"
+    print(f"{'hidden':<8}{'launches':>9}{'one':>9}{'two':>9}{heads}")
+    for row in rows:
+        bound = next(p.s_probe for p in probed if (p.hidden, p.split) == (row.hidden, SPLITS[0]))
+        kept = f"{(row.s - 1) / (bound - 1):>11.2f}" if bound >= S_PROBE_MIN else f"{'-':>11}"
+        ms = f"{row.n_launches:>9}{row.one_device_ms:>9.2f}{row.two_devices_ms:>9.2f}"
+        print(f"{row.hidden:<8}{ms}{row.s:>9.2f}{row.low:>7.2f}{row.high:>7.2f}{bound:>9.2f}{kept}")
+    print(
+        f"gain kept: (S − 1) / (S_probe − 1), ≥ {GAIN_KEPT_MIN:g} where S_probe ≥ {S_PROBE_MIN:g}"
+    )
 
 
 if __name__ == "__main__":

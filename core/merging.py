@@ -3,7 +3,8 @@
 Which tasks run where is given; this decides when to wait for more of a kind. The next launch is of
 the group of which the largest share is ready (Chen et al. 2023, ED-Batch, section 3.2): a kind
 whose tasks all wait for something else comes last, so that the outputs of a tree's nodes become one
-launch, and its composers one launch per level.
+launch, and its composers one launch per level. Levels are counted over all devices: a task that
+waits for another device's last results does not hold up what could be launched before.
 
 N tasks of the graph, n of them to be merged, E edges, K kinds, G groups.
 """
@@ -57,19 +58,21 @@ def merged_places(
     """
     if not len(tasks):
         return []
-    kind_of = _kinds(graph, tasks, devices)
-    n_tasks, n_kinds = len(tasks), int(kind_of.max()) + 1
+    call_of = _calls(graph, tasks)
+    kind_of = _numbered(devices * (int(call_of.max()) + 1) + call_of)
+    n_tasks, n_kinds, n_calls = len(tasks), int(kind_of.max()) + 1, int(call_of.max()) + 1
     place = np.full(len(graph), ABSENT)
     place[tasks] = np.arange(n_tasks)
     group_of = np.empty(n_tasks, dtype=np.int64)
     n_groups = number_groups(
         tasks,
         kind_of,
+        call_of,
         place,
         graph.inputs.start,
         graph.inputs.values,
         graph.revealed_by,
-        np.zeros((n_tasks, n_kinds), dtype=np.int64),
+        np.zeros((n_tasks, n_calls), dtype=np.int64),
         np.full((n_kinds, n_tasks + 1), ABSENT),
         group_of,
     )
@@ -96,21 +99,26 @@ def merged_places(
     return [flat[a:b] for a, b in pairwise(start[: n_launches + 1].tolist())]
 
 
-def _kinds(graph: TaskGraph, tasks: IntArray, devices: IntArray) -> IntArray:
-    """Return (n,): a number for what tasks of one launch have in common.
+def _calls(graph: TaskGraph, tasks: IntArray) -> IntArray:
+    """Return (n,): a number for the cell, and for what is waited for besides inputs.
 
-    Device, cell, and what they wait for besides inputs: revealers and arrival.
+    That is revealers and arrival.
     """
-    columns = [devices, graph.cell_of[tasks]]
-    if graph.revealers or graph.arrival_ns.any():
-        number: dict[object, int] = {}
-        waits = ((graph.gates[task], graph.available_ns[task]) for task in tasks.tolist())
-        columns.append(np.array([number.setdefault(wait, len(number)) for wait in waits]))
-    key = columns[0]
-    for column in columns[1:]:
-        key = key * (int(column.max()) + 1) + column
-    largest = int(key.max())
-    if largest > _KEYS_MAX:
+    if not graph.revealers and not graph.arrival_ns.any():
+        return _numbered(graph.cell_of[tasks])
+    number: dict[object, int] = {}
+    keys = zip(
+        graph.cell_of[tasks].tolist(),
+        [graph.gates[task] for task in tasks.tolist()],
+        [graph.available_ns[task] for task in tasks.tolist()],
+        strict=True,
+    )
+    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
+def _numbered(key: IntArray) -> IntArray:
+    """Return numbers from 0 on for keys from 0 on, equal ones for equal keys."""
+    if int(key.max()) > _KEYS_MAX:
         kinds: IntArray = np.unique(key, return_inverse=True)[1]
         return kinds
     is_there = np.bincount(key) > 0  # three times as fast as np.unique
@@ -122,6 +130,7 @@ def _kinds(graph: TaskGraph, tasks: IntArray, devices: IntArray) -> IntArray:
 def number_groups(
     tasks: IntArray,
     kind_of: IntArray,
+    call_of: IntArray,
     place: IntArray,
     input_start: IntArray,
     inputs: IntArray,
@@ -130,9 +139,10 @@ def number_groups(
     number: IntArray,
     group_of: IntArray,
 ) -> int:
-    """Put tasks of one kind with equally many of it before them into a group; return how many.
+    """Put tasks of one kind with equally many like calls before them into a group.
 
-    `depth` (n, K) zeros and `number` (K, n + 1) all ABSENT are scratch.
+    `kind_of` (n,) tells device and call, `call_of` (n,) the call alone. `depth` (n, calls) zeros
+    and `number` (K, n + 1) all ABSENT are scratch. Returns the number of groups.
     """
     n_groups = 0
     for at in range(len(tasks)):
@@ -143,11 +153,12 @@ def number_groups(
             if before >= 0:
                 for one in range(depth.shape[1]):
                     depth[at, one] = max(depth[at, one], depth[before, one])
-        depth[at, kind] += 1
-        if number[kind, depth[at, kind]] < 0:
-            number[kind, depth[at, kind]] = n_groups
+        depth[at, call_of[at]] += 1
+        level = depth[at, call_of[at]]
+        if number[kind, level] < 0:
+            number[kind, level] = n_groups
             n_groups += 1
-        group_of[at] = number[kind, depth[at, kind]]
+        group_of[at] = number[kind, level]
     return n_groups
 
 

@@ -79,3 +79,12 @@ def test_trees_on_one_device_take_as_few_launches_as_levels_allow(n_leaves, seed
         level[task] = 1 + max((level[source] for source in graph.input_lists[task]), default=0)
     composers = {level[t] for t in range(len(graph)) if graph.cell_name(t) == "composer"}
     assert len(merged(graph, on("cpu:0", graph))) == 2 + len(composers)
+
+
+def test_what_waits_for_another_device_holds_up_no_lower_level():
+    """0 → 1 → 2 on cpu:0, 3 on cpu:1; 4 reads 2 and 3, so it is no launch with 5, which reads 3."""
+    graph = graph_of([(), (0,), (1,), (), (2, 3), (3,)])
+    launches = [Launch("cpu:0", (t,)) for t in (0, 1, 2)]
+    found = merged(graph, [*launches, *(Launch("cpu:1", (t,)) for t in (3, 4, 5))])
+    assert Launch("cpu:1", (5,)) in found
+    assert Launch("cpu:1", (4,)) in found
