@@ -2,7 +2,7 @@
 
     python benchmarks/execution.py [--trees FILE] [--hidden 150] [--inputs 150] [--rounds 9]
                                    [--in-flight 1,6,25] [--engines recursion,asyncio,…]
-                                   [--devices 2] [--json FILE] [--quick]
+                                   [--gpu DEVICE] [--devices 2] [--json FILE] [--quick]
 
 On one core with one PyTorch thread, engines run the same trees, so many in flight at a time, and
 give an output at every node. First every answer of every engine is compared with the model's own.
@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, choices=(1, 2), default=1)
     parser.add_argument("--quick", action="store_true", help="one round of few trees")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--gpu", help="also run dynpartition on this device, cuda:0 for instance")
     asked = parser.parse_args()
+    if asked.gpu:
+        name = f"dynpartition {asked.gpu}"
+        ENGINES[name] = partial(dynpartition_runner, device=asked.gpu)
+        asked.engines = (*asked.engines, name)
     asked.probe_hidden = PROBE_HIDDEN
     if asked.quick:
         asked.inputs, asked.rounds = min(asked.inputs, 25), 1
@@ -161,15 +167,15 @@ def level_batched_runner(model: TreeLSTM, in_flight: int) -> Iterator[Engine]:
 
 
 @contextmanager
-def dynpartition_runner(model: TreeLSTM, in_flight: int) -> Iterator[Engine]:
-    """The inputs in flight as one workload of a backend with one CPU device."""
+def dynpartition_runner(model: TreeLSTM, in_flight: int, device: str = "cpu:0") -> Iterator[Engine]:
+    """The inputs in flight as one workload of a backend, everything on one device."""
     # Imported here because the probe's processes import this script too, and need no devices.
     from dynpartition.agent.registry import make_scheduler
     from dynpartition.hardware import HardwareBackend
     from dynpartition.models import merge_inputs
 
-    scheduler = make_scheduler("single:cpu:0+merge")
-    profile = merging_profile(model, "cpu:0")
+    scheduler = make_scheduler(f"single:{device}+merge")
+    profile = merging_profile(model, "cpu:0" if device == "cpu:0" else f"cpu:0,{device}")
     with HardwareBackend(model, profile.cluster.devices, profile=profile) as backend:
 
         def answers(inputs: Sequence[ModelInput]) -> list[Tensor]:
@@ -293,12 +299,12 @@ def print_table(rows: list[Row], model: TreeLSTM, inputs: list[ModelInput]) -> N
     sizes = f"input {model.config.input_dim}, hidden {model.config.hidden_dim}"
     print(f"{len(inputs)} trees of {nodes:.1f} nodes, {sizes}, one core. All answers agree.\n")
     heads = "".join(f"{'× ' + base:>16}" for base in BASES)
-    print(f"{'in flight':<11}{'ms per tree':<16}{'median':>9}{'low':>9}{'high':>9}{heads}")
+    print(f"{'in flight':<11}{'ms per tree':<21}{'median':>9}{'low':>9}{'high':>9}{heads}")
     for row in rows:
         took = row["ms_per_tree"]
         ms = "".join(f"{took[key]:>9.3f}" for key in ("median", "low", "high"))
         to = "".join(f"{row['to'].get(base, float('nan')):>16.3f}" for base in BASES)
-        print(f"{row['in_flight']:<11}{row['engine']:<16}{ms}{to}")
+        print(f"{row['in_flight']:<11}{row['engine']:<21}{ms}{to}")
     against = [row["to"]["recursion"] for row in rows if can_judge(row)]
     if against:
         met = "met" if max(against) <= ASYNCIO_RATIO_MAX else "missed"
