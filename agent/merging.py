@@ -61,17 +61,19 @@ def _merged_choices(priced: PricedGraph, planned: Plan, choices: IntArray) -> Se
     """
     from dynpartition.merging import merged_places  # needs numba
 
+    if not len(choices):
+        return []
     tasks, devices = choices[:, 0], choices[:, 1]
+    names, task_of = priced.cluster.names, tasks.tolist()
+    device_of = devices.tolist()
     rows = merged_places(priced.graph, tasks, devices)
-    task_of, device_of = tasks.tolist(), devices.tolist()
     batches = [(device_of[row[0]], tuple([task_of[at] for at in row])) for row in rows]
-    names = priced.cluster.names
     together = [Launch(names[device], batch) for device, batch in batches]
-    work_ns = np.zeros(len(names), dtype=np.int64)
-    np.add.at(work_ns, devices, priced.task_ns[tasks, devices])
+    alone_ns = priced.task_ns[tasks, devices]
+    longest_ns = max([int(alone_ns[devices == device].sum()) for device in set(device_of)])
     merged_ns = sum([priced.compute_ns(batch, device) for device, batch in batches])
-    is_one = len(np.unique(devices)) < 2
-    if merged_ns + (0 if is_one else _transfers_ns(priced, choices)) <= work_ns.max(initial=0):
+    is_one = len(set(device_of)) == 1
+    if merged_ns + (0 if is_one else _transfers_ns(priced, choices)) <= longest_ns:
         return together
     alone = single_task_launches(choices, names)
     if is_one:

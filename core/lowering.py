@@ -9,7 +9,7 @@ N tasks, E edges, L launches, C transfers, D devices.
 
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
@@ -46,18 +46,22 @@ def lower_quickly(graph: TaskGraph, cluster: Cluster, plan: Plan) -> Program:
 def _walked(graph: TaskGraph, cluster: Cluster, device: IntArray, tasks: Ragged) -> Program | None:
     n_tasks, n_edges, n_launches = len(graph), len(graph.inputs.values), len(device)
     n_devices, host = len(cluster.devices), cluster.host_index
-    n_copies_max = n_edges + 2 * n_tasks + n_launches
+    n_copies_max = n_edges + 2 * n_tasks + n_launches if n_devices > 1 else 0
     count = np.zeros(len(COUNTS), dtype=np.int64)
     copies = np.empty((n_copies_max, 6), dtype=np.int64)
     travels = np.empty((n_copies_max, 2), dtype=np.int64)  # (transfer, task)
     wait_start = np.zeros(n_launches + 1, dtype=np.int64)
     waits = np.empty(n_edges + n_launches, dtype=np.int64)
+    # One array for all marks: making a small one takes longer than filling it.
+    sizes = (n_tasks, n_tasks, n_copies_max, n_tasks * n_devices, n_launches * n_devices)
+    ends = list(accumulate(sizes))
+    marks = np.full(ends[-1], NONE)
     is_legal = walk_plan(
-        np.full(n_tasks, NONE),
-        np.full(n_tasks, NONE),
-        np.full(n_copies_max, NONE),
-        np.full((n_tasks, n_devices), NONE),
-        np.full((n_launches, n_devices), NONE),
+        marks[: ends[0]],
+        marks[ends[0] : ends[1]],
+        marks[ends[1] : ends[2]],
+        marks[ends[2] : ends[3]].reshape(n_tasks, n_devices),
+        marks[ends[3] :].reshape(n_launches, n_devices),
         tasks.start,
         tasks.values,
         device,
@@ -79,7 +83,8 @@ def _walked(graph: TaskGraph, cluster: Cluster, device: IntArray, tasks: Ragged)
         return None
     n_copies, n_waits, n_travels = count.tolist()
     copies, travels, waits = copies[:n_copies], travels[:n_travels], waits[:n_waits]
-    travels = travels[np.lexsort((travels[:, 1], travels[:, 0]))]
+    if n_travels:
+        travels = travels[np.lexsort((travels[:, 1], travels[:, 0]))]
     code = np.empty((n_waits + 2 * n_launches + n_copies, 3), dtype=np.int64)
     code_start = np.zeros(n_devices + 1, dtype=np.int64)
     outputs = np.flatnonzero(copies[:, IS_INPUT] == 0)
