@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
 from dynpartition.agent.listing import Cpop, Heft, MinMin, Peft
 from dynpartition.agent.merging import SUFFIX, Merging
@@ -51,11 +52,17 @@ def scheduler_names() -> tuple[str, ...]:
 
 
 def make_scheduler(name: str, *, seed: int = 0, policy: Path | None = None) -> Scheduler:
-    """Return the scheduler called `name`; NAME+merge is NAME whose tasks are merged into launches.
+    """Return the scheduler called `name`.
+
+    NAME+merge is NAME whose tasks are merged into launches; NAME+cache is NAME that is asked once
+    for all graphs of one content.
 
     `policy`: the checkpoint folder that `policy` plays. Raises SchedulerError for a name that is
     unknown or not built yet, CheckpointError for a checkpoint that cannot be used.
     """
+    if name.endswith(caching.SUFFIX):
+        inner = make_scheduler(name.removesuffix(caching.SUFFIX), seed=seed, policy=policy)
+        return caching.Caching(inner)
     if name.endswith(SUFFIX):
         inner = make_scheduler(name.removesuffix(SUFFIX), seed=seed, policy=policy)
         return Merging(inner)

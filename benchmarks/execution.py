@@ -12,7 +12,8 @@ planned per tree is in it; weights, word vectors and event loops are there befor
 medians of the rounds' ratios.
 
 `recursion` and `asyncio` run node by node with a linear map per gate and child, as the DynPartition
-paper had it; `level-batched` is what an expert writes by hand for this one model.
+paper had it; `level-batched` is what an expert writes by hand for this one model. `dynpartition`
+plans every batch anew; `dynpartition seen` keeps plans, and has seen the shape of every batch.
 
 With `--devices 2` it measures instead what two CPU devices gain over one at this work
 (`engines/two_devices.py`), beside what two processes that share nothing gain
@@ -167,16 +168,23 @@ def level_batched_runner(model: TreeLSTM, in_flight: int) -> Iterator[Engine]:
 
 
 @contextmanager
-def dynpartition_runner(model: TreeLSTM, in_flight: int, device: str = "cpu:0") -> Iterator[Engine]:
-    """The inputs in flight as one workload of a backend, everything on one device."""
+def dynpartition_runner(
+    model: TreeLSTM, in_flight: int, device: str = "cpu:0", seen: bool = False
+) -> Iterator[Engine]:
+    """The inputs in flight as one workload of a backend, everything on one device.
+
+    `seen`: plans are kept, so that all rounds meet shapes seen before; else none are.
+    """
     # Imported here because the probe's processes import this script too, and need no devices.
     from dynpartition.agent.registry import make_scheduler
     from dynpartition.hardware import HardwareBackend
     from dynpartition.models import merge_inputs
 
-    scheduler = make_scheduler(f"single:{device}+merge")
+    scheduler = make_scheduler(f"single:{device}+merge{'+cache' if seen else ''}")
+    kept = 1000 if seen else 0
     profile = merging_profile(model, "cpu:0" if device == "cpu:0" else f"cpu:0,{device}")
-    with HardwareBackend(model, profile.cluster.devices, profile=profile) as backend:
+    devices = profile.cluster.devices
+    with HardwareBackend(model, devices, profile=profile, plans_kept=kept) as backend:
 
         def answers(inputs: Sequence[ModelInput]) -> list[Tensor]:
             with backend.open(merge_inputs(inputs)) as session:
@@ -213,6 +221,7 @@ ENGINES: dict[str, Callable[[TreeLSTM, int], AbstractContextManager[Engine]]] = 
     "asyncio": asyncio_runner,
     "level-batched": level_batched_runner,
     "dynpartition": dynpartition_runner,
+    "dynpartition seen": partial(dynpartition_runner, seen=True),
 }
 
 

@@ -37,10 +37,16 @@ def fit_profile(cluster: Cluster, samples: Samples, provenance: Mapping[str, obj
 
     Raises CalibrationError naming a (cell, device) that was measured too rarely.
     """
-    bookkeeping = {device: typical_ns(gaps) for device, gaps in samples.gaps.items()}
+    bookkeeping = {
+        device: typical_ns(gaps)
+        for device, gaps in samples.gaps.items()
+        if not _is_driven(cluster, device)  # its gaps are the caller's time, which h tells
+    }
     waits = [wait - bookkeeping.get(d, 0) for d, row in samples.waits.items() for wait in row]
     dispatch = Dispatch(
-        host_mode="processes",
+        host_mode="single" if _has_one_thread(cluster) else "processes",
+        h=_fit_dispatches(samples) or 0,
+        h_copy=typical_ns(samples.pushes) if samples.pushes else 0,
         handoff_ns=max(0, typical_ns(waits)) if waits else 0,
         bookkeeping_ns=bookkeeping,
         sync_ns=max(0, typical_ns(samples.syncs)) if samples.syncs else 0,
@@ -53,6 +59,25 @@ def fit_profile(cluster: Cluster, samples: Samples, provenance: Mapping[str, obj
         dispatch=dispatch,
         provenance={**provenance, "samples": _counts(samples)},
     )
+
+
+def _is_driven(cluster: Cluster, device: str) -> bool:
+    return cluster.devices[cluster.index(device)].kind == "cuda"
+
+
+def _has_one_thread(cluster: Cluster) -> bool:
+    """Whether the caller's thread drives all devices: one CPU device, and GPUs."""
+    kinds = [device.kind for device in cluster.devices]
+    return kinds.count("cpu") == 1 and len(kinds) > 1
+
+
+def _fit_dispatches(samples: Samples) -> dict[str, dict[str, int]]:
+    """Return cell → CUDA device → how long a launch occupies the caller's thread."""
+    h: dict[str, dict[str, int]] = defaultdict(dict)
+    for (cell, device), times in sorted(samples.dispatches.items()):
+        if len(times) >= SAMPLES_MIN:
+            h[cell][device] = typical_ns(times)
+    return dict(h)
 
 
 def _fit_cells(samples: Samples) -> dict[str, dict[str, Curve]]:

@@ -26,6 +26,10 @@ class Samples:
     """Device → time between an end and the next start, when nothing was waited for."""
     waits: Lists[str] = field(default_factory=lambda: defaultdict(list))
     """Device → time between a transfer's end and the start of the launch that waited for it."""
+    dispatches: Lists[tuple[str, str]] = field(default_factory=lambda: defaultdict(list))
+    """(cell, device) → time that the caller's thread took to start a launch; CUDA devices only."""
+    pushes: list[int] = field(default_factory=list)
+    """Time that the caller's thread took to start a transfer from or to a CUDA device."""
     syncs: list[int] = field(default_factory=list)
     """Time between a revealer's output being on the host and its value being seen."""
     decisions: list[int] = field(default_factory=list)
@@ -61,15 +65,30 @@ class Samples:
         """
         for move in trace.transfers:
             self.transfers[move.src, move.dst, move.bytes].append(move.end_ns - move.start_ns)
+        for load in trace.loads:  # the same link carries them, and they are the largest
+            self.transfers[host, load.device, load.bytes].append(load.end_ns - load.start_ns)
         self._add_starts(graph, trace)
         self._add_reveals(trace, host, seen_ns)
+
+    def add_dispatches(
+        self,
+        graph: TaskGraph,
+        trace: Trace,
+        dispatch_ns: Sequence[int],
+        push_ns: Sequence[int],
+    ) -> None:
+        """Add what the host did for CUDA devices: per launch and per transfer of the trace."""
+        for span, host_ns in zip(trace.launches, dispatch_ns, strict=True):
+            if host_ns:
+                self.dispatches[graph.cell_name(span.tasks[0]), span.device].append(host_ns)
+        self.pushes += [host_ns for host_ns in push_ns if host_ns]
 
     def _add_starts(self, graph: TaskGraph, trace: Trace) -> None:
         """Tell executor overhead (nothing waited for) from hand-offs (waited for a transfer)."""
         arrivals = _arrivals(trace)
         busy_until = _busy_until(trace)
         for span, before_ns in zip(trace.launches, busy_until, strict=True):
-            if before_ns is None:
+            if before_ns is None or _loaded_between(trace, span, before_ns):
                 continue
             arrived_ns = _last_arrival(graph, span, arrivals)
             if arrived_ns <= before_ns:
@@ -83,6 +102,14 @@ class Samples:
             seen = seen_ns[reveal.task]
             self.syncs.append(seen - at_host.get(reveal.task, reveal.end_ns))
             self.decisions.append(reveal.known_ns - seen)
+
+
+def _loaded_between(trace: Trace, span: LaunchSpan, before_ns: int) -> bool:
+    """Return whether its device loaded weights between its last work and a launch."""
+    return any(
+        load.device == span.device and before_ns <= load.start_ns <= span.start_ns
+        for load in trace.loads
+    )
 
 
 def _arrivals(trace: Trace) -> dict[tuple[int, str, bool], int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 from dynpartition.cluster import AffineCost, Cluster, Device
 from dynpartition.costs import curve_ns, transfer_ns
 from dynpartition.errors import ProfileError, did_you_mean
-from dynpartition.graph import Cell, TaskGraph
+from dynpartition.graph import CARRIED, Cell, TaskGraph
 from dynpartition.types import IntArray
 
 HostMode = Literal["none", "single", "threads", "processes", "replay"]
@@ -222,3 +222,23 @@ class PricedGraph:
         if key not in self._transfer_cache:
             self._transfer_cache[key] = transfer_ns(self.cluster.links[link].cost, size_bytes)
         return self._transfer_cache[key]
+
+
+def without_device(
+    profile: Profile, lost: str, resident: Sequence[tuple[str, ...] | None]
+) -> Profile:
+    """Return `profile` with a device that runs nothing and that no link reaches.
+
+    `resident`: per device the cells that it holds, or None for all.
+    """
+    cluster = profile.cluster
+    links = tuple(link for link in cluster.links if lost not in (link.src, link.dst))
+    cells = {
+        cell: {device: curve for device, curve in curves.items() if device != lost}
+        for cell, curves in profile.cells.items()
+    }
+    devices = tuple(
+        replace(device, resident=None if held is None else (*held, CARRIED.name))
+        for device, held in zip(cluster.devices, resident, strict=True)
+    )
+    return replace(profile, cluster=Cluster(devices, links, cluster.host), cells=cells)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynpartition.buffers import Buffers
 from dynpartition.cluster import Device
 from dynpartition.errors import OutOfDeviceMemory, PlanError
+from dynpartition.graph import Cell
 from dynpartition.profile import PricedGraph
 from dynpartition.program import Program
 
@@ -61,13 +63,17 @@ def _store(priced: PricedGraph, index: int, matters: bool) -> Store:
         name=device.name,
         capacity_bytes=capacity,
         loads_weights=matters and not is_host and not (unlimited and device.resident is None),
-        resident=() if is_host else _resident(priced, index, capacity),
+        resident=() if is_host else initial_cells(priced.graph.cells, device, capacity),
         link=-1 if is_host else cluster.link_index(cluster.host_index, index),
     )
 
 
-def _resident(priced: PricedGraph, index: int, capacity_bytes: int) -> tuple[int, ...]:
-    cells, device = priced.graph.cells, priced.cluster.devices[index]
+def initial_cells(cells: Sequence[Cell], device: Device, capacity_bytes: int) -> tuple[int, ...]:
+    """Return the cells (indices) whose weights are on a device, not the host, at time 0.
+
+    Those in its list `resident`; without one all that fit, in order. Raises OutOfDeviceMemory if
+    the listed ones do not fit together.
+    """
     if device.resident is not None:
         listed = set(device.resident)
         chosen = tuple(number for number, cell in enumerate(cells) if cell.name in listed)

@@ -18,7 +18,7 @@ from dynpartition.trace import Trace
 from dynpartition.validator_case import Case
 from dynpartition.validator_checks import CHECKS
 from dynpartition.validator_durations import EXACT_CHECKS
-from dynpartition.validator_loads import LOAD_CHECKS
+from dynpartition.validator_loads import LOAD_CHECKS, check_weights
 from dynpartition.validator_memory import check_memory
 
 SHOWN_MAX = 5
@@ -39,8 +39,9 @@ def find_violations(
 
     `tolerance_ns` is how far two clocks of a real machine may disagree; 0 for simulated traces.
     `exact_durations` also compares durations with the profile and the `conditions` of the run.
-    What devices hold is worked out without tolerance, where nothing else is wrong. Runs that lost
-    a device are not covered.
+    What devices hold is worked out without tolerance, where nothing else is wrong. With one, only
+    what must be there is: every launch's weights have come, and what launches use together fits;
+    loads share no link with other loads or transfers then. Runs that lost a device are not covered.
     """
     unusable = _unusable_plan(graph, profile.cluster, plan) or [
         *_unreadable_spans(graph, profile.cluster, trace)
@@ -49,8 +50,8 @@ def find_violations(
         return unusable
     case = Case(graph, profile, plan, trace, tolerance_ns=tolerance_ns, conditions=conditions)
     found = [message for check in (*CHECKS, *LOAD_CHECKS) for message in check(case)]
-    if not found and not tolerance_ns:
-        found += check_memory(case)
+    if not found:
+        found += check_weights(case) if tolerance_ns else check_memory(case)
     if exact_durations:
         found += [message for check in EXACT_CHECKS for message in check(case)]
     return found

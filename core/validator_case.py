@@ -97,6 +97,14 @@ class Case:
         """Everything that travels over links."""
         return (*self.trace.transfers, *self.trace.loads)
 
+    @property
+    def on_links(self) -> tuple[Moved, ...]:
+        """What holds the resources of its link, and the devices that the link blocks.
+
+        On a real machine loads do not: a device fetches its weights itself, from shared memory.
+        """
+        return self.trace.transfers if self.tolerance_ns else self.moved
+
     @cached_property
     def known_ns(self) -> dict[int, int]:
         """Revealer → when its result was known."""

@@ -143,7 +143,7 @@ def _clashes(case: Case, spans: Iterable[_AnySpan]) -> Iterator[tuple[_AnySpan, 
 
 def _check_resources(case: Case) -> Iterator[str]:
     users: dict[str, list[Moved]] = {}
-    for span in case.moved:
+    for span in case.on_links:
         link = case.link(span)
         for resource in dict.fromkeys(link.held) if link else ():
             users.setdefault(resource, []).append(span)
@@ -155,7 +155,7 @@ def _check_resources(case: Case) -> Iterator[str]:
 def _check_blocked_devices(case: Case) -> Iterator[str]:
     """A copy over a link that blocks a device occupies it like a launch."""
     users: dict[str, list[Span]] = {}
-    for span in case.moved:
+    for span in case.on_links:
         link = case.link(span)
         for device in link.blocked_devices if link else ():
             users.setdefault(device, []).append(span)

@@ -12,9 +12,12 @@ from dynpartition.contract import Backend, Workload
 from dynpartition.errors import DeviceError, InputError
 from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.devices import check_devices, check_profile, uncalibrated_profile
-from dynpartition.hardware.execution import Execution, Machine
+from dynpartition.hardware.execution import Machine
+from dynpartition.hardware.kept import PLANS_MAX, KeptPlans
+from dynpartition.hardware.ledger import find_stocks
 from dynpartition.hardware.machine import MachineOptions, build_machine
 from dynpartition.hardware.monitor import PERIOD_S, GpuMonitor, monitor_of
+from dynpartition.hardware.pool import STALL_TIMEOUT_S
 from dynpartition.hardware.session import HardwareSession
 from dynpartition.hardware.streams import StreamApi
 from dynpartition.models import DynamicModel, MergedInput, ModelInput
@@ -28,12 +31,16 @@ class HardwareBackend(Backend):
     """Runs inputs of one model on `devices`, in parallel.
 
     The first CPU device is the calling thread; every other one is a worker process; CUDA devices
-    are driven by the calling thread. Weights are copied when the backend is made. One session at
+    are driven by the calling thread. Weights are copied when the backend is made, except to
+    devices with a memory cap: there they come and go (docs/hardware.md, "Memory"). One session at
     a time. Raises DeviceError for devices that are not there or do not start.
 
     `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
     own. `streams` replaces CUDA, for tests; it ends with the backend. `sample_run_delay` reads how
     long threads waited for a core in each launch (Linux; costs about 10 µs per launch).
+    `plans_kept`: plans of how many shapes of inputs are kept, to be run again at no cost. A worker
+    that makes no progress in one launch for `stall_timeout_s` seconds counts as lost; `math.inf`:
+    never. What happens then: docs/hardware.md, "Failures".
     """
 
     def __init__(
@@ -44,6 +51,8 @@ class HardwareBackend(Backend):
         profile: Profile | None = None,
         arena_bytes: int = ARENA_BYTES,
         sample_run_delay: bool = False,
+        plans_kept: int = PLANS_MAX,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
         streams: StreamApi[Any, Any] | None = None,
     ) -> None:
         self.model = model
@@ -54,7 +63,10 @@ class HardwareBackend(Backend):
             check_profile(profile, self.devices)
         self._profile = profile or uncalibrated_profile(self.devices)
         self._capacity_bytes = [device.memory_bytes or arena_bytes for device in self.devices]
-        options = MachineOptions(self._capacity_bytes, sample_run_delay)
+        self._stocks = find_stocks(self._profile.cluster, model.graph_cells)
+        options = MachineOptions(
+            self._capacity_bytes, sample_run_delay, self._stocks, _checked_timeout(stall_timeout_s)
+        )
         try:
             api.prepare(self.devices)
             self._machine = build_machine(model, self.devices, api, options)
@@ -62,8 +74,8 @@ class HardwareBackend(Backend):
             api.close()
             raise
         self._finalizer = weakref.finalize(self, _close, self._machine, api)
+        self._plans = KeptPlans(plans_kept)
         self._monitor: GpuMonitor | None = None
-        self._epoch = 0
         self._session: HardwareSession | None = None
 
     @property
@@ -74,8 +86,9 @@ class HardwareBackend(Backend):
     def open(self, workload: Workload) -> HardwareSession:
         """Start a run of `workload`, an input of this backend's model.
 
-        Never looks at `workload.graph`: what the model hides is hidden here too. Raises
-        OutOfDeviceMemory when the host device cannot hold the inputs.
+        Never looks at `workload.graph`: what the model hides is hidden here too. Workers that were
+        lost are started again, which takes seconds; the session does without those that do not
+        start. Raises OutOfDeviceMemory when the host device cannot hold the inputs.
         """
         if not isinstance(workload, ModelInput | MergedInput) or workload.model is not self.model:
             raise InputError(
@@ -83,14 +96,18 @@ class HardwareBackend(Backend):
                 " with ModelInput(model, sample)"
             )
         self._check_free()
+        self._machine.pool.revive()
+        self._machine.restock()
         self._machine.capture_wanted()
-        self._epoch += 1
+        profile, stocks = self._profile, self._stocks
+        cells, capacity_bytes = self.model.graph_cells, self._capacity_bytes
         blueprint = Blueprint(
-            self._profile.cluster, self.model.graph_cells, self._capacity_bytes, workload.name
+            *(profile.cluster, cells, capacity_bytes, workload.name, stocks), self._plans
         )
-        execution = Execution(self._machine, self._epoch, blueprint.name_cell)
         self._session = HardwareSession(
-            self._machine, execution, blueprint, workload.start(), self._monitor
+            *(self._machine, blueprint, workload.start(), profile),
+            stocks=stocks,
+            monitor=self._monitor,
         )
         return self._session
 
@@ -124,6 +141,12 @@ def _close(machine: Machine, api: StreamApi[Any, Any]) -> None:
         machine.close()
     finally:
         api.close()
+
+
+def _checked_timeout(seconds: float) -> float:
+    if not seconds > 0:  # NaN too
+        raise DeviceError(f"stall_timeout_s is {seconds}; give seconds above 0, or math.inf")
+    return seconds
 
 
 def default_streams() -> StreamApi[Any, Any]:

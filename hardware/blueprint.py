@@ -11,10 +11,14 @@ import numpy as np
 from torch import Tensor
 
 from dynpartition.cluster import Cluster
+from dynpartition.errors import PlanError
 from dynpartition.graph import Cell, TaskGraph
+from dynpartition.hardware.kept import Kept, KeptPlans
 from dynpartition.hardware.layout import Layout
-from dynpartition.hardware.messages import Segment
+from dynpartition.hardware.ledger import Ledger
+from dynpartition.hardware.messages import Segment, Stock
 from dynpartition.hardware.orders import segments
+from dynpartition.hardware.recovery import Carried
 from dynpartition.hardware.tasks import KnownTasks
 from dynpartition.hardware.tracing import Ran
 from dynpartition.lowering import lower_quickly
@@ -48,23 +52,64 @@ class Blueprint:
     """
 
     def __init__(
-        self, cluster: Cluster, cells: Sequence[Cell], capacity_bytes: Sequence[int], name: str
+        self,
+        cluster: Cluster,
+        cells: Sequence[Cell],
+        capacity_bytes: Sequence[int],
+        name: str,
+        stocks: Mapping[int, Stock],
+        plans: KeptPlans | None = None,
     ) -> None:
+        """`plans`: where plans of shapes seen before are found and kept."""
         self.cluster = cluster
         self.tasks = KnownTasks()
         self.plan = Plan()
         self.program: Program | None = None
         self.layout = Layout(cluster, capacity_bytes)
+        self._ledger = Ledger(cluster, cells, stocks)
+        # Which weights a device must load depends on what it holds, not on the plan alone.
+        self._plans = None if stocks else plans
         self._cells = cells
         self._name = name
         self._graph: TaskGraph | None = None
+        self.lost: Mapping[str, str] = {}
+        """Device that may not be used → what is known of its end."""
+        self.carried: Carried | None = None
+        """What the last loss of this session has left; None: there was none."""
 
     @property
     def graph(self) -> TaskGraph:
         """The tasks as schedulers see them."""
         if self._graph is None:
-            self._graph = self.tasks.graph(self._cells, self._name)
+            self._graph = self.whole_graph()
+            if self.carried is not None:
+                self._graph = self.carried.rest_of(self._graph, self.cluster)
         return self._graph
+
+    def whole_graph(self) -> TaskGraph:
+        """Return the tasks as the model has revealed them, whatever was lost."""
+        return self.tasks.graph(self._cells, self._name)
+
+    @property
+    def n_carried(self) -> int:
+        """How many launches at the beginning of the plan stand for what ran before a loss."""
+        return 0 if self.carried is None else len(self.carried.tasks)
+
+    def leave_out(self, cluster: Cluster, lost: Mapping[str, str]) -> None:
+        """Refuse lost devices from now on; `cluster` is what is left, with the same devices."""
+        self.cluster, self.lost = cluster, lost
+
+    def begin_again(self, carried: Carried, stocks: Mapping[int, Stock]) -> None:
+        """Forget the plan; go on with what a loss has left, and with the weights in `stocks`."""
+        self.carried, self._graph = carried, None
+        self.plan, self.program = Plan(tuple(carried.launches(self.cluster))), None
+        self.layout.begin_again(self.tasks, carried.rows)
+        self._ledger = Ledger(self.cluster, self._cells, stocks)
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether every task that is known is in the plan."""
+        return sum(len(launch.tasks) for launch in self.plan.launches) == len(self.tasks)
 
     def reveal(self, block: TaskBlock, revealer: int = -1) -> list[HostInputs]:
         """Append tasks and return where their host inputs go. OutOfDeviceMemory if too big."""
@@ -85,12 +130,40 @@ class Blueprint:
 
         Raises PlanError for an illegal plan, OutOfDeviceMemory for one that does not fit.
         """
+        if self.lost:
+            self._refuse_lost(launches)
+        is_first = not self.plan and not self.lost
+        plans = self._plans if is_first else None
+        kept = plans.find(self.tasks, launches) if plans is not None else None
+        if kept is not None:
+            self.layout.restore(kept.places)
+            self.plan, self.program = kept.plan, kept.program
+            return list(kept.segments)
+        new = self._lowered_too(launches)
+        if plans is not None and self.program is not None:
+            places = self.layout.places()
+            kept = Kept(tuple(launches), self.plan, self.program, places, new)
+            plans.keep(self.tasks, kept)
+        return new
+
+    def _lowered_too(self, launches: Sequence[Launch]) -> list[Segment]:
+        """Lower the plan with `launches` and return what is new."""
         plan = self.plan + launches
         program = lower_quickly(self._executed_graph(), self.cluster, plan)
         copies_before = 0 if self.program is None else self.program.n_copies
-        new = segments(self.tasks, program, self.layout, len(self.plan), copies_before)
+        new = segments(
+            self.tasks, program, self.layout, self._ledger, len(self.plan), copies_before
+        )
         self.plan, self.program = plan, program
         return new
+
+    def _refuse_lost(self, launches: Sequence[Launch]) -> None:
+        for number, launch in enumerate(launches, len(self.plan)):
+            if launch.device in self.lost:
+                raise PlanError(
+                    f"launch {number} on {launch.device}: this device was lost"
+                    f" ({self.lost[launch.device]}); place its tasks on another one"
+                )
 
     def _executed_graph(self) -> TaskGraph:
         """Return the graph with every revealing task returning to the host.
@@ -98,6 +171,8 @@ class Blueprint:
         What a task will reveal is not in the graph yet, but its output has to come to the host.
         """
         revealing = self.tasks.where(reveals=True)
+        if self.carried is not None:
+            revealing = np.setdiff1d(revealing, self.carried.seen)
         if not len(revealing):
             return self.graph
         returns = self.graph.returns.copy()
@@ -109,7 +184,7 @@ class Blueprint:
         due = [task for task in self.tasks.where(reveals=True).tolist() if task not in seen]
         if not due:
             return []
-        program, host = self._lowered(), self.cluster.host_index
+        program, host = self.lowered(), self.cluster.host_index
         arrivals = {
             task: copy
             for copy, tasks in enumerate(program.copy_tasks.rows)
@@ -131,8 +206,17 @@ class Blueprint:
 
     def ran(self, origin_ns: int, known_ns: Mapping[int, int]) -> Ran:
         """Return the plan as a run that has finished."""
-        return Ran(self.graph, self.cluster, self.plan, self._lowered(), origin_ns, known_ns)
+        return Ran(
+            self.whole_graph() if self.carried else self.graph,
+            self.cluster,
+            self.plan,
+            self.lowered(),
+            origin_ns,
+            known_ns,
+            self.n_carried,
+        )
 
-    def _lowered(self) -> Program:
+    def lowered(self) -> Program:
+        """Return the program of the plan."""
         assert self.program is not None, "nothing has been planned"
         return self.program

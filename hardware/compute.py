@@ -70,10 +70,20 @@ class LaunchCall:
                     call()
         except Exception as error:
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise DeviceLost(
-                f"{self._place} was lost in a launch of {self.cell}: {what};"
-                " correct the cell and open a new backend"
-            ) from error
+            where = f"{self._place} was lost in a launch of {self.cell}: {what}"
+            if _is_out_of_memory(error):
+                raise OutOfMemoryOn(f"{where}; place less on it") from error
+            raise DeviceLost(f"{where}; correct the cell and open a new backend") from error
+
+
+class OutOfMemoryOn(DeviceLost):
+    """Raised when a device had no memory for a launch: another one may have."""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # PyTorch's allocator for CPUs has no error of its own.
+    words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return words or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def launch_on_host(

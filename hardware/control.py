@@ -17,7 +17,10 @@ FLAGS_MAX = 1 << 22
 """Transfers that one session can hold."""
 CONTROL_BYTES = 8 * (LINES * LINE_WORDS + FLAGS_MAX)
 
-_GO, _BELL, _READY, _FAILED, _LAUNCH = range(5)
+NO_LAUNCH = 1 << 62
+"""Where a worker is that has done all it knows of."""
+
+_GO, _BELL, _READY, _FAILED, _LAUNCH, _BEAT = range(6)
 _lock = threading.Lock()
 
 
@@ -56,9 +59,12 @@ class Control:
         """Return whether session `epoch` has begun."""
         return self._words[_GO] == epoch
 
-    def ring(self, worker: int) -> None:
-        """Tell `worker` that one more message is on its way."""
-        self._words[_word(worker, _BELL)] += 1
+    def ring(self, worker: int) -> int:
+        """Tell `worker` that one more message is on its way; return how many there were."""
+        word = _word(worker, _BELL)
+        serial = self._words[word] + 1
+        self._words[word] = serial
+        return serial
 
     def rings(self, worker: int) -> int:
         """Return how many messages `worker` has been sent."""
@@ -87,6 +93,20 @@ class Control:
     def launch_of(self, worker: int) -> int:
         """Return which launch `worker` was at last."""
         return self._words[_word(worker, _LAUNCH)]
+
+    def beat(self, worker: int) -> None:
+        """Publish that `worker` is alive, though it waits."""
+        self._words[_word(worker, _BEAT)] += 1
+
+    def signs_of(self, worker: int) -> tuple[int, int]:
+        """Return which launch `worker` was at last, and a number that changes while it waits."""
+        return self._words[_word(worker, _LAUNCH)], self._words[_word(worker, _BEAT)]
+
+    def clear(self, worker: int) -> None:
+        """Forget a worker that is gone, so that another one can take its place."""
+        for kind in (_BELL, _READY, _FAILED, _BEAT):
+            self._words[_word(worker, kind)] = 0
+        self._words[_word(worker, _LAUNCH)] = NO_LAUNCH
 
 
 class Arrivals:

@@ -11,6 +11,7 @@ are looked after by `CudaGroup.pump`, which the caller's walk calls all the time
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from dynpartition.hardware.messages import (
 from dynpartition.hardware.streams import StreamApi
 
 Api = StreamApi[Any, Any]
+
+_now_ns = time.perf_counter_ns
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,10 @@ class CudaGroup:
         self._queues: dict[int, deque[int]] = {}
         """CUDA device → its transfers of `leaving`, which happen in this order."""
         self._coming: dict[int, CopyOrder] = {}
-        self._spans: list[tuple[CopyOrder, Any, Any]] = []
+        self._spans: list[tuple[CopyOrder, Any, Any, int, int]] = []
+        """With when the host began and ended to enqueue it."""
+        self.pushed_ns = 0
+        """How long the host has been busy with enqueueing transfers."""
         self._arenas = arenas
         self._arrivals = arrivals
 
@@ -94,12 +100,15 @@ class CudaGroup:
 
     def push(self, order: CopyOrder, stream: Any, after: Any = None) -> Any:
         """Copy on `stream`, after an event where given; return the event of the end."""
+        before_ns = _now_ns()
         if after is not None:
             self.api.wait(stream, after)
         start = self.api.record(stream)
         self.api.enqueue(stream, lambda: self._copy(order))
         end = self.api.record(stream)
-        self._spans.append((order, start, end))
+        after_ns = _now_ns()
+        self.pushed_ns += after_ns - before_ns
+        self._spans.append((order, start, end, before_ns, after_ns))
         return end
 
     def _copy(self, order: CopyOrder) -> None:
@@ -112,7 +121,19 @@ class CudaGroup:
     def stamps(self) -> list[CopyStamp]:
         """Return when the transfers took place, once everything has ended."""
         clock = self.api.host_ns
-        return [CopyStamp(order.copy, clock(a), clock(b)) for order, a, b in self._spans]
+        return [
+            CopyStamp(order.copy, *begun_by(clock(a), clock(b), after_ns), after_ns - before_ns)
+            for order, a, b, before_ns, after_ns in self._spans
+        ]
+
+
+def begun_by(start_ns: int, end_ns: int, enqueued_ns: int) -> tuple[int, int]:
+    """Return when enqueued work started and ended, given its events.
+
+    On an idle stream the first event happens at once, long before the work has been enqueued. What
+    lies between is the host's time, not the device's.
+    """
+    return min(max(start_ns, enqueued_ns), end_ns), end_ns
 
 
 class CudaLane(Lane):
@@ -123,9 +144,16 @@ class CudaLane(Lane):
         self._group = group
         self._api = group.api
         self._streams = group.streams[site.index]
-        self._begun: list[tuple[int, Any, int]] = []
+        self._begun: list[tuple[int, Any, int, int]] = []
+        self._dispatch_ns: dict[int, int] = {}
+        self._spent_ns = 0
+        """By the host, since the last launch was enqueued."""
         self._ended: dict[int, Any] = {}
         self._loaded: list[tuple[str, Any, Any]] = []
+
+    @property
+    def _version(self) -> int:
+        return self._group.graphs[self.site.index].version
 
     def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
         return self._group.graphs[self.site.index].launches(runs, self.site.name)
@@ -147,9 +175,12 @@ class CudaLane(Lane):
         return True
 
     def _run(self, launch: int, call: LaunchCall) -> None:
+        shelf = self.site.shelf
+        assert shelf is None or call.cell in shelf.held, f"{call.cell} is not there"
         repeats = self.site.repeater.next()
-        self._begun.append((launch, self._api.record(self._streams.compute), repeats))
+        start = self._api.record(self._streams.compute)
         self._api.enqueue(self._streams.compute, lambda: call.run(repeats))
+        self._begun.append((launch, start, repeats, _now_ns()))
 
     def _record(self, launch: int) -> None:
         self._ended[launch] = self._api.record(self._streams.compute)
@@ -178,12 +209,25 @@ class CudaLane(Lane):
             self._loaded.append((order.cell, start, end))
         shelf.check(order.arena_bytes)
 
+    def spend(self, host_ns: int) -> None:
+        """Charge time of the host, transfers aside, to the launch that it is for."""
+        self._spent_ns += host_ns
+        if self._begun and self._begun[-1][0] not in self._dispatch_ns:
+            self._dispatch_ns[self._begun[-1][0]] = self._spent_ns
+            self._spent_ns = 0
+
     def report(self) -> Report:
         """Return when launches ran and weights came; transfers are the group's."""
         clock = self._api.host_ns
         stamps = [
-            LaunchStamp(launch, clock(start), clock(self._ended[launch]), repeats, 0)
-            for launch, start, repeats in self._begun
+            LaunchStamp(
+                launch,
+                *begun_by(clock(start), clock(self._ended[launch]), enqueued_ns),
+                repeats,
+                0,
+                self._dispatch_ns.get(launch, 0),
+            )
+            for launch, start, repeats, enqueued_ns in self._begun
         ]
         loads = [
             LoadStamp(self.site.index, cell, clock(start), clock(end))

@@ -92,7 +92,7 @@ def _link(src: Device, dst: Device) -> Link:
 
 
 def check_profile(profile: Profile, devices: Sequence[Device]) -> None:
-    """Raise ProfileError unless `profile` describes `devices`, in their order."""
+    """Raise ProfileError unless `profile` describes `devices`, in their order, with their caps."""
     names = tuple(device.name for device in devices)
     if profile.cluster.names != names:
         strange = [name for name in names if name not in profile.cluster.names]
@@ -103,9 +103,19 @@ def check_profile(profile: Profile, devices: Sequence[Device]) -> None:
             f"the profile is of {', '.join(profile.cluster.names)} and the devices are"
             f" {', '.join(names)}; {remedy}"
         )
+    for device, other in zip(devices, profile.cluster.devices, strict=True):
+        if device.memory_bytes != other.memory_bytes:
+            raise ProfileError(
+                f"the profile caps {device.name} at {_size(other)} and the device list at"
+                f" {_size(device)}; use the same cap in both"
+            )
     host = next(device.name for device in devices if device.kind == "cpu")
     if profile.cluster.host != host:
         raise ProfileError(
             f"the profile's host is {profile.cluster.host}, but this process is {host};"
             " set the profile's host to the first CPU device"
         )
+
+
+def _size(device: Device) -> str:
+    return "nothing" if device.memory_bytes is None else f"{device.memory_bytes:,} bytes"

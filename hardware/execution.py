@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dynpartition.errors import DeviceLost
 from dynpartition.hardware.blueprint import Value
@@ -15,9 +16,9 @@ from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
-from dynpartition.hardware.patience import Patience
-from dynpartition.hardware.pool import NameCell, Pool
+from dynpartition.hardware.pool import NameCell, Pool, WorkerLost
 from dynpartition.hardware.walk import Walk
+from dynpartition.program import Program
 
 ABORT_TIMEOUT_S = 5.0
 
@@ -38,6 +39,8 @@ class Machine:
     core: int | None
     """Where the caller runs meanwhile."""
     polite: bool
+    epochs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Numbers for executions."""
 
     @property
     def host_arena(self) -> Arena:
@@ -51,6 +54,15 @@ class Machine:
         for graphs in self.graphs.values():
             graphs.capture_wanted()
 
+    def restock(self) -> None:
+        """Bring back the weights that a session begins with; while no session is open.
+
+        Workers do so by themselves when a session's first segment reaches them.
+        """
+        for site in self.cuda:
+            if site.shelf is not None:
+                site.shelf.reset()
+
     def close(self) -> None:
         """End the workers and free everything. Idempotent."""
         if not self.pool.is_closed:
@@ -58,52 +70,79 @@ class Machine:
                 for arena in self.pool.memory.arenas if self.cuda else ():
                     if arena is not None:
                         self.api.unpin(arena.raw)
+                self.api.unpin(self.pool.memory.master.raw)
+                for site in self.cuda:
+                    if site.shelf is not None:
+                        site.shelf.clear()
             finally:
                 self.pool.close()
 
 
 class Execution:
-    """One session's share of the machine."""
+    """One session's share of the machine, or what is left of it after a loss.
 
-    def __init__(self, machine: Machine, epoch: int, name_cell: NameCell) -> None:
+    Methods raise WorkerLost when a worker is gone; `rescue` is what can be done then.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        name_cell: NameCell,
+        origin_ns: int = 0,
+        veterans: Collection[int] = (),
+    ) -> None:
+        """`origin_ns`: when the session's clock started, 0: it has not.
+
+        `veterans`: workers that hold outputs of the session already.
+        """
         self._pool = machine.pool
         self._api = machine.api
-        self._epoch = epoch
+        self._epoch = next(machine.epochs)
         self._name_cell = name_cell
-        self._patience = Patience(polite=machine.polite)
-        self._arrivals = Arrivals(machine.pool.control, epoch)
-        group = CudaGroup(
+        self._veterans = veterans
+        self._patience = machine.pool.clock.patience(machine.polite)
+        self._arrivals = Arrivals(machine.pool.control, self._epoch)
+        self._group = CudaGroup(
             machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
         )
-        self._walk = Walk(machine.host, machine.cuda, epoch, group)
-        self.origin_ns = 0
+        self._walk = Walk(machine.host, machine.cuda, self._epoch, self._group)
+        self._has_begun = False
+        self._given: set[int] = set()
+        self.reported: dict[int, Report] = {}
+        """Worker → what it has done, as far as they have reported."""
+        self.origin_ns = origin_ns
         """When the clock started; 0 before."""
         self.is_over = False
 
     def append(self, segments: Sequence[Segment]) -> None:
         """Give every device its segment; the first time, start the clock when all have it."""
-        is_first = self.origin_ns == 0
+        is_first, pool = not self._has_begun, self._pool
         for segment in segments:
             segment.epoch = self._epoch
-        for worker, device in enumerate(self._pool.device_of):
-            if is_first or segments[device].code:
-                self._pool.send(worker, segments[device], self._name_cell)
+        for worker in pool.alive:
+            segment = segments[pool.device_of[worker]]
+            if is_first or segment.code:
+                segment.goes_on = worker in self._veterans
+                pool.send(worker, pool.shortened(worker, segment), self._name_cell)
+                self._given.add(worker)
         self._walk.extend(segments)
         if is_first:
             self._start_clock()
+            self._has_begun = True
 
     def _start_clock(self) -> None:
         control = self._pool.control
-        for worker in range(len(self._pool.workers)):
+        for worker in self._pool.alive:
             while not control.is_ready(worker, self._epoch):
                 self._pause()
         self._api.start_clock()
-        self.origin_ns = time.perf_counter_ns()
+        self.origin_ns = self.origin_ns or time.perf_counter_ns()
         control.go(self._epoch)
 
     def run_until(self, values: Sequence[Value]) -> list[Value]:
         """Go on until some of `values` are there and return them; without any, to the end."""
-        walk, patience = self._walk, self._patience
+        walk, patience, pool = self._walk, self._patience, self._pool
+        now_ns, waited = pool.clock.now_ns, False
         patience.reset()
         while True:
             # What has run is stamped, and what others wait for leaves, before the scheduler gets
@@ -113,10 +152,15 @@ class Execution:
                 if there:
                     return there
             if walk.step():
-                patience.reset()
+                if waited:
+                    patience.reset()
+                    waited = False
+                if now_ns() > pool.check_due_ns:
+                    pool.check(self._name_cell)
             elif walk.is_done and not values:
                 return []
             else:
+                waited = True
                 self._pause()
 
     def _is_there(self, value: Value) -> bool:
@@ -130,29 +174,68 @@ class Execution:
 
     def finish(self) -> list[Report]:
         """Wait for all devices and return what they did."""
-        self._ask_to_finish(drain=True)
-        reports = self._worker_reports()
+        for worker in self._owing():
+            self._pool.send(worker, Finish(self._epoch, drain=True), self._name_cell)
+        for worker in self._owing():
+            self.reported[worker] = self._report(worker, math.inf)
         self._walk.settle()
         self.is_over = True
-        return [*self._walk.reports(), *reports]
+        return self.reports()
+
+    def rescue(self) -> None:
+        """After a loss: let all others drop what they have not begun, and wait for the rest.
+
+        Afterwards no device works and nothing is under way.
+        """
+        while self._walk.must_go_on:
+            self._walk.step()
+        self._stop(math.inf)
+        self._walk.settle()
+        self.is_over = True
 
     def abort(self) -> None:
-        """Drop what has not begun and wait for the rest; DeviceLost when it takes too long."""
-        if self.origin_ns and not self.is_over:
-            self._ask_to_finish(drain=False)
-            self._worker_reports(ABORT_TIMEOUT_S)
+        """Drop what has not begun and wait for the rest; a worker that takes too long is ended."""
+        if self._given and not self.is_over:
+            self._stop(ABORT_TIMEOUT_S)
             self._walk.settle()
         self.is_over = True
 
-    def _ask_to_finish(self, *, drain: bool) -> None:
-        for worker in range(len(self._pool.workers)):
-            self._pool.send(worker, Finish(self._epoch, drain), self._name_cell)
+    def reports(self) -> list[Report]:
+        """Return what all devices did, as far as it is known; only when nothing is under way."""
+        return [*self._walk.reports(), *self.reported.values()]
 
-    def _worker_reports(self, timeout_s: float = math.inf) -> list[Report]:
-        return [self._report(worker, timeout_s) for worker in range(len(self._pool.workers))]
+    def arrived(self, program: Program) -> list[int]:
+        """Return the transfers that have arrived; only when nothing is under way."""
+        driven = {stamp.copy for stamp in self._group.stamps()}
+        flagged = program.copy_dst.tolist()
+        return [
+            copy
+            for copy, dst in enumerate(flagged)
+            if copy in driven or (dst not in self._group.streams and self._arrivals.has(copy))
+        ]
+
+    def _owing(self) -> list[int]:
+        """Return the workers that have something of this session and have not reported."""
+        given = self._given.difference(self.reported)
+        return [worker for worker in self._pool.alive if worker in given]
+
+    def _stop(self, timeout_s: float) -> None:
+        """Let workers drop what they have not begun, and wait; one that does not answer is lost."""
+        for worker in self._owing():
+            try:
+                self._pool.send(worker, Finish(self._epoch, drain=False), self._name_cell)
+            except WorkerLost as loss:
+                self._pool.discard(loss.worker, str(loss))
+        while owing := self._owing():
+            try:
+                self.reported[owing[0]] = self._report(owing[0], timeout_s)
+            except WorkerLost as loss:
+                self._pool.discard(loss.worker, str(loss))
 
     def _report(self, worker: int, timeout_s: float) -> Report:
-        message = self._pool.receive(worker, self._patience, self._name_cell, timeout_s)
-        if not isinstance(message, Report) or message.epoch != self._epoch:
-            raise DeviceLost(f"worker {worker} answered out of turn; open a new backend")
-        return message
+        while True:
+            message = self._pool.receive(worker, self._patience, self._name_cell, timeout_s)
+            if not isinstance(message, Report) or message.epoch > self._epoch:
+                raise DeviceLost(f"worker {worker} answered out of turn; open a new backend")
+            if message.epoch == self._epoch:
+                return message

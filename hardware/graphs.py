@@ -10,7 +10,7 @@ k tasks of a call, b places of a captured call, A arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,12 +63,26 @@ class GraphCache:
     captured: dict[CallKind, Captured | None] = field(default_factory=dict)
     """None: the cell cannot be captured, so it is called."""
     wanted: dict[CallKind, None] = field(default_factory=dict)
+    version: int = 0
+    """Changes with what has been captured."""
+    unsteady: set[str] = field(default_factory=set)
+    """Cells whose weights come and go: never captured, because a capture holds addresses."""
+
+    def forget(self, cells: Iterable[str]) -> None:
+        """Capture these cells no more: their weights are evicted from now on."""
+        fresh = set(cells) - self.unsteady
+        if fresh:
+            self.unsteady |= fresh
+            self.version += 1
+            self.captured = {k: one for k, one in self.captured.items() if k.cell not in fresh}
+            self.wanted = {kind: None for kind in self.wanted if kind.cell not in fresh}
 
     def capture_wanted(self) -> None:
         """Capture what was asked for; between sessions, since it writes to the arena."""
         with torch.inference_mode():
             for kind in self.wanted:
                 self.captured[kind] = self._capture(kind)
+                self.version += 1
         self.wanted.clear()
 
     def _capture(self, kind: CallKind) -> Captured | None:
@@ -116,7 +130,8 @@ class GraphCache:
         captured = self.captured.get(kind)
         if captured is not None:
             return CapturedCall(captured, index)
-        if kind not in self.captured and kind.n_places <= PLACES_MAX:
+        is_steady = cell not in self.unsteady
+        if is_steady and kind not in self.captured and kind.n_places <= PLACES_MAX:
             self.wanted[kind] = None
         rows = [index[at, : call.size] for at in range(len(call.arguments))]
         return CellCall(self.cells[cell], self.arena, call, rows)

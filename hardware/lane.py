@@ -6,21 +6,25 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from dynpartition.hardware.compute import LaunchCall, Repeater, launch_on_host
-from dynpartition.hardware.control import Arrivals, Control
+from dynpartition.hardware.control import NO_LAUNCH, Arrivals, Control
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import (
+    LOAD,
     CopyOrder,
     CopyStamp,
     LaunchStamp,
+    LoadOrder,
+    LoadStamp,
     Report,
     RunOrder,
     Segment,
 )
+from dynpartition.hardware.shelf import Shelf
 from dynpartition.program import COPY, RECORD, RUN, WAIT
 
 _now_ns = time.perf_counter_ns
@@ -38,6 +42,20 @@ class Site:
     control: Control
     repeater: Repeater
     delay: RunDelay | None = None
+    shelf: Shelf | None = None
+    """Where weights come and go; None: they are all there."""
+    kept: dict[int, Prepared] = field(default_factory=dict)
+    """Segments that come again, by their number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A segment that is ready to run; calls are the same session after session."""
+
+    segment: Segment
+    version: int
+    code: list[list[int]]
+    launches: Mapping[int, LaunchCall]
 
 
 class RunDelay:
@@ -72,19 +90,38 @@ class Lane(ABC):
         """Launches that have been planned and are not complete."""
         self._launches: dict[int, LaunchCall] = {}
         self._copies: dict[int, CopyOrder] = {}
+        self._loads: dict[int, LoadOrder] = {}
 
     def extend(self, segment: Segment) -> None:
         """Append a segment; its leading COPYs go before the next RUN, or after their producer.
 
         Not between a launch and its end (`must_go_on`), which would seem to come later.
         """
-        self._launches.update(self._prepared(segment.runs))
+        prepared = self._prepared_or_kept(segment)
+        self._launches.update(prepared.launches)
         self._copies.update((order.copy, order) for order in segment.copies)
-        code = segment.instructions()
+        self._loads.update((order.launch, order) for order in segment.loads)
+        code = prepared.code
         n_leading = _count_leading(code)
         self._insert(code[:n_leading])
         self.code += code[n_leading:]
         self.unrecorded.update(order.launch for order in segment.runs)
+
+    def _prepared_or_kept(self, segment: Segment) -> Prepared:
+        """Return a segment with its calls; of one that is kept, as it was prepared before."""
+        kept = self.site.kept.get(segment.number)
+        if kept is not None and kept.segment is segment and kept.version == self._version:
+            return kept
+        code, launches = segment.instructions(), self._prepared(segment.runs)
+        prepared = Prepared(segment, self._version, code, launches)
+        if segment.number:
+            self.site.kept[segment.number] = prepared
+        return prepared
+
+    @property
+    def _version(self) -> int:
+        """Changes when calls would be prepared in another way."""
+        return 0
 
     @abstractmethod
     def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
@@ -111,6 +148,8 @@ class Lane(ABC):
         elif opcode == RECORD:
             self._record(operand)
             self.unrecorded.discard(operand)
+        elif opcode == LOAD:
+            self._load(self._loads.pop(operand))
         else:
             self._copy(self._copies.pop(operand), launch)
         self.position += 1
@@ -128,9 +167,9 @@ class Lane(ABC):
 
     @property
     def next_launch(self) -> int:
-        """Plan position of the launch that is next; -1 where the lane must go on."""
+        """Plan position of the launch that is next; -1: the lane must go on; NO_LAUNCH: none."""
         if self.is_done:
-            return 1 << 62
+            return NO_LAUNCH
         return -1 if self.must_go_on else self.code[self.position][2]
 
     @abstractmethod
@@ -148,6 +187,10 @@ class Lane(ABC):
     @abstractmethod
     def _copy(self, order: CopyOrder, launch: int) -> None:
         """Push the outputs of `launch`."""
+
+    @abstractmethod
+    def _load(self, order: LoadOrder) -> None:
+        """Evict and load weights for the launch that is next."""
 
     @abstractmethod
     def report(self) -> Report:
@@ -168,6 +211,7 @@ class CpuLane(Lane):
         self._views = [None if a is None else a.octets for a in site.arenas]
         self._launch_stamps: list[LaunchStamp] = []
         self._copy_stamps: list[CopyStamp] = []
+        self._load_stamps: list[LoadStamp] = []
         self._running = (0, 0, 0)  # start, repeats, run-queue delay at the start
 
     def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
@@ -180,6 +224,7 @@ class CpuLane(Lane):
 
     def _run(self, launch: int, call: LaunchCall) -> None:
         site = self.site
+        assert site.shelf is None or call.cell in site.shelf.held, f"{call.cell} is not there"
         repeats = site.repeater.next()
         delay_ns = 0 if site.delay is None else site.delay.read_ns()
         self._running = (_now_ns(), repeats, delay_ns)
@@ -206,6 +251,19 @@ class CpuLane(Lane):
         self._arrivals.set(order.copy)
         self._copy_stamps.append(CopyStamp(order.copy, start_ns, _now_ns()))
 
+    def _load(self, order: LoadOrder) -> None:
+        shelf = self.site.shelf
+        assert shelf is not None
+        for cell in order.evict:
+            shelf.evict(cell)
+        if order.cell:
+            start_ns = _now_ns()
+            shelf.load(order.cell)
+            self._load_stamps.append(LoadStamp(self.site.index, order.cell, start_ns, _now_ns()))
+        shelf.check(order.arena_bytes)
+
     def report(self) -> Report:
         """Return the stamps."""
-        return Report(self.epoch, self._launch_stamps, self._copy_stamps)
+        shelf = self.site.shelf
+        held = [] if shelf is None else list(shelf.held)
+        return Report(self.epoch, self._launch_stamps, self._copy_stamps, self._load_stamps, held)

@@ -29,6 +29,22 @@ class Placement:
     """(C + 1,) of all transfers."""
     spans: IntArray
     """(S, 3): source offset, destination offset, bytes."""
+    used_before: IntArray
+    """(D,) bytes of each arena that had been given out before."""
+    used: IntArray
+    """(D,) the same with these places."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """What a layout has given out."""
+
+    used: IntArray
+    """(D,) bytes."""
+    output_row: IntArray
+    """(D, N)"""
+    input_row: IntArray
+    """(D, N)"""
 
 
 class Layout:
@@ -61,9 +77,9 @@ class Layout:
         self.input_row = np.concatenate([self.input_row, more], axis=1)
 
     def place(self, tasks: KnownTasks, program: Program, launches: int, copies: int) -> Placement:
-        """Give places to what comes after the first `launches` and `copies` of a program.
+        """Return places for what comes after the first `launches` and `copies` of a program.
 
-        Raises OutOfDeviceMemory; then nothing has been given out.
+        They count as given out once they are settled. Raises OutOfDeviceMemory.
         """
         n_new = len(program.launch_tasks.values) - int(program.launch_tasks.start[launches])
         n_args = len(tasks.inputs.values) + n_new
@@ -106,11 +122,39 @@ class Layout:
         )
         if outcome != placing.FITS:
             raise self._full(tasks, program, outcome == placing.COPY_DOES_NOT_FIT, failed)
-        self._used = used
         n_calls, n_arguments, n_rows, n_spans = count.tolist()
         return Placement(
-            calls[:n_calls], arguments[:n_arguments], rows[:n_rows], span_start, spans[:n_spans]
+            calls[:n_calls],
+            arguments[:n_arguments],
+            rows[:n_rows],
+            span_start,
+            spans[:n_spans],
+            self._used,
+            used,
         )
+
+    def places(self) -> Places:
+        """Return a copy of what has been given out."""
+        return Places(self._used.copy(), self.output_row.copy(), self.input_row.copy())
+
+    def restore(self, places: Places) -> None:
+        """Give out what a layout of the same tasks has given out before."""
+        self._used = places.used.copy()
+        self.output_row, self.input_row = places.output_row.copy(), places.input_row.copy()
+
+    def begin_again(self, tasks: KnownTasks, rows: IntArray) -> None:
+        """Keep only outputs that lie in `rows` (D, N), and the host inputs on the host."""
+        host = self.cluster.host_index
+        sizes = tasks.output_bytes[tasks.kind_of], tasks.host_bytes[tasks.kind_of]
+        self.output_row = rows.copy()
+        self.input_row[np.arange(len(rows)) != host] = placing.ABSENT
+        ends = ((self.output_row + 1) * sizes[0], (self.input_row + 1) * np.maximum(sizes[1], 0))
+        # What is ABSENT ends at 0.
+        self._used = np.concatenate(ends, axis=1).max(axis=1)
+
+    def settle(self, placement: Placement) -> None:
+        """Take note that the places of `placement` are given out."""
+        self._used = placement.used
 
     def _full(
         self, tasks: KnownTasks, program: Program, is_copy: bool, failed: IntArray

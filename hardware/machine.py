@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from dynpartition.cluster import Device
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.cuda_lane import Api, DeviceStreams
 from dynpartition.hardware.devices import available_cores, core_of
 from dynpartition.hardware.execution import Machine
 from dynpartition.hardware.graphs import GraphCache
-from dynpartition.hardware.lane import RunDelay, Site, run_delay
+from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.pool import Pool, PoolOptions
+from dynpartition.hardware.messages import Stock
+from dynpartition.hardware.pool import STALL_TIMEOUT_S, Pool, PoolOptions, start_pool
+from dynpartition.hardware.shelf import CudaShelf, Shelf
+from dynpartition.hardware.weights import hollow_copies
 from dynpartition.models import DynamicModel
 
 _PAGE_BYTES = 4096
@@ -30,6 +31,10 @@ class MachineOptions:
     arena_bytes: Sequence[int]
     """Per device."""
     sample_run_delay: bool
+    stocks: Mapping[int, Stock]
+    """By index, the devices whose weights come and go."""
+    stall_timeout_s: float = STALL_TIMEOUT_S
+    """How long a worker may show no sign of life in one launch."""
 
 
 def build_machine(
@@ -40,7 +45,15 @@ def build_machine(
     cpus = [index for index, device in enumerate(devices) if device.kind == "cpu"]
     polite = any(core_of(devices[index], cores) is None for index in cpus)
     arena_bytes = [-(-size // _PAGE_BYTES) * _PAGE_BYTES for size in options.arena_bytes]
-    pool = Pool(model, devices, PoolOptions(cpus[0], arena_bytes, polite, options.sample_run_delay))
+    pool_options = PoolOptions(
+        host=cpus[0],
+        arena_bytes=arena_bytes,
+        polite=polite,
+        sample_run_delay=options.sample_run_delay,
+        stocks=options.stocks,
+        stall_timeout_s=options.stall_timeout_s,
+    )
+    pool = start_pool(model, devices, pool_options)
     try:
         return _driven(model, pool, api, core_of(devices[cpus[0]], cores))
     except BaseException:
@@ -58,33 +71,50 @@ def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) ->
     for arena in pool.memory.arenas:
         if cuda and arena is not None:
             api.pin(arena.raw)
-
-    def site(index: int, cells: Mapping[str, nn.Module], delay: RunDelay | None) -> Site:
-        device = devices[index]
-        # The host's program leaves pushes to CUDA devices to their own driver.
-        reach = pool.memory.arenas if device.kind == "cpu" else arenas
-        repeater = Repeater(device.speed)
-        return Site(device.name, index, cells, reach, pool.control, repeater, delay)
-
-    driven = {index: site(index, api.cells(devices[index], model.cells), None) for index in cuda}
+    if not options.stocks.keys().isdisjoint(cuda):
+        api.pin(pool.memory.master.raw)
     streams = {i: DeviceStreams(*(api.stream(devices[i]) for _ in range(3))) for i in cuda}
+
+    def cuda_site(index: int) -> Site:
+        device, stock = devices[index], options.stocks.get(index)
+        shelf: Shelf | None = None
+        if stock is None:
+            cells = api.cells(device, model.cells)
+        else:
+            cells = api.cells(device, hollow_copies(model.cells))
+            own = streams[index].incoming, streams[index].compute
+            shelf = CudaShelf(cells, pool.memory.master, stock, api, own)
+            shelf.reset()
+        repeater = Repeater(device.speed)
+        return Site(device.name, index, cells, arenas, pool.control, repeater, shelf=shelf)
+
+    driven = {index: cuda_site(index) for index in cuda}
     return Machine(
         pool=pool,
-        host=site(options.host, model.cells, run_delay(options.sample_run_delay)),
+        host=_host_site(model, pool),
         cuda=list(driven.values()),
         arenas=arenas,
         api=api,
         streams=streams,
-        graphs={
-            index: GraphCache(api, streams[index].compute, one.cells, _arena_of(arenas, index))
-            for index, one in driven.items()
-        },
+        graphs={index: _graphs(api, streams[index], site) for index, site in driven.items()},
         core=core,
         polite=options.polite,
     )
 
 
-def _arena_of(arenas: Sequence[Arena | None], index: int) -> Arena:
-    arena = arenas[index]
+def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
+    """Return the caller's own CPU device."""
+    options = pool.options
+    device, delay = pool.devices[options.host], run_delay(options.sample_run_delay)
+    # Its program leaves pushes to CUDA devices to their own driver.
+    reach, repeater = pool.memory.arenas, Repeater(device.speed)
+    return Site(device.name, options.host, model.cells, reach, pool.control, repeater, delay)
+
+
+def _graphs(api: Api, streams: DeviceStreams, site: Site) -> GraphCache:
+    arena = site.arenas[site.index]
     assert arena is not None
-    return arena
+    some_go = site.shelf is not None and not site.shelf.holds_all_at_first
+    return GraphCache(
+        api, streams.compute, site.cells, arena, unsteady=set(site.cells) if some_go else set()
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
 from functools import cached_property
 
 import torch
@@ -49,6 +51,25 @@ class Arena:
                 return torch.empty((_EMPTY_ROWS, *shape), dtype=dtype, device=self.raw.device)
             n_rows = self.raw.numel() // row_bytes
             return self.raw[: n_rows * row_bytes].view(dtype).view(n_rows, *shape)
+
+
+def private_memory(size_bytes: int) -> Tensor:
+    """Return uint8 memory of pages that go back to the system with the last tensor on it.
+
+    The heap would keep what it was once given.
+    """
+    if not size_bytes:
+        return torch.empty(0, dtype=torch.uint8)
+    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with torch.inference_mode():
+        return torch.frombuffer(pages, dtype=torch.uint8)
+
+
+def trim_heap() -> None:
+    """Give free pages of the heap back to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

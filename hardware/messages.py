@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
+import select
+import socket
+import struct
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
+
+from dynpartition.program import COPY, RECORD, RUN, WAIT
+
+LOAD = 1 + max(WAIT, RUN, RECORD, COPY)
+"""Opcode in a segment, beside those of programs: evict and load weights for the launch."""
 
 
 class Argument(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -39,6 +47,18 @@ class RunOrder(msgspec.Struct, array_like=True, gc=False):
     calls: list[Call]
 
 
+class LoadOrder(msgspec.Struct, array_like=True, gc=False):
+    """What LOAD does before one launch: which weights go, and which come."""
+
+    launch: int
+    evict: list[str]
+    """Cells, in this order, before anything comes."""
+    cell: str
+    """Whose weights come; empty: room is made for outputs only."""
+    arena_bytes: int
+    """Given out of the arena by then: what lies beside the weights."""
+
+
 class CopyOrder(msgspec.Struct, array_like=True, gc=False):
     """What COPY does for one transfer."""
 
@@ -57,6 +77,15 @@ class Segment(msgspec.Struct, tag=True):
     """int64 (n, 3): opcode, operand, the launch that the instruction belongs to."""
     runs: list[RunOrder]
     copies: list[CopyOrder]
+    loads: list[LoadOrder] = []
+    serial: int = 0
+    """How many messages its worker has been sent, with this one."""
+    goes_on: bool = False
+    """Whether the session goes on after a loss: what lies on the device is still needed."""
+    number: int = 0
+    """Which plan this is of those that devices keep; 0: of none."""
+    is_kept: bool = False
+    """The device has it already, under this number: nothing else is in here."""
 
     def instructions(self) -> list[list[int]]:
         """Return `code` row by row."""
@@ -70,6 +99,17 @@ class Finish(msgspec.Struct, tag=True):
     epoch: int
     drain: bool
     """Finish the program before; else drop the rest of it."""
+    serial: int = 0
+    """As in segments."""
+
+
+class Stock(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a device that does not simply hold all weights may hold."""
+
+    capacity_bytes: int
+    """For weights, outputs and inputs together."""
+    resident: list[str]
+    """Cells whose weights are there when a session begins."""
 
 
 class Setup(msgspec.Struct, tag=True):
@@ -94,6 +134,10 @@ class Setup(msgspec.Struct, tag=True):
     arenas: list[tuple[int, int] | None]
     """Per device (file descriptor, bytes); None for CUDA devices."""
     sample_run_delay: bool
+    stock: Stock | None = None
+    """None: the device holds all weights."""
+    master: tuple[int, int] = (-1, 0)
+    """(file descriptor, bytes) of the weights that `stock` is loaded from."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -108,12 +152,25 @@ class LaunchStamp(msgspec.Struct, array_like=True, gc=False):
     end_ns: int
     repeats: int
     run_delay_ns: int
+    dispatch_ns: int = 0
+    """How long the caller's thread was busy with starting it; 0 where the device is its own."""
 
 
 class CopyStamp(msgspec.Struct, array_like=True, gc=False):
     """When one transfer took place, on the monotonic clock."""
 
     copy: int
+    start_ns: int
+    end_ns: int
+    dispatch_ns: int = 0
+    """How long the caller's thread was busy with starting it; 0 where a CPU device copies."""
+
+
+class LoadStamp(msgspec.Struct, array_like=True, gc=False):
+    """When the weights of one cell came to a device, on the monotonic clock."""
+
+    device: int
+    cell: str
     start_ns: int
     end_ns: int
 
@@ -124,6 +181,9 @@ class Report(msgspec.Struct, tag=True):
     epoch: int
     launches: list[LaunchStamp]
     copies: list[CopyStamp]
+    loads: list[LoadStamp] = []
+    held: list[str] = []
+    """Cells whose weights are on the device, where they come and go."""
 
 
 class Failure(msgspec.Struct, tag=True):
@@ -131,31 +191,93 @@ class Failure(msgspec.Struct, tag=True):
 
     text: str
     traceback: str
+    out_of_memory: bool = False
+    """Whether another device may succeed."""
 
 
 Message = Segment | Finish | Setup | Ready | Report | Failure
+Order = Segment | Finish
+"""What a worker is sent again and again."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_LENGTH = struct.Struct("=Q")
+
+Pause = Callable[[], None]
+"""Called now and then while the other end makes one wait; may raise."""
+
+
+def wait_on() -> None:
+    """Wait for ever."""
 
 
 class Channel:
     """One end of a socket between the caller and a worker."""
 
-    def __init__(self, fd: int) -> None:
-        self._connection: Connection[bytes, bytes] = Connection(fd)
+    def __init__(self, fd: int, nap_s: float = 0.0) -> None:
+        """`nap_s`: how long to wait for the other end between two pauses; 0: no pauses."""
+        self._socket = socket.socket(fileno=fd)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        if nap_s:
+            nap = struct.pack("ll", 0, int(nap_s * 1e6))  # a timeval
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, nap)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, nap)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, pause: Pause = wait_on) -> None:
         """Send one message; OSError when the other end is gone."""
-        self._connection.send_bytes(_encoder.encode(message))
+        data = bytearray(_LENGTH.size)
+        _encoder.encode_into(message, data, _LENGTH.size)
+        _LENGTH.pack_into(data, 0, len(data) - _LENGTH.size)
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                pause()
 
-    def receive(self) -> Message:
+    def receive(self, pause: Pause = wait_on) -> Message:
         """Wait for one message; EOFError or OSError when the other end is gone."""
-        return _decoder.decode(self._connection.recv_bytes())
+        (size,) = _LENGTH.unpack(self._read(_LENGTH.size, pause))
+        return _decoder.decode(self._read(size, pause))
+
+    def _read(self, size: int, pause: Pause) -> bytearray:
+        data = bytearray(size)
+        rest = memoryview(data)
+        while rest:
+            try:
+                count = self._socket.recv_into(rest)
+            except BlockingIOError:
+                pause()
+                continue
+            if not count:
+                raise EOFError
+            rest = rest[count:]
+        return data
 
     def poll(self, timeout_s: float) -> bool:
         """Return whether a message or the end of the stream is there, after waiting for it."""
-        return self._connection.poll(timeout_s)
+        return bool(self._poll.poll(1000 * timeout_s))
 
     def close(self) -> None:
         """Close this end."""
-        self._connection.close()
+        self._socket.close()
+
+
+class Inbox:
+    """A worker's messages in the order in which they were sent, each once."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.count = 0
+        """How many have been received."""
+        self._early: dict[int, Order] = {}
+
+    def receive(self) -> Order:
+        """Wait for the next message; EOFError or OSError when the other end is gone."""
+        while self.count + 1 not in self._early:
+            message = self.channel.receive()
+            assert isinstance(message, Segment | Finish), f"no worker expects {message}"
+            if message.serial > self.count:
+                self._early[message.serial] = message
+        self.count += 1
+        return self._early.pop(self.count)

@@ -1,4 +1,4 @@
-"""Turns the new part of a program into orders: which bytes every RUN and COPY touches."""
+"""Turns the new part of a program into orders: what every RUN, COPY and LOAD touches."""
 
 from __future__ import annotations
 
@@ -8,32 +8,51 @@ from itertools import pairwise
 import numpy as np
 
 from dynpartition.hardware.layout import Layout, Placement
+from dynpartition.hardware.ledger import Ledger
 from dynpartition.hardware.memory import dtype_name
-from dynpartition.hardware.messages import Argument, Call, CopyOrder, RunOrder, Segment
+from dynpartition.hardware.messages import (
+    LOAD,
+    Argument,
+    Call,
+    CopyOrder,
+    LoadOrder,
+    RunOrder,
+    Segment,
+)
 from dynpartition.hardware.tasks import KnownTasks
 from dynpartition.program import COPY, RUN, WAIT, Program
 from dynpartition.types import IntArray
 
 
 def segments(
-    tasks: KnownTasks, program: Program, layout: Layout, launches_before: int, copies_before: int
+    tasks: KnownTasks,
+    program: Program,
+    layout: Layout,
+    ledger: Ledger,
+    launches_before: int,
+    copies_before: int,
 ) -> list[Segment]:
     """Return per device what a shorter plan's program did not have (epoch still 0).
 
-    Raises OutOfDeviceMemory; the layout is as before then.
+    Raises OutOfDeviceMemory; layout and ledger are as before then.
     """
     placement = layout.place(tasks, program, launches_before, copies_before)
+    stocking = ledger.plan(tasks, program, placement, launches_before)
+    layout.settle(placement)
+    ledger.settle(stocking)
     runs = _run_orders(tasks, program, placement)
     copies = _copy_orders(program, placement, copies_before)
     device_of = program.launch_device.tolist()
     return [
         Segment(
             epoch=0,
-            code=owned(code, program.copy_launch).tobytes(),
+            code=with_loads(owned(code, program.copy_launch), loads).tobytes(),
             runs=[run for run in runs if device_of[run.launch] == device],
             copies=[copy for copy in copies if device in (copy.src, copy.dst)],
+            loads=loads,
         )
         for device, code in enumerate(program.segment(launches_before, copies_before))
+        for loads in [stocking.orders.get(device, [])]
     ]
 
 
@@ -46,6 +65,18 @@ def owned(code: IntArray, copy_launch: IntArray) -> IntArray:
     runs = np.flatnonzero(opcode == RUN)
     launch[waits] = operand[runs[np.searchsorted(runs, waits)]]
     return np.stack([opcode, operand, launch], axis=1)
+
+
+def with_loads(code: IntArray, loads: Sequence[LoadOrder]) -> IntArray:
+    """Return the code with a LOAD before the WAITs of each launch that needs one."""
+    if not loads:
+        return code
+    launches = [order.launch for order in loads]
+    # All other rows of a new launch come behind its WAITs and its RUN.
+    first = [int(np.argmax(code[:, 2] == launch)) for launch in launches]
+    rows = [[LOAD, launch, launch] for launch in launches]
+    more: IntArray = np.insert(code, first, rows, axis=0)
+    return more
 
 
 def _run_orders(tasks: KnownTasks, program: Program, placement: Placement) -> list[RunOrder]:

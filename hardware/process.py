@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import IO
 
 from dynpartition.errors import DeviceError
-from dynpartition.hardware.messages import Channel, Ready
+from dynpartition.hardware.messages import Channel, Message, Pause, Ready
 
 _TAIL_BYTES = 4000
 _END_TIMEOUT_S = 1.0
+_NAP_S = 0.02
+"""How long the caller waits for one worker in the middle of a message before it looks around."""
 
 
 class WorkerProcess:
@@ -31,7 +33,7 @@ class WorkerProcess:
         self.process = self._spawn(fds, shared_fds)
         theirs.close()
         os.close(lifeline_fd)
-        self.channel = Channel(ours.detach())
+        self.channel = Channel(ours.detach(), _NAP_S)
 
     def _spawn(self, fds: tuple[int, int], shared_fds: Sequence[int]) -> subprocess.Popen[bytes]:
         # -P: whatever lies in the working directory is not importable by accident.
@@ -44,6 +46,18 @@ class WorkerProcess:
             stderr=self._log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+
+    def send(self, message: Message, pause: Pause) -> None:
+        """Send one message; OSError when the process is gone."""
+        self.channel.send(message, pause)
+
+    def has_mail(self) -> bool:
+        """Return whether a message, or the end of the stream, is there."""
+        return self.channel.poll(0)
+
+    def receive(self, pause: Pause) -> Message:
+        """Wait for one message; EOFError or OSError when the process is gone."""
+        return self.channel.receive(pause)
 
     @property
     def has_ended(self) -> bool:

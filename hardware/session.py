@@ -15,14 +15,19 @@ from dynpartition.errors import DeviceError, DeviceLost
 from dynpartition.graph import TaskGraph
 from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.execution import Execution, Machine
+from dynpartition.hardware.history import History
 from dynpartition.hardware.memory import dtype_name
-from dynpartition.hardware.messages import Report
+from dynpartition.hardware.messages import Report, Stock
 from dynpartition.hardware.monitor import GpuMonitor
 from dynpartition.hardware.outputs import CollectedOutputs
+from dynpartition.hardware.placing import ABSENT
+from dynpartition.hardware.pool import WorkerLost
+from dynpartition.hardware.recovery import Carried, add_arrivals, carry, rows_held
 from dynpartition.hardware.settings import running_thread
 from dynpartition.hardware.tracing import Measured, measured
 from dynpartition.models import ModelRun, Outputs, TaskBlock
 from dynpartition.plan import Launch, Plan
+from dynpartition.profile import Profile, without_device
 from dynpartition.trace import Trace
 
 
@@ -36,47 +41,87 @@ class HardwareSession(Session):
     def __init__(
         self,
         machine: Machine,
-        execution: Execution,
         blueprint: Blueprint,
         run: ModelRun,
+        profile: Profile,
+        *,
+        stocks: Mapping[int, Stock],
         monitor: GpuMonitor | None = None,
     ) -> None:
+        """`stocks`: the weights that devices with a cap begin with, by index."""
         self._machine = machine
-        self._execution = execution
         self._blueprint = blueprint
         self._run = run
+        self._profile = self._profile_now = profile
+        self._stocks = dict(stocks)
         self._monitor = monitor
+        self._execution = Execution(machine, blueprint.name_cell)
+        self._veterans: set[int] = set()
+        self._history: History | None = None
         self._seen: dict[int, int] = {}
         self._known: dict[int, int] = {}
         self._reports: Sequence[Report] | None = None
-        self._measured: Measured | None = None
+        self._measured: tuple[Plan, Measured] | None = None
         self._outputs: Outputs | None = None
+        self._leave_out_lost()
         self._reveal(run.opening_block(), -1)
 
     @property
     def graph(self) -> TaskGraph:
-        """The tasks revealed so far, numbered 0…n-1 in the order of their revelation."""
+        """The tasks revealed so far, numbered 0…n-1 in the order of their revelation.
+
+        After a loss, tasks that need not run again cost nothing and have no inputs, until the run
+        has finished.
+        """
+        if self._history and self._reports is not None:
+            return self._blueprint.whole_graph()
         return self._blueprint.graph
 
     @property
     def plan(self) -> Plan:
-        """The launches so far."""
+        """The launches so far.
+
+        After a loss: one for every task that need not run again, where its output is, and those
+        that have been appended since; when the run has finished, what really ran.
+        """
+        if self._history and self._reports is not None:
+            return self._result()[0]
         return self._blueprint.plan
+
+    @property
+    def profile_now(self) -> Profile | None:
+        """The machine without the devices that have been lost; None while there are all."""
+        return self._profile_now if self.lost else None
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Devices that may not be used, and what is known of their end."""
+        return self._blueprint.lost
 
     @property
     def trace(self) -> Trace:
         """What happened; only after `advance` has returned False."""
-        return self._result().trace
+        return self._result()[1].trace
 
     @property
     def repeats(self) -> tuple[int, ...]:
-        """Per launch, in plan order: how often it was computed; above 1 on slowed devices."""
-        return self._result().repeats
+        """Per launch of the trace: how often it was computed; above 1 on slowed devices."""
+        return self._result()[1].repeats
 
     @property
     def run_delay_ns(self) -> tuple[int, ...]:
-        """Per launch: how long its thread waited for a core meanwhile; zeros unless sampled."""
-        return self._result().run_delay_ns
+        """Per launch of the trace: how long its thread waited for a core; zeros unless sampled."""
+        return self._result()[1].run_delay_ns
+
+    @property
+    def dispatch_ns(self) -> tuple[int, ...]:
+        """Per launch: how long the caller's thread was busy with starting it; 0 on CPU devices."""
+        return self._result()[1].dispatch_ns
+
+    @property
+    def push_ns(self) -> tuple[int, ...]:
+        """Per transfer: the same; 0 between CPU devices."""
+        return self._result()[1].push_ns
 
     @property
     def seen_ns(self) -> Mapping[int, int]:
@@ -103,41 +148,120 @@ class HardwareSession(Session):
         """Whether the devices are free for another session."""
         return self._execution.is_over
 
-    def _result(self) -> Measured:
-        """Return what was measured, put together when somebody asks for it."""
+    def _result(self) -> tuple[Plan, Measured]:
+        """Return what ran and was measured, put together when somebody asks for it."""
         if self._reports is None:
             raise _unfinished()
         if self._measured is None:
-            known_ns = {task: self._known[task] for task in self._seen}
-            ran = self._blueprint.ran(self._execution.origin_ns, known_ns)
-            self._measured = measured(ran, self._reports)
+            ran = self._blueprint.ran(self._execution.origin_ns, self._known_ns())
+            if self._history is not None:
+                plan, result = self._history.whole(ran, self._reports)
+            else:
+                plan, result = ran.plan, measured(ran, self._reports)
             if self._monitor is not None:
-                trace, start_ns = self._measured.trace, self._execution.origin_ns
+                trace, start_ns = result.trace, self._execution.origin_ns
                 samples = self._monitor.between(start_ns, start_ns + trace.makespan_ns)
-                self._measured = replace(self._measured, trace=replace(trace, monitor=samples))
+                result = replace(result, trace=replace(trace, monitor=samples))
+            self._measured = plan, result
         return self._measured
+
+    def _known_ns(self) -> dict[int, int]:
+        return {task: self._known[task] for task in self._seen}
 
     def advance(self, launches: Sequence[Launch]) -> bool:
         """Append `launches`, which must place every revealed task, and go on.
 
-        Returns True when more tasks have been revealed, False when everything has finished.
-        Raises PlanError or OutOfDeviceMemory before anything is sent: the session can still go on
-        with other launches. Raises DeviceLost when a device stops; the backend is closed then.
+        Returns True when more tasks have been revealed or a worker has been lost, False when
+        everything has finished. Raises PlanError or OutOfDeviceMemory before anything is sent: the
+        session can still go on with other launches. Raises DeviceLost when a cell raises, or a
+        device stops that nothing can stand in for; the backend is closed then.
         """
         if self._execution.is_over:
             raise DeviceError("the session is over; open a new one")
+        due = self._go_on(launches)
+        while due is None:
+            if not self._blueprint.is_planned:
+                return True
+            due = self._go_on(())  # nothing has to run again, but outputs may have to travel
+        # Outside of inference mode: what the model and the caller get are ordinary tensors.
+        return self._expand(due) if due else self._collect()
+
+    def _go_on(self, launches: Sequence[Launch]) -> list[int] | None:
+        """Run until values are there and return their tasks: none at the end; None: a loss."""
         segments = self._blueprint.extend(launches)
         with self._undisturbed():
             now_ns = time.perf_counter_ns()  # before workers may act on it
             self._known |= {task: now_ns for task in self._seen if task not in self._known}
-            self._execution.append(segments)
-            awaited = self._blueprint.awaited(self._seen)
-            due = [value.task for value in self._execution.run_until(awaited)]
-            self._seen.update(dict.fromkeys(due, time.perf_counter_ns()))
-            if not due:
-                self._reports = self._execution.finish()
-        # Outside of inference mode: what the model and the caller get are ordinary tensors.
-        return self._expand(due) if due else self._collect()
+            try:
+                self._execution.append(segments)
+                awaited = self._blueprint.awaited(self._seen)
+                due = [value.task for value in self._execution.run_until(awaited)]
+                self._seen.update(dict.fromkeys(due, time.perf_counter_ns()))
+                if not due:
+                    self._reports = self._execution.finish()
+            except WorkerLost as loss:
+                self._recover(loss)
+                return None
+        return due
+
+    def _recover(self, loss: WorkerLost) -> None:
+        """Give up what the lost worker had and has not passed on, and keep the rest."""
+        machine, blueprint, cut = self._machine, self._blueprint, self._execution
+        machine.pool.discard(loss.worker, str(loss))
+        cut.rescue()
+        cut_ns = time.perf_counter_ns()
+        self._take_stock()
+        carried = self._carried()
+        self._history = self._history or History()
+        self._history.add(
+            blueprint.ran(cut.origin_ns, self._known_ns()),
+            cut.reports(),
+            carried.again,
+            cut_ns - cut.origin_ns if cut.origin_ns else 0,
+        )
+        self._leave_out_lost()
+        blueprint.begin_again(carried, self._stocks)
+        self._execution = Execution(machine, blueprint.name_cell, cut.origin_ns, self._veterans)
+
+    def _carried(self) -> Carried:
+        """Return what has survived a loss; only when nothing is under way."""
+        machine, blueprint, cut = self._machine, self._blueprint, self._execution
+        program, layout, host = blueprint.lowered(), blueprint.layout, machine.host.index
+        ended = [stamp.launch for report in cut.reports() for stamp in report.launches]
+        before = blueprint.carried.rows if blueprint.carried else layout.output_row[:, :0]
+        rows = rows_held(program, layout.output_row, before, ended, len(blueprint.tasks))
+        add_arrivals(rows, program, layout.output_row, cut.arrived(program))
+        gone = [machine.pool.device_of[worker] for worker in machine.pool.why_lost]
+        rows[gone] = ABSENT
+        revealing = blueprint.tasks.where(reveals=True)
+        return carry(blueprint.whole_graph(), rows, host, revealing, self._seen)
+
+    def _take_stock(self) -> None:
+        """Note which weights are where on devices that do not hold all."""
+        reported, device_of = self._execution.reported, self._machine.pool.device_of
+        held = {device_of[worker]: report.held for worker, report in reported.items()}
+        shelves = {site.index: site.shelf for site in self._machine.cuda if site.shelf is not None}
+        held |= {index: list(shelf.held) for index, shelf in shelves.items()}
+        for index, stock in self._stocks.items():
+            resident = held.get(index, stock.resident)
+            self._stocks[index] = Stock(stock.capacity_bytes, resident)
+        self._veterans |= reported.keys()
+
+    def _leave_out_lost(self) -> None:
+        """Refuse the devices that have been lost, and say so to schedulers."""
+        pool = self._machine.pool
+        if not pool.why_lost:
+            return
+        devices = self._profile.cluster.devices
+        lost = {devices[pool.device_of[w]].name: why for w, why in pool.why_lost.items()}
+        resident = [
+            tuple(self._stocks[index].resident) if index in self._stocks else device.resident
+            for index, device in enumerate(devices)
+        ]
+        self._profile_now = self._profile
+        for name in lost:
+            self._profile_now = without_device(self._profile_now, name, resident)
+        self._blueprint.leave_out(self._profile_now.cluster, lost)
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -186,7 +310,7 @@ class HardwareSession(Session):
     def close(self) -> None:
         """Stop what is still running. Closing twice does nothing."""
         if not self._execution.is_over:
-            # A device that does not stop is ended with the backend: nothing more to say here.
+            # A cell that raises now ends the backend: nothing more to say here.
             with suppress(DeviceLost), self._undisturbed():
                 self._execution.abort()
 

@@ -22,6 +22,18 @@ class SharedBlock:
         os.ftruncate(fd, size_bytes)
         return SharedBlock(fd, size_bytes)
 
+    @property
+    def used_bytes(self) -> int:
+        """How much memory the block costs: whole pages that have been written to."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def discard(self) -> None:
+        """Give all pages back, where the platform can: what they held is zeros then."""
+        if hasattr(mmap, "MADV_REMOVE"):
+            mapping = self.view.obj
+            assert isinstance(mapping, mmap.mmap)
+            mapping.madvise(mmap.MADV_REMOVE)
+
     def close(self) -> None:
         """Let go of the memory; it is unmapped with the last tensor or view on it, not before."""
         if self.fd >= 0:

@@ -71,6 +71,17 @@ class StreamApi(ABC, Generic[StreamT, EventT]):
         """Return int64 values in the memory of the stream's device, for later work on `stream`."""
 
     @abstractmethod
+    def load(self, stream: StreamT, host: Tensor) -> Tensor:
+        """Return a copy of `host`, uint8, on the stream's device, for later work on `stream`.
+
+        The memory is that of what was unloaded on the same stream, where that is large enough.
+        """
+
+    @abstractmethod
+    def unload(self, stream: StreamT, memory: Tensor) -> None:
+        """Give back what `load` has returned: later work on `stream` may overwrite it."""
+
+    @abstractmethod
     def capture(self, stream: StreamT, work: Callable[[], None]) -> Callable[[], None]:
         """Return what does the kernels of `work` again at one call, inside of `enqueue`.
 
@@ -175,6 +186,16 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
         stream.work.append(lambda: _fill(tensor, values))
         return tensor
 
+    def load(self, stream: FakeStream, host: Tensor) -> Tensor:
+        """Return memory that reads as NaN until the stream gets there."""
+        memory = torch.full((len(host),), 255, dtype=torch.uint8)
+        stream.work.append(lambda: _copy(host, memory))
+        return memory
+
+    def unload(self, stream: FakeStream, memory: Tensor) -> None:
+        """Let the memory read as NaN from when the stream gets there."""
+        stream.work.append(lambda: _forget(memory))
+
     def capture(self, stream: FakeStream, work: Callable[[], None]) -> Callable[[], None]:
         """Return `work` itself."""
         return work
@@ -222,6 +243,16 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
         work = self._random.choice(able).work.popleft()
         if not isinstance(work, FakeEvent):
             work()
+
+
+@torch.inference_mode()  # where the memory may come from
+def _copy(source: Tensor, target: Tensor) -> None:
+    target.copy_(source)
+
+
+@torch.inference_mode()
+def _forget(memory: Tensor) -> None:
+    memory.fill_(255)
 
 
 def _fill(tensor: Tensor, values: IntArray) -> None:

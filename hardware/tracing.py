@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from dynpartition.cluster import Cluster
 from dynpartition.graph import TaskGraph
-from dynpartition.hardware.messages import CopyStamp, LaunchStamp, Report
+from dynpartition.hardware.messages import CopyStamp, LaunchStamp, LoadStamp, Report
 from dynpartition.plan import Plan
 from dynpartition.program import Program
-from dynpartition.trace import LaunchSpan, Reveal, Trace, TransferSpan
+from dynpartition.trace import LaunchSpan, LoadSpan, Reveal, Trace, TransferSpan
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Measured:
     """Per launch, in plan order: how often it was computed; above 1 on slowed devices."""
     run_delay_ns: tuple[int, ...]
     """Per launch: how long its thread waited for a core meanwhile; 0 where not sampled."""
+    dispatch_ns: tuple[int, ...] = ()
+    """Per launch: how long the caller's thread was busy with starting it; 0 on CPU devices.
+    Empty for runs that lost a device."""
+    push_ns: tuple[int, ...] = ()
+    """Per transfer: the same; 0 between CPU devices, empty likewise."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +40,45 @@ class Ran:
     origin_ns: int
     known_ns: Mapping[int, int]
     """Revealer → when its value and what it revealed had been planned."""
+    n_carried: int = 0
+    """Launches at the beginning of the plan that ran before a loss."""
 
 
 def measured(ran: Ran, reports: Sequence[Report]) -> Measured:
     """Return the trace of a run from what its devices report."""
     stamps = sorted((s for report in reports for s in report.launches), key=lambda s: s.launch)
-    copies = sorted((s for report in reports for s in report.copies), key=lambda s: s.copy)
+    copies = [stamp.copy for report in reports for stamp in report.copies]
     assert [s.launch for s in stamps] == list(range(len(ran.plan))), "every launch runs once"
-    assert [s.copy for s in copies] == list(range(ran.program.n_copies)), "every copy is made once"
-    launches = tuple(_launch_span(ran, stamp) for stamp in stamps)
-    transfers = tuple(_transfer_span(ran, stamp) for stamp in copies)
+    assert sorted(copies) == list(range(ran.program.n_copies)), "every copy is made once"
+    launches = tuple(launch_span(ran, stamp) for stamp in stamps)
+    transfers = transfer_spans(ran, reports)
     trace = Trace(
         makespan_ns=_makespan_ns(ran, launches, transfers),
         launches=launches,
         transfers=transfers,
         reveals=_reveals(ran, launches),
+        loads=load_spans(ran, reports),
     )
-    return Measured(trace, tuple(s.repeats for s in stamps), tuple(s.run_delay_ns for s in stamps))
+    pushes = sorted((s.copy, s.dispatch_ns) for report in reports for s in report.copies)
+    return Measured(
+        trace,
+        repeats=tuple(s.repeats for s in stamps),
+        run_delay_ns=tuple(s.run_delay_ns for s in stamps),
+        dispatch_ns=tuple(s.dispatch_ns for s in stamps),
+        push_ns=tuple(ns for _, ns in pushes),
+    )
 
 
-def _launch_span(ran: Ran, stamp: LaunchStamp) -> LaunchSpan:
+def launch_span(ran: Ran, stamp: LaunchStamp) -> LaunchSpan:
+    """Return when a launch ran."""
     launch, origin = ran.plan.launches[stamp.launch], ran.origin_ns
     return LaunchSpan(launch.device, launch.tasks, stamp.start_ns - origin, stamp.end_ns - origin)
+
+
+def transfer_spans(ran: Ran, reports: Sequence[Report]) -> tuple[TransferSpan, ...]:
+    """Return all transfers that were reported, by number."""
+    stamps = sorted((s for report in reports for s in report.copies), key=lambda s: s.copy)
+    return tuple(_transfer_span(ran, stamp) for stamp in stamps)
 
 
 def _transfer_span(ran: Ran, stamp: CopyStamp) -> TransferSpan:
@@ -72,14 +94,26 @@ def _transfer_span(ran: Ran, stamp: CopyStamp) -> TransferSpan:
     )
 
 
+def load_spans(ran: Ran, reports: Sequence[Report]) -> tuple[LoadSpan, ...]:
+    """Return all loads that were reported, by start."""
+    stamps: list[LoadStamp] = [stamp for report in reports for stamp in report.loads]
+    names, origin = ran.cluster.names, ran.origin_ns
+    size = {cell.name: cell.param_bytes for cell in ran.graph.cells}
+    return tuple(
+        LoadSpan(names[s.device], s.cell, size[s.cell], s.start_ns - origin, s.end_ns - origin)
+        for s in sorted(stamps, key=lambda stamp: (stamp.start_ns, stamp.device))
+    )
+
+
 def _makespan_ns(
     ran: Ran, launches: Sequence[LaunchSpan], transfers: Sequence[TransferSpan]
 ) -> int:
-    returning = (span.end_ns for span in transfers if _is_returning(ran, span))
+    returning = (span.end_ns for span in transfers if is_returning(ran, span))
     return max((*(span.end_ns for span in launches), *returning))
 
 
-def _is_returning(ran: Ran, span: TransferSpan) -> bool:
+def is_returning(ran: Ran, span: TransferSpan) -> bool:
+    """Return whether a transfer brings an answer to the host."""
     if span.host_input or span.dst != ran.cluster.host:
         return False
     return any(ran.graph.returns[task] for task in span.tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from dynpartition.errors import DeviceLost
@@ -9,6 +10,8 @@ from dynpartition.hardware.cuda_lane import CudaGroup, CudaLane
 from dynpartition.hardware.lane import CpuLane, Lane, Site
 from dynpartition.hardware.messages import Report, Segment
 from dynpartition.program import WAIT
+
+_now_ns = time.perf_counter_ns
 
 
 class Walk:
@@ -45,11 +48,14 @@ class Walk:
             raise _lost(error) from error
 
     def _step_any(self) -> bool:
+        before_ns, pushed_ns = _now_ns(), self.group.pushed_ns
         self.group.pump()
         for lane in sorted(self._lanes, key=_next_launch):
             if lane.step():
                 while lane.must_go_on:
                     lane.step()
+                if isinstance(lane, CudaLane):
+                    lane.spend(_now_ns() - before_ns - (self.group.pushed_ns - pushed_ns))
                 return True
             if lane is self.host and self._host_must_wait():
                 return False

@@ -20,14 +20,24 @@ from typing import NoReturn
 import torch
 
 from dynpartition.errors import DeviceLost, DynPartitionError
-from dynpartition.hardware.compute import Repeater
+from dynpartition.hardware.compute import OutOfMemoryOn, Repeater
 from dynpartition.hardware.control import CONTROL_BYTES, Control
 from dynpartition.hardware.lane import CpuLane, Lane, Site, run_delay
-from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.messages import Channel, Failure, Finish, Ready, Segment, Setup
+from dynpartition.hardware.memory import Arena, trim_heap
+from dynpartition.hardware.messages import (
+    Channel,
+    Failure,
+    Finish,
+    Inbox,
+    Ready,
+    Segment,
+    Setup,
+)
 from dynpartition.hardware.patience import Patience
 from dynpartition.hardware.settings import stay_on
 from dynpartition.hardware.shared import SharedBlock
+from dynpartition.hardware.shelf import CpuShelf, Shelf
+from dynpartition.hardware.weights import Master
 from dynpartition.models import DynamicModel, ModelEntry
 
 _WATCH_S = 0.5
@@ -38,12 +48,12 @@ class Server:
 
     def __init__(self, setup: Setup, channel: Channel, control: Control, site: Site) -> None:
         self.worker = setup.worker
-        self.channel = channel
+        self.inbox = Inbox(channel)
         self.control = control
         self.site = site
         self.patience = Patience(polite=setup.polite)
-        self._received = 0
         self._lane: Lane | None = None
+        self._kept: dict[int, Segment] = {}
         self._finishing = False
 
     def serve(self) -> NoReturn:
@@ -60,7 +70,7 @@ class Server:
         """Return whether to read a message now; what has run is stamped and pushed before."""
         if self._lane is not None and self._lane.must_go_on:
             return False
-        return self.control.rings(self.worker) > self._received
+        return self.control.rings(self.worker) > self.inbox.count
 
     def _progress(self) -> bool:
         lane = self._lane
@@ -80,35 +90,41 @@ class Server:
         if idle and self.patience.is_asleep:
             self._receive()
         else:
+            self.control.beat(self.worker)
             self.patience.pause()
 
     def _receive(self) -> None:
-        message = self.channel.receive()
-        self._received += 1
+        message = self.inbox.receive()
         self.patience.reset()
         if isinstance(message, Segment):
             self._extend(message)
-        elif isinstance(message, Finish):
-            self._finish(message)
         else:
-            raise AssertionError(f"a worker is never sent a {type(message).__name__}")
+            self._finish(message)
 
     def _extend(self, segment: Segment) -> None:
         if self._lane is None:
+            if self.site.shelf is not None and not segment.goes_on:
+                self.site.shelf.reset()  # before the clock starts, which waits for this worker
             self._lane = CpuLane(self.site, segment.epoch)
             self._finishing = False
+        if segment.is_kept:
+            segment = self._kept[segment.number]
+        elif segment.number:
+            self._kept[segment.number] = segment
         self._lane.extend(segment)
-        self.control.set_ready(self.worker, segment.epoch)
+        self._publish(self._lane)
+        self.control.set_ready(self.worker, self._lane.epoch)
 
     def _finish(self, message: Finish) -> None:
-        assert self._lane is not None, "a session gives every worker a segment before it ends"
+        if self._lane is None:
+            return  # it has reported by itself, before it was told that others are lost
         if message.drain:
             self._finishing = True
         else:
             self._report(self._lane)
 
     def _report(self, lane: Lane) -> None:
-        self.channel.send(lane.report())
+        self.inbox.channel.send(lane.report())
         self._lane = None
 
 
@@ -133,9 +149,23 @@ def _attach(setup: Setup) -> tuple[Control, Site]:
     arenas = [None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas]
     model = _rebuilt_model(setup)
     delay = run_delay(setup.sample_run_delay)
-    name = setup.names[setup.device]
-    site = Site(name, setup.device, model.cells, arenas, control, Repeater(setup.speed), delay)
+    name, index = setup.names[setup.device], setup.device
+    repeater = Repeater(setup.speed)
+    shelf = _shelf(setup, model)
+    site = Site(name, index, model.cells, arenas, control, repeater, delay, shelf)
     return control, site
+
+
+def _shelf(setup: Setup, model: DynamicModel[object]) -> Shelf | None:
+    if setup.stock is None:
+        return None
+    arena = setup.arenas[setup.device]
+    assert arena is not None
+    master = Master.on(SharedBlock(*setup.master), model.cells)
+    shelf = CpuShelf(model.cells, master, setup.stock, SharedBlock(*arena))
+    trim_heap()  # of the weights that the model was built with
+    shelf.reset()
+    return shelf
 
 
 def _rebuilt_model(setup: Setup) -> DynamicModel[object]:
@@ -145,7 +175,8 @@ def _rebuilt_model(setup: Setup) -> DynamicModel[object]:
     model = ModelEntry(kind).build(setup.config)
     fd, size_bytes = setup.weights
     block = SharedBlock(fd, max(1, size_bytes))
-    model.load_weights(bytes(block.view[:size_bytes]))
+    if setup.stock is None:  # else a shelf brings them
+        model.load_weights(bytes(block.view[:size_bytes]))
     block.close()
     return model
 
@@ -160,9 +191,14 @@ def _serve(channel: Channel, setup: Setup) -> NoReturn:
         with torch.inference_mode():
             Server(setup, channel, control, site).serve()
     except DeviceLost as error:
-        channel.send(Failure(str(error), traceback.format_exc()))
+        channel.send(failure_of(error))
         control.set_failed(setup.worker)
         raise
+
+
+def failure_of(error: DeviceLost) -> Failure:
+    """Return what the caller is told of a launch that has failed."""
+    return Failure(str(error), traceback.format_exc(), isinstance(error, OutOfMemoryOn))
 
 
 def main() -> int:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynpartition.buffers import groups_of
-from dynpartition.cluster import Cluster
 from dynpartition.conditions import Conditions, Loss
 from dynpartition.errors import DeviceLost, ProfileError
 from dynpartition.graph import CARRIED, TaskGraph
 from dynpartition.plan import Launch, Plan
 from dynpartition.pricing import price
-from dynpartition.profile import PricedGraph, Profile
+from dynpartition.profile import PricedGraph, Profile, without_device
 from dynpartition.program import lower
 from dynpartition.sim.reference import Machine
 from dynpartition.trace import LaunchSpan, Reveal, Trace
@@ -281,26 +280,6 @@ class _Cut:
             if (row >= 0).any():
                 rows[device] = frozen(row)
         return rows
-
-
-def without_device(
-    profile: Profile, lost: str, resident: Sequence[tuple[str, ...] | None]
-) -> Profile:
-    """Return `profile` with a device that runs nothing and that no link reaches.
-
-    `resident`: per device the cells that it holds, or None for all.
-    """
-    cluster = profile.cluster
-    links = tuple(link for link in cluster.links if lost not in (link.src, link.dst))
-    cells = {
-        cell: {device: curve for device, curve in curves.items() if device != lost}
-        for cell, curves in profile.cells.items()
-    }
-    devices = tuple(
-        replace(device, resident=None if held is None else (*held, CARRIED.name))
-        for device, held in zip(cluster.devices, resident, strict=True)
-    )
-    return replace(profile, cluster=Cluster(devices, links, cluster.host), cells=cells)
 
 
 class History:

@@ -80,7 +80,11 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
 
 @pytest.mark.parametrize(
     ("page", "printed"),
-    [("environment.md", ["True", "2 updates"]), ("simulators.md", ["1000 True"])],
+    [
+        ("environment.md", ["True", "2 updates"]),
+        ("hardware.md", ["6 True"]),
+        ("simulators.md", ["1000 True"]),
+    ],
 )
 def test_python_code_of_a_page_runs(page: str, printed: list[str], tmp_path: Path) -> None:
     code = "\n".join(body for _, body in blocks(page, "python"))

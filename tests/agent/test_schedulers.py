@@ -27,6 +27,7 @@ from dynpartition import (
     run,
 )
 from dynpartition.agent import merging
+from dynpartition.agent.caching import Caching
 from dynpartition.agent.conformance import check_scheduler
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.listing import Heft, optimistic_costs
@@ -54,6 +55,7 @@ def every_scheduler() -> list[Scheduler]:
         PolicyScheduler(Policy.untrained(1)),
         make_scheduler("best-single+merge"),
         make_scheduler("heft+merge"),
+        make_scheduler("heft+merge+cache"),
     ]
 
 
@@ -372,3 +374,27 @@ def test_merging_is_never_worse_by_the_estimate():
 def test_a_suffix_alone_is_no_scheduler():
     with pytest.raises(SchedulerError, match="no scheduler is named 'hft'"):
         make_scheduler("hft+merge")
+
+
+def test_a_cache_asks_once_per_content_and_profile():
+    class Counting(Scheduler):
+        name = "counting"
+        count = 0
+
+        def schedule(self, graph, profile, planned):
+            self.count += 1
+            return make_scheduler("heft").schedule(graph, profile, planned)
+
+    inner, profile = Counting(), two_cpus()
+    cached = Caching(inner, size=2)
+    first = cached.schedule(tree_graph(5, 1), profile, Plan())
+    assert cached.schedule(tree_graph(5, 1), profile, Plan()) == first
+    assert inner.count == 1
+    for leaves in (6, 7):  # makes room
+        cached.schedule(tree_graph(leaves, 1), profile, Plan())
+    assert cached.schedule(tree_graph(5, 1), profile, Plan()) == first
+    assert inner.count == 4
+    cached.schedule(tree_graph(5, 1), two_cpus(), Plan())
+    assert inner.count == 5
+    cached.schedule(tree_graph(5, 1), profile, Plan((Launch("cpu:0", (0,)),)))
+    assert inner.count == 6

@@ -49,7 +49,7 @@ def test_every_engine_has_a_row_per_number_in_flight(tmp_path: Path) -> None:
     out = run_script("--quick", "--hidden", "20", "--json", str(file))
     assert "All answers agree" in out and "asyncio ÷ recursion" in out
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    wanted = ("recursion", "asyncio", "level-batched", "dynpartition")
+    wanted = ("recursion", "asyncio", "level-batched", "dynpartition", "dynpartition seen")
     assert [(row["in_flight"], row["engine"]) for row in rows] == [
         (in_flight, name) for in_flight in (1, 6, 25) for name in wanted
     ]

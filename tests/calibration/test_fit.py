@@ -115,3 +115,25 @@ def samples_of_a_cell() -> Samples:
     for link in CLUSTER.links:
         samples.transfers[link.src, link.dst, 100] += [1_000] * 50
     return samples
+
+
+def test_one_thread_that_drives_gpus_is_told_by_host_times():
+    """The caller's cpu:0 and a GPU: host mode `single`; the GPU's gaps are the caller's time."""
+    devices = (Device("cpu:0", "cpu"), Device("cuda:0", "cuda"))
+    links = (
+        Link("cpu:0", "cuda:0", AffineCost(1, 1)),
+        Link("cuda:0", "cpu:0", AffineCost(1, 1)),
+    )
+    samples = Samples()
+    for device in ("cpu:0", "cuda:0"):
+        samples.launches["leaf", device, 1] = [1000] * 10
+        samples.gaps[device] = [70] * 10
+    for pair in (("cpu:0", "cuda:0"), ("cuda:0", "cpu:0")):
+        samples.transfers[(*pair, 100)] = [50] * 10
+    samples.dispatches["leaf", "cuda:0"] = [300] * 10
+    samples.pushes = [40] * 10
+    dispatch = fit_profile(Cluster(devices, links), samples, {}).dispatch
+    assert dispatch.host_mode == "single"
+    assert dispatch.h == {"leaf": {"cuda:0": 300}}
+    assert dispatch.h_copy == 40
+    assert dispatch.bookkeeping_ns == {"cpu:0": 70}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynpartition import Cell, LaunchSpan, Reveal, Task, TaskGraph, Trace, TransferSpan
+from dynpartition import Cell, LaunchSpan, LoadSpan, Reveal, Task, TaskGraph, Trace, TransferSpan
 from dynpartition.calibration.samples import Samples
 
 
@@ -67,3 +67,13 @@ def test_a_launch_that_waited_for_a_transfer_measures_the_handoff() -> None:
     samples = Samples()
     samples.add_surroundings(graph, Trace(110, swapped, trace.transfers), "cpu:0", {})
     assert dict(samples.waits) == {"cpu:1": [4]}
+
+
+def test_loads_are_what_the_link_carries_and_no_gaps() -> None:
+    graph, trace = one_run()
+    swapped = (*trace.launches[:2], LaunchSpan("cpu:1", (3,), 20, 30), trace.launches[2])
+    loads = (LoadSpan("cpu:1", "a", 4096, 32, 39),)
+    samples = Samples()
+    samples.add_surroundings(graph, Trace(110, swapped, trace.transfers, loads=loads), "cpu:0", {})
+    assert samples.transfers["cpu:0", "cpu:1", 4096] == [7]
+    assert dict(samples.waits) == {}

@@ -94,6 +94,7 @@ def test_the_trace_is_what_the_simulator_does():
 
 
 LAUNCH_1, LAUNCH_3 = "launch 1 (task 1 (b) on cuda:0)", "launch 3 (task 3 (a) on cuda:0)"
+LAUNCH_2 = "launch 2 (task 2 (c) on cuda:0)"
 MUTATIONS = {
     "load missing": (without(0), f"{LAUNCH_1} starts at 10 ns without the weights of b"),
     "load after an eviction missing": (
@@ -299,8 +300,46 @@ def test_requests_that_nothing_joins_are_freed_one_by_one():
     ]
 
 
-def test_clocks_that_disagree_leave_memory_out():
-    assert find_violations(chain(), machine(memory_bytes=7), PLAN, VALID, tolerance_ns=1) == []
+REAL = {"tolerance_ns": 1}
+"""Of a real machine, whose clocks may disagree."""
+
+
+def test_clocks_that_disagree_leave_out_when_memory_is_freed():
+    assert find_violations(chain(), machine(memory_bytes=7), PLAN, VALID, **REAL) == []
+    assert find_violations(chain(), machine(memory_bytes=11), PLAN, VALID, **REAL) == []
+
+
+@pytest.mark.parametrize(("number", "launch", "cell"), [(0, LAUNCH_1, "b"), (1, LAUNCH_2, "c")])
+def test_weights_that_never_came_are_missed_on_any_clock(number, launch, cell):
+    (found,) = find_violations(chain(), machine(), PLAN, without(number), **REAL)
+    assert found.startswith(launch)
+    assert found.endswith(f"without the weights of {cell}")
+
+
+def test_weights_that_are_used_again_without_a_load_have_to_fit_on_any_clock():
+    """Without the second load of a, it has to stay beside b and c: 11 bytes."""
+    assert find_violations(chain(), machine(memory_bytes=11), PLAN, without(2), **REAL) == []
+    assert find_violations(chain(), machine(memory_bytes=7), PLAN, without(2), **REAL) == [
+        "launches on cuda:0 need 8 bytes of weights at 5 ns, where it holds 7"
+    ]
+    assert find_violations(chain(), machine(memory_bytes=None), PLAN, without(2), **REAL) == []
+
+
+def test_a_real_device_loads_by_itself():
+    """Its load may overlap what the link carries; in simulation it may not."""
+    tasks = [Task(id=0, cell="a", output_bytes=1), Task(id=1, cell="b", inputs=(0,), host_bytes=9)]
+    graph = TaskGraph.from_tasks("overlap", CELLS, tasks)
+    plan = single_task_plan([(0, GPU), (1, GPU)])
+    trace = Trace(
+        makespan_ns=20,
+        launches=(LaunchSpan(GPU, (0,), 0, 5), LaunchSpan(GPU, (1,), 15, 20)),
+        transfers=(TransferSpan(CPU, GPU, (1,), 9, 0, 10, host_input=True),),
+        loads=(LoadSpan(GPU, "b", 4, 6, 11),),
+    )
+    assert find_violations(graph, machine(memory_bytes=18), plan, trace, **REAL) == []
+    assert find_violations(graph, machine(memory_bytes=18), plan, trace) == [
+        "load of b to cuda:0 overlaps host input of task 1 (b) cpu:0->cuda:0 on resource 'bus'"
+    ]
 
 
 def test_zero_lengths_leave_the_order_open_and_every_order_is_tried():
@@ -353,6 +392,7 @@ def test_long_runs_are_replayed_in_linear_time():
     assert len(trace.loads) == n - 1
     started = time.perf_counter()
     assert find_violations(graph, profile, plan, trace) == []
+    assert find_violations(graph, profile, plan, trace, **REAL) == []
     assert time.perf_counter() - started < 10
 
 

@@ -15,6 +15,13 @@ sys.path.append(str(Path(__file__).parent / "toys"))
 SIZES = {"treelstm": {"input_dim": 24, "hidden_dim": 12}, "mathfunc": {}, "moe": {"width": 32}}
 
 
+def usable(profile):
+    """Return the devices that have not been lost."""
+    cluster = profile.cluster
+    linked = {link.src for link in cluster.links}
+    return [name for name in cluster.names if name in linked or name == cluster.host]
+
+
 class RandomScheduler(Scheduler):
     """Any legal plan: a random order, random devices, and random merging of like tasks."""
 
@@ -36,7 +43,7 @@ class RandomScheduler(Scheduler):
             first = self.random.choice(ready)
             alike = [t for t in ready if graph.cell_of[t] == graph.cell_of[first] and t != first]
             more = self.random.sample(alike, self.random.randint(0, len(alike)))
-            device = self.random.choice(profile.cluster.names)
+            device = self.random.choice(usable(profile))
             launches.append(Launch(device, (first, *more)))
             done.update((first, *more))
         return launches

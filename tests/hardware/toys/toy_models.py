@@ -1,19 +1,31 @@
 """A model whose cells wait, burn time and fail on demand; worker processes import it by name."""
 
 import hashlib
+import sys
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from dynpartition.models import DynamicModel, ModelConfig, NewTask, StaticRun
 
+IN_WORKER = sys.argv[0].endswith("worker.py")
+FAIL, NO_MEMORY = -1, -2
+
 
 class Step(nn.Module):
-    """Add the host input to the state: entry 0 counts; entry 1 sleeps ms; below 0 it fails."""
+    """Add the host input to the state: entry 0 counts; entry 1 sleeps ms; below 0 it fails.
+
+    NO_MEMORY does so in worker processes only.
+    """
 
     def forward(self, *arguments):
         request = arguments[-1]  # (k, 2)
+        if (request[:, 1] == NO_MEMORY).any():
+            if IN_WORKER:
+                raise MemoryError("the toy cell was asked to have no memory")
+            request = request.clamp(min=0)
         if (request[:, 1] < 0).any():
             raise ValueError("the toy cell was asked to fail")
         time.sleep(float(request[:, 1].sum()) / 1000)
@@ -45,8 +57,8 @@ class Toy(DynamicModel):
 
     def eager(self, sample):
         sums = []
-        for request, inputs in sample:
-            own = torch.tensor(request, dtype=torch.float32)
+        for (count, ms), inputs in sample:
+            own = torch.tensor((count, max(0, ms)), dtype=torch.float32)
             sums.append(sum((sums[i] for i in inputs), start=own))
         return torch.stack(sums)
 
@@ -116,3 +128,54 @@ class RevealingToy(Toy):
 
     def eager(self, sample):
         return torch.tensor([5.0, 2 + 3 * sample])
+
+
+class Heavy(nn.Module):
+    """Weights of 4 · width² bytes, and outputs of 4 · width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.mix = nn.Linear(width, width, bias=False)
+
+    def forward(self, *arguments):
+        return torch.tanh(self.mix(sum(arguments)))
+
+
+@dataclass(frozen=True)
+class HeavyConfig(ModelConfig):
+    """Sizes of the chain."""
+
+    width: int = 64
+    cells: int = 6
+
+
+class HeavyToy(Toy):
+    """A sample lists (cell, inputs); tasks without inputs read ones, and every task returns."""
+
+    name = "heavy-toy"
+    config_type = HeavyConfig
+
+    def _make_cells(self):
+        return {f"heavy_{i}": Heavy(self.config.width) for i in range(self.config.cells)}
+
+    def start(self, sample):
+        shape = (self.config.width,)
+        tasks = [
+            NewTask(
+                cell=f"heavy_{cell}",
+                inputs=tuple(inputs),
+                output_shape=shape,
+                host_input=None if inputs else torch.ones(shape),
+                returns=True,
+            )
+            for cell, inputs in sample
+        ]
+        return StaticRun(tasks, lambda outputs: torch.stack([outputs[t] for t in sorted(outputs)]))
+
+    @torch.inference_mode()
+    def eager(self, sample):
+        made = []
+        for cell, inputs in sample:
+            given = [made[i] for i in inputs] or [torch.ones(1, self.config.width)]
+            made.append(self.cells[f"heavy_{cell}"](*given))
+        return torch.cat(made)
