@@ -97,8 +97,8 @@ class HardwareBackend(Backend):
             )
         self._check_free()
         self._machine.pool.revive()
+        self._machine.capture_wanted(self._session is not None and self._session.has_finished)
         self._machine.restock()
-        self._machine.capture_wanted()
         profile, stocks = self._profile, self._stocks
         cells, capacity_bytes = self.model.graph_cells, self._capacity_bytes
         blueprint = Blueprint(

@@ -49,10 +49,15 @@ class Machine:
         assert arena is not None
         return arena
 
-    def capture_wanted(self) -> None:
-        """Capture the calls that CUDA devices were asked for; while no session is open."""
+    def capture_wanted(self, has_finished: bool) -> None:
+        """Capture the calls that CUDA devices were asked for, if the last session has finished.
+
+        While no session is open, and before anything of the next one is written.
+        """
         for graphs in self.graphs.values():
-            graphs.capture_wanted()
+            if has_finished:
+                graphs.capture_wanted()
+            graphs.wanted.clear()
 
     def restock(self) -> None:
         """Bring back the weights that a session begins with; while no session is open.

@@ -62,7 +62,8 @@ class GraphCache:
     arena: Arena
     captured: dict[CallKind, Captured | None] = field(default_factory=dict)
     """None: the cell cannot be captured, so it is called."""
-    wanted: dict[CallKind, None] = field(default_factory=dict)
+    wanted: dict[CallKind, IntArray] = field(default_factory=dict)
+    """With the rows that the last such call has read and written."""
     version: int = 0
     """Changes with what has been captured."""
     unsteady: set[str] = field(default_factory=set)
@@ -75,26 +76,28 @@ class GraphCache:
             self.unsteady |= fresh
             self.version += 1
             self.captured = {k: one for k, one in self.captured.items() if k.cell not in fresh}
-            self.wanted = {kind: None for kind in self.wanted if kind.cell not in fresh}
+            self.wanted = {k: rows for k, rows in self.wanted.items() if k.cell not in fresh}
 
     def capture_wanted(self) -> None:
-        """Capture what was asked for; between sessions, since it writes to the arena."""
+        """Capture what was asked for, after a session has finished and before the next one.
+
+        A call is made once to be captured: on what the session has left, which it writes again. A
+        cell may take a number for an index, and other memory holds anything.
+        """
         with torch.inference_mode():
-            for kind in self.wanted:
-                self.captured[kind] = self._capture(kind)
+            for kind, rows in self.wanted.items():
+                self.captured[kind] = self._capture(kind, rows)
                 self.version += 1
         self.wanted.clear()
 
-    def _capture(self, kind: CallKind) -> Captured | None:
+    def _capture(self, kind: CallKind, rows: IntArray) -> Captured | None:
         arena, cell = self.arena, self.cells[kind.cell]
         sources = [arena.rows(shape, dtype) for shape, dtype in kind.arguments]
         target = arena.rows(kind.shape)
-        index = torch.zeros(
-            (len(sources) + 1, kind.n_places), dtype=torch.int64, device=arena.raw.device
-        )
+        index = self.api.upload(self.stream, rows.reshape(-1)).view(*rows.shape)
 
         def work() -> None:
-            arguments = [rows.index_select(0, index[i]) for i, rows in enumerate(sources)]
+            arguments = [source.index_select(0, index[i]) for i, source in enumerate(sources)]
             target.index_copy_(0, index[-1], cell(*arguments))
 
         try:
@@ -113,12 +116,12 @@ class GraphCache:
         if not tables:
             return {}
         flat = self.api.upload(self.stream, np.concatenate([table.reshape(-1) for table in tables]))
-        indices = _split(flat, tables)
+        indices = zip(_split(flat, tables), tables, strict=True)
         return {
             run.launch: LaunchCall(
                 run.cell,
                 [
-                    self._call(run.cell, call, kind, next(indices))
+                    self._call(run.cell, call, kind, *next(indices))
                     for call, kind in zip(run.calls, row, strict=True)
                 ],
                 place,
@@ -126,13 +129,15 @@ class GraphCache:
             for run, row in zip(runs, kinds, strict=True)
         }
 
-    def _call(self, cell: str, call: Call, kind: CallKind, index: Tensor) -> Callable[[], None]:
+    def _call(
+        self, cell: str, call: Call, kind: CallKind, index: Tensor, table: IntArray
+    ) -> Callable[[], None]:
         captured = self.captured.get(kind)
         if captured is not None:
             return CapturedCall(captured, index)
         is_steady = cell not in self.unsteady
         if is_steady and kind not in self.captured and kind.n_places <= PLACES_MAX:
-            self.wanted[kind] = None
+            self.wanted[kind] = table
         rows = [index[at, : call.size] for at in range(len(call.arguments))]
         return CellCall(self.cells[cell], self.arena, call, rows)
 

@@ -148,6 +148,11 @@ class HardwareSession(Session):
         """Whether the devices are free for another session."""
         return self._execution.is_over
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether all of the plan has run, without the loss of a device."""
+        return self._reports is not None and self._history is None
+
     def _result(self) -> tuple[Plan, Measured]:
         """Return what ran and was measured, put together when somebody asks for it."""
         if self._reports is None:

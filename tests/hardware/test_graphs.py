@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynpartition import Launch, parse_devices
+from dynpartition import Launch, Scheduler, drive, parse_devices
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.graphs import PLACES_MAX, CapturedCall, _kind, _table, places
 from dynpartition.hardware.messages import Argument, Call
@@ -77,3 +77,47 @@ def test_empty_places_repeat_the_first_task():
 def test_large_calls_have_as_many_places_as_tasks():
     call = Call([], (2,), 0, PLACES_MAX + 1)
     assert _kind("cell", call).n_places == PLACES_MAX + 1
+
+
+def test_a_call_is_captured_on_what_a_finished_session_has_left():
+    """A cell that takes numbers for indices fails on any other memory."""
+    rows = []
+
+    class Running(FakeStreams):
+        def capture(self, stream, work):
+            self.synchronize()
+            before = [arena.clone() for arena in self._arenas]
+            work()
+            changed = [(a != b).sum().item() for a, b in zip(before, self._arenas, strict=True)]
+            rows.append(sum(changed))
+            return work
+
+    model = build_model("moe")
+    (one,) = generate_inputs(model, 1, seed=2)
+    with HardwareBackend(model, parse_devices("cpu:0,cuda:0"), streams=Running()) as backend:
+        for _ in range(3):
+            with backend.open(one) as session:
+                drive(session, Everything(), backend.profile)
+                torch.testing.assert_close(session.answer(), model.eager(one.sample))
+    assert rows and not any(rows)
+
+
+def test_nothing_is_captured_after_a_session_that_was_given_up(played):
+    model = build_model("treelstm", {"input_dim": 5, "hidden_dim": 3})
+    (one,) = generate_inputs(model, 1, seed=2)
+    with HardwareBackend(model, parse_devices("cpu:0,cuda:0"), streams=FakeStreams()) as backend:
+        backend.open(one).close()
+        for expected in (0, len(one.graph)):
+            with backend.open(one) as session:
+                drive(session, Everything(), backend.profile)
+            assert len(played) == expected
+
+
+class Everything(Scheduler):
+    """Every task on the GPU by itself."""
+
+    name = "everything on cuda:0"
+
+    def schedule(self, graph, profile, planned):
+        done = planned.placement()
+        return [Launch("cuda:0", (t,)) for t in range(len(graph)) if t not in done]
