@@ -69,7 +69,10 @@ def main() -> None:
     model = build_model("treelstm", {"hidden_dim": asked.hidden})
     assert isinstance(model, TreeLSTM)
     inputs = load_inputs(model, asked.trees, asked.inputs, 0)[: asked.inputs]
-    content: dict[str, Any] = {"trees": str(asked.trees or "generated"), "inputs": len(inputs)}
+    content: dict[str, Any] = {
+        "trees": asked.trees.name if asked.trees else "generated",
+        "inputs": len(inputs),
+    }
     if asked.devices == 2:
         trees = [each.sample for each in inputs[:PROBE_TREES]]
         probed, split = [], []
