@@ -186,7 +186,8 @@ class CudaLane(Lane):
         self._ended[launch] = self._api.record(self._streams.compute)
 
     def _copy(self, order: CopyOrder, launch: int) -> None:
-        group, after = self._group, self._ended[launch]
+        # What ran before a loss has ended: there is no event to wait for.
+        group, after = self._group, self._ended.get(launch)
         if order.dst in group.streams:
             stream = group.streams[order.dst].incoming
             group.arrived[order.copy] = group.push(order, stream, after)

@@ -102,6 +102,7 @@ class Execution:
         """
         self._pool = machine.pool
         self._api = machine.api
+        self._graphs = machine.graphs
         self._epoch = next(machine.epochs)
         self._name_cell = name_cell
         self._veterans = veterans
@@ -140,8 +141,9 @@ class Execution:
         for worker in self._pool.alive:
             while not control.is_ready(worker, self._epoch):
                 self._pause()
-        self._api.start_clock()
-        self.origin_ns = self.origin_ns or time.perf_counter_ns()
+        if not self.origin_ns:
+            self._api.start_clock()
+            self.origin_ns = time.perf_counter_ns()
         control.go(self._epoch)
 
     def run_until(self, values: Sequence[Value]) -> list[Value]:
@@ -196,6 +198,8 @@ class Execution:
             self._walk.step()
         self._stop(math.inf)
         self._walk.settle()
+        for graphs in self._graphs.values():
+            graphs.wanted.clear()  # what dropped calls would read may never have been written
         self.is_over = True
 
     def abort(self) -> None:

@@ -337,21 +337,27 @@ class Pool:
             if self.workers[number].has_ended:
                 self.discard(number, str(self._loss(number, _no_name)))
         gone = [number for number in self.why_lost if number not in self._hopeless]
-        if not gone:
-            return
-        for number in gone:
+        if gone:
+            self._restart(gone)
+            self.check_due_ns = 0
+
+    def _restart(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
             self.control.clear(number)
         try:
-            fresh = self._start(gone)
+            fresh = self._start(numbers)
         except DeviceError as error:
-            self._hopeless.update(gone)
-            self.why_lost.update(dict.fromkeys(gone, str(error)))
+            if len(numbers) == 1:
+                self._hopeless.add(numbers[0])
+                self.why_lost[numbers[0]] = str(error)
+            else:
+                for number in numbers:  # perhaps only one of them is to blame
+                    self._restart([number])
             return
-        for number, worker in zip(gone, fresh, strict=True):
+        for number, worker in zip(numbers, fresh, strict=True):
             self.workers[number] = worker
             del self.why_lost[number]
-        self.alive = sorted([*self.alive, *gone])
-        self.check_due_ns = 0
+        self.alive = sorted([*self.alive, *numbers])
 
     def close(self) -> None:
         """End all workers, by force after a second; free the shared memory. Idempotent."""

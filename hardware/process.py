@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import IO
 
 from dynpartition.errors import DeviceError
@@ -19,6 +21,15 @@ _TAIL_BYTES = 4000
 _END_TIMEOUT_S = 1.0
 _NAP_S = 0.02
 """How long the caller waits for one worker in the middle of a message before it looks around."""
+
+
+@cache
+def _lasting_thread(caller: int) -> ThreadPoolExecutor:
+    """Return the one thread of this process that starts workers, and lasts as long as it does.
+
+    Linux kills workers when the thread ends that started them (see `worker.end_with_caller`).
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="dynpartition-starter")
 
 
 class WorkerProcess:
@@ -38,14 +49,18 @@ class WorkerProcess:
     def _spawn(self, fds: tuple[int, int], shared_fds: Sequence[int]) -> subprocess.Popen[bytes]:
         # -P: whatever lies in the working directory is not importable by accident.
         module = [sys.executable, "-P", "-m", "dynpartition.hardware.worker"]
-        return subprocess.Popen(
-            [*module, *map(str, fds)],
-            pass_fds=(*fds, *shared_fds),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [*module, *map(str, fds)],
+                pass_fds=(*fds, *shared_fds),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+        return _lasting_thread(os.getpid()).submit(start).result()
 
     def send(self, message: Message, pause: Pause) -> None:
         """Send one message; OSError when the process is gone."""

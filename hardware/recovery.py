@@ -107,25 +107,45 @@ class Carried:
         )
 
 
+def withdrawn(
+    program: Program, first: int, ended: Collection[int], lost: Collection[int]
+) -> list[int]:
+    """Return the tasks of launches from `first` on that devices which are left have not begun."""
+    return [
+        task
+        for launch in range(first, program.n_launches)
+        if launch not in ended and program.launch_device[launch] not in lost
+        for task in program.launch_tasks.rows[launch]
+    ]
+
+
 def carry(
-    graph: TaskGraph, rows: IntArray, host: int, revealing: IntArray, seen: Collection[int]
+    graph: TaskGraph,
+    rows: IntArray,
+    host: int,
+    revealing: IntArray,
+    seen: Collection[int],
+    left: Iterable[int] = (),
 ) -> Carried:
     """Return what need not run again of `graph`, of which `rows` (D, n) have survived.
 
-    `seen`: the revealing tasks whose value the model has been given. A task stands on the host
-    if its output is there, else on the first device that holds it, and also on the host if nobody
-    does and nobody needs it.
+    `seen`: the revealing tasks whose value the model has been given. `left`: tasks that have to
+    run in any case. A task stands on the host if its output is there, else on the first device
+    that holds it, and also on the host if nobody does and nobody needs it.
     """
     is_held = rows != ABSENT
     survives = is_held.any(axis=0)
     place = np.where(is_held[host] | ~survives, host, is_held.argmax(axis=0))
     given = np.isin(revealing, list(seen))
-    place[list(_to_run(graph, survives, revealing[~given].tolist()))] = TO_RUN
+    unseen = revealing[~given].tolist()
+    place[list(_to_run(graph, survives, unseen, left))] = TO_RUN
     return Carried(rows, place, is_held[host], revealing[given])
 
 
-def _to_run(graph: TaskGraph, survives: BoolArray, unseen: Collection[int]) -> set[int]:
-    """Return the tasks whose output is gone and wanted, with all that they need and is gone.
+def _to_run(
+    graph: TaskGraph, survives: BoolArray, unseen: Collection[int], left: Iterable[int]
+) -> set[int]:
+    """Return `left`, and the tasks whose output is gone and wanted, with all that they need.
 
     Where values are still to reveal tasks, these may read any output of their request.
     """
@@ -137,6 +157,7 @@ def _to_run(graph: TaskGraph, survives: BoolArray, unseen: Collection[int]) -> s
         for task in gone
         if group[task] in is_open or graph.returns[task] or not graph.reader_lists[task]
     ]
+    waiting += left
     to_run: set[int] = set()
     while waiting:
         task = waiting.pop()

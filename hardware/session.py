@@ -22,7 +22,7 @@ from dynpartition.hardware.monitor import GpuMonitor
 from dynpartition.hardware.outputs import CollectedOutputs
 from dynpartition.hardware.placing import ABSENT
 from dynpartition.hardware.pool import WorkerLost
-from dynpartition.hardware.recovery import Carried, add_arrivals, carry, rows_held
+from dynpartition.hardware.recovery import Carried, add_arrivals, carry, rows_held, withdrawn
 from dynpartition.hardware.settings import running_thread
 from dynpartition.hardware.tracing import Measured, measured
 from dynpartition.models import ModelRun, Outputs, TaskBlock
@@ -232,14 +232,15 @@ class HardwareSession(Session):
         """Return what has survived a loss; only when nothing is under way."""
         machine, blueprint, cut = self._machine, self._blueprint, self._execution
         program, layout, host = blueprint.lowered(), blueprint.layout, machine.host.index
-        ended = [stamp.launch for report in cut.reports() for stamp in report.launches]
+        ended = {stamp.launch for report in cut.reports() for stamp in report.launches}
         before = blueprint.carried.rows if blueprint.carried else layout.output_row[:, :0]
         rows = rows_held(program, layout.output_row, before, ended, len(blueprint.tasks))
         add_arrivals(rows, program, layout.output_row, cut.arrived(program))
         gone = [machine.pool.device_of[worker] for worker in machine.pool.why_lost]
         rows[gone] = ABSENT
         revealing = blueprint.tasks.where(reveals=True)
-        return carry(blueprint.whole_graph(), rows, host, revealing, self._seen)
+        left = withdrawn(program, blueprint.n_carried, ended, gone)
+        return carry(blueprint.whole_graph(), rows, host, revealing, self._seen, left)
 
     def _take_stock(self) -> None:
         """Note which weights are where on devices that do not hold all."""

@@ -255,6 +255,7 @@ def _forget(memory: Tensor) -> None:
     memory.fill_(255)
 
 
+@torch.inference_mode()  # where the tensor may come from
 def _fill(tensor: Tensor, values: IntArray) -> None:
     tensor.copy_(torch.from_numpy(values))
 

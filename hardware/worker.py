@@ -6,6 +6,7 @@ with the caller, whatever the caller dies of.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import os
@@ -41,6 +42,7 @@ from dynpartition.hardware.weights import Master
 from dynpartition.models import DynamicModel, ModelEntry
 
 _WATCH_S = 0.5
+_PR_SET_PDEATHSIG = 1
 
 
 class Server:
@@ -128,13 +130,15 @@ class Server:
         self._lane = None
 
 
-def watch_caller(lifeline_fd: int) -> None:
+def end_with_caller(lifeline_fd: int) -> None:
     """End this process when the caller ends: in a thread, as the main thread may be computing.
 
     The parent's number is checked too: a child that the caller forked may hold the lifeline open.
-    PR_SET_PDEATHSIG would not do, it fires when the thread ends that started this process.
+    Where there is Linux the kernel does it as well, even if this process has been stopped.
     """
     caller = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == caller and not select.select([lifeline_fd], [], [], _WATCH_S)[0]:
@@ -204,7 +208,7 @@ def failure_of(error: DeviceLost) -> Failure:
 def main() -> int:
     """Serve the caller at the other end of the socket; the exit status says how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    watch_caller(int(sys.argv[2]))
+    end_with_caller(int(sys.argv[2]))
     channel = Channel(int(sys.argv[1]))
     try:
         setup = channel.receive()

@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from dynpartition import Launch, drive, parse_devices
+from dynpartition import Cell, Launch, Task, TaskGraph, drive, parse_devices
 from dynpartition.errors import DeviceError, PlanError
 from dynpartition.hardware import FakeStreams, HardwareBackend
+from dynpartition.hardware.recovery import carry
 from dynpartition.models import ModelInput, run_eagerly
 from tests.hardware.test_faults import is_alive, workers
 
@@ -31,10 +33,17 @@ def toy_input(toy, *tasks):
     return ModelInput(toy, [((1, ms), inputs) for ms, *inputs in tasks])
 
 
-@pytest.fixture
-def three(toy):
+@pytest.fixture(scope="module")
+def devices(toy):
     with HardwareBackend(toy, parse_devices("cpu:0,cpu:1,cpu:2"), stall_timeout_s=0.5) as backend:
         yield backend
+
+
+@pytest.fixture
+def three(devices):
+    """A backend for many tests: what one has lost is there again for the next."""
+    devices._machine.pool.revive()
+    return devices
 
 
 def test_a_killed_worker_is_noticed_soon_and_others_go_on(toy, three):
@@ -110,6 +119,14 @@ def test_a_stopped_worker_is_given_up(toy, three):
         assert process.poll() == -signal.SIGKILL
         todo = [task for task in range(3) if task not in session.plan.placement()]
         assert not session.advance([Launch("cpu:2", (task,)) for task in todo])
+        assert torch.equal(session.answer(), toy.eager(workload.sample))
+
+
+def test_a_worker_that_waits_for_others_is_not_given_up(toy, three):
+    """1.2 s, with a timeout of 0.5 s and launches of 0.2 s."""
+    workload = toy_input(toy, *[(200,)] * 6, (0, *range(6)))
+    with three.open(workload) as session:
+        assert not session.advance([*_on("cpu:2", range(6)), *_on("cpu:1", [6])])
         assert torch.equal(session.answer(), toy.eager(workload.sample))
 
 
@@ -207,19 +224,19 @@ def test_no_task_is_revealed_twice(toy):
     workload = ModelInput(model, 5)
     plain = model.start
     model.start = lambda sample: Run(plain(sample)._tasks, plain(sample)._answer)
-    with HardwareBackend(model, parse_devices("cpu:0,cpu:1"), stall_timeout_s=0.3) as backend:
-        with backend.open(workload) as session:
-            assert session.advance(_on("cpu:1", range(4)))
-            assert len(session.graph) == 5
-            workers(backend)[0].kill()
-            assert session.advance(_on("cpu:1", [4]))
-            assert len(session.graph) == 5
-            assert (session.graph.revealed_by == -1).all()
-            todo = sorted(set(range(5)) - session.plan.placement().keys())
-            assert not session.advance(_on("cpu:0", todo))
-            assert session.answer().tolist() == model.eager(5).tolist()
-            assert [reveal.task for reveal in session.trace.reveals] == [0]
-            assert session.graph.revealed_by.tolist() == [-1, -1, -1, -1, 0]
+    devices = parse_devices("cpu:0,cpu:1")
+    with HardwareBackend(model, devices) as backend, backend.open(workload) as session:
+        assert session.advance(_on("cpu:1", range(4)))
+        assert len(session.graph) == 5
+        workers(backend)[0].kill()
+        assert session.advance(_on("cpu:1", [4]))
+        assert len(session.graph) == 5
+        assert (session.graph.revealed_by == -1).all()
+        todo = sorted(set(range(5)) - session.plan.placement().keys())
+        assert not session.advance(_on("cpu:0", todo))
+        assert session.answer().tolist() == model.eager(5).tolist()
+        assert [reveal.task for reveal in session.trace.reveals] == [0]
+        assert session.graph.revealed_by.tolist() == [-1, -1, -1, -1, 0]
     assert expanded == [0]
 
 
@@ -238,13 +255,14 @@ def test_later_sessions_have_all_devices_again(toy, three):
     assert new[1].pid == old[1].pid
 
 
-def test_sessions_do_without_a_worker_that_does_not_start_again(toy, three, monkeypatch):
-    workers(three)[1].kill()
-    workers(three)[1].wait()
-    monkeypatch.setattr(type(toy), "__module__", "no_such_module")
+def test_sessions_do_without_a_worker_that_does_not_start_again(toy, monkeypatch):
     workload = toy_input(toy, (0,), (0, 0))
+    backend = HardwareBackend(toy, parse_devices("cpu:0,cpu:1,cpu:2"))
+    workers(backend)[1].kill()
+    workers(backend)[1].wait()
+    monkeypatch.setattr(type(toy), "__module__", "no_such_module")
     for _ in range(2):
-        with three.open(workload) as session:
+        with backend.open(workload) as session:
             assert list(session.lost) == ["cpu:2"]
             assert all("cpu:2" not in (a.src, a.dst) for a in session.profile_now.cluster.links)
             with pytest.raises(PlanError, match=r"cpu:2: this device was lost.*did not start"):
@@ -253,6 +271,7 @@ def test_sessions_do_without_a_worker_that_does_not_start_again(toy, three, monk
             assert torch.equal(session.answer(), toy.eager(workload.sample))
             assert len(session.trace.launches) == 2
             assert session.graph.input_lists == ((), (0,))
+    backend.close()
 
 
 def test_closing_a_session_leaves_the_backend_usable(toy, three, monkeypatch):
@@ -296,6 +315,33 @@ def test_gpus_go_on_when_a_worker_is_lost(models, inputs, random_scheduler):
 def test_a_timeout_is_above_zero(toy, timeout):
     with pytest.raises(DeviceError, match="stall_timeout_s is"):
         HardwareBackend(toy, parse_devices("cpu:0"), stall_timeout_s=timeout)
+
+
+@pytest.mark.parametrize(
+    ("held", "seen", "places"),
+    [
+        # Nothing has survived.
+        ([[0, 0, 0, 0], [0, 0, 0, 0]], [1], [-1, -1, -1, -1]),
+        # The answer is there: nobody needs the rest.
+        ([[0, 0, 0, 1], [0, 0, 0, 0]], [1], [0, 0, 0, 0]),
+        # 2 is wanted and gone; 0 is not needed, because 1 survives.
+        ([[0, 1, 0, 0], [0, 0, 0, 0]], [1], [0, 0, -1, -1]),
+        # 2 survives on device 1; 1 has to run again, with 0.
+        ([[0, 0, 0, 0], [0, 0, 1, 0]], [1], [-1, -1, 1, -1]),
+        # 1 will reveal tasks that may read anything.
+        ([[0, 1, 1, 1], [0, 0, 0, 0]], [], [-1, 0, 0, 0]),
+        # The host comes first.
+        ([[1, 0, 1, 1], [1, 1, 1, 0]], [1], [0, 1, 0, 0]),
+    ],
+)
+def test_what_is_gone_and_wanted_runs_again(held, seen, places):
+    """0 → 1 → 3 and 2 → 3, which returns; 1 reveals tasks."""
+    tasks = [Task(id=0, cell="c"), Task(id=1, cell="c", inputs=(0,)), Task(id=2, cell="c")]
+    tasks.append(Task(id=3, cell="c", inputs=(1, 2), returns=True))
+    graph = TaskGraph.from_tasks("world", [Cell("c")], tasks)
+    rows = np.where(np.array(held) == 1, 7, -1)
+    carried = carry(graph, rows, 0, np.array([1]), seen)
+    assert carried.place.tolist() == places
 
 
 class Faults:

@@ -11,14 +11,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dynpartition import drive, parse_devices
-from dynpartition.hardware import HardwareBackend
+from dynpartition import Launch, drive, parse_devices
+from dynpartition.contract import Scheduler
+from dynpartition.errors import OutOfDeviceMemory
+from dynpartition.hardware import FakeStreams, HardwareBackend
 from dynpartition.models import ModelInput, merge_inputs, run_eagerly
 from tests.hardware.virtual_workers import MS, Rates, World
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*cores are available:RuntimeWarning")
 
-DEVICES = ["cpu:0,cpu:1", "cpu:0,cpu:1,cpu:2", "cpu:1,cpu:0x0.5,cpu:2,cpu:3"]
+DEVICES = [
+    "cpu:0,cpu:1",
+    "cpu:0,cpu:1,cpu:2",
+    "cpu:1,cpu:0x0.5,cpu:2,cpu:3",
+    "cuda:0,cpu:0,cpu:1,cuda:1,cpu:2",
+]
 
 seeds = st.integers(0, 2**32)
 many = settings(
@@ -38,20 +45,23 @@ def any_rates(dice):
 def virtual_backend(world, model, devices, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dynpartition.hardware.machine.start_pool", world.start_pool)
-        return HardwareBackend(model, parse_devices(devices), **options)
+        return HardwareBackend(model, parse_devices(devices), arena_bytes=1 << 21, **options)
 
 
 def play(seed, model, workloads, random_scheduler):
     """Run some inputs in a world of faults; return what happened in it."""
     dice = random.Random(seed)
-    world = World(seed, any_rates(dice))
-    with virtual_backend(world, model, dice.choice(DEVICES), stall_timeout_s=0.5) as backend:
-        for number in range(3):
-            workload = dice.choice(workloads)
+    world, streams = World(seed, any_rates(dice)), FakeStreams(seed=seed)
+    options = {"stall_timeout_s": 0.5, "streams": streams}
+    with virtual_backend(world, model, dice.choice(DEVICES), **options) as backend:
+        favourite = dice.choice(workloads)  # the same plan again: devices have kept it
+        for number in range(4):
+            workload = dice.choice([favourite, dice.choice(workloads)])
             if not isinstance(workload.sample, list) and dice.random() < 0.3:
                 workload = merge_inputs([workload, dice.choice(workloads)])
             with backend.open(workload) as session:
-                outcome = drive(session, random_scheduler(seed + number), backend.profile)
+                scheduler = random_scheduler(seed + number // 3)
+                outcome = drive(session, scheduler, backend.profile)
                 check(session, outcome, workload)
             world.log.append((world.now, len(outcome.plan), tuple(session.lost)))
     return world.log
@@ -99,6 +109,62 @@ def test_no_fault_changes_an_answer(toy, models, inputs, random_scheduler, name)
     play_any()
 
 
+@pytest.mark.parametrize("other", ["cpu:2", "cuda:0"])
+def test_capped_devices_keep_what_survives(models, inputs, random_scheduler, other):
+    """Weights come and go on two devices; a loss leaves outputs and weights where they are."""
+    model = models["moe"]
+    weights = sum(cell.param_bytes for cell in model.graph_cells)
+    devices = f"cpu:0,cpu:1@{weights // 2 + 30_000}B,{other}@{weights // 2 + 60_000}B"
+    losses = []
+
+    @settings(many, max_examples=60)
+    @given(seeds)
+    def play_any(seed):
+        dice = random.Random(seed)
+        world = World(seed, any_rates(dice))
+        options = {"stall_timeout_s": 0.5, "streams": FakeStreams(seed=seed)}
+        with virtual_backend(world, model, devices, **options) as backend:
+            for number in range(3):
+                workload = dice.choice(inputs["moe"])
+                scheduler = HostWhereItMust(random_scheduler(seed + number))
+                with backend.open(workload) as session:
+                    losses.append(_drive_within_memory(session, scheduler, backend.profile))
+                    answer = session.answer()
+                assert torch.allclose(answer, run_eagerly(workload), rtol=1e-4, atol=1e-5)
+
+    play_any()
+    assert sum(losses) > 20
+
+
+class HostWhereItMust(Scheduler):
+    """Another scheduler's plan, or all on the host where that does not fit."""
+
+    name = "host where it must"
+
+    def __init__(self, other):
+        self.other = other
+        self.does_not_fit = False
+
+    def schedule(self, graph, profile, planned):
+        launches = self.other.schedule(graph, profile, planned)
+        if not self.does_not_fit:
+            return launches
+        self.does_not_fit = False
+        return [Launch("cpu:0", launch.tasks) for launch in launches]
+
+
+def _drive_within_memory(session, scheduler, profile):
+    """Run a session to its end; return how many devices it has lost."""
+    more = True
+    while more:
+        machine = session.profile_now or profile
+        try:
+            more = session.advance(scheduler.schedule(session.graph, machine, session.plan))
+        except OutOfDeviceMemory:
+            scheduler.does_not_fit = True
+    return len(session.lost)
+
+
 @settings(many, max_examples=10)
 @given(seed=seeds)
 def test_a_seed_replays_its_case(toy, random_scheduler, seed):
@@ -115,11 +181,13 @@ def test_the_worlds_have_every_fault(toy, random_scheduler):
 def test_without_faults_nothing_is_lost(toy, random_scheduler):
     for seed in range(10):
         world = World(seed, Rates())
-        with virtual_backend(world, toy, DEVICES[1], stall_timeout_s=0.5) as backend:
-            with backend.open(toy_inputs(toy)[seed % 8]) as session:
-                drive(session, random_scheduler(seed), backend.profile)
-                assert not session.lost
-                assert session.profile_now is None
+        with (
+            virtual_backend(world, toy, DEVICES[1], stall_timeout_s=0.5) as backend,
+            backend.open(toy_inputs(toy)[seed % 8]) as session,
+        ):
+            drive(session, random_scheduler(seed), backend.profile)
+            assert not session.lost
+            assert session.profile_now is None
 
 
 def test_late_and_repeated_messages_lose_nobody(toy, random_scheduler):
@@ -152,8 +220,6 @@ def test_a_caller_that_was_stopped_itself_gives_nobody_up(toy, random_scheduler)
 
 def test_a_worker_that_stands_still_is_given_up_in_time(toy, random_scheduler):
     """cpu:1 never makes a step: it is missed 2 s after its first orders, and no other is."""
-    from dynpartition import Launch
-
     world = World(0, Rates())
     with virtual_backend(world, toy, DEVICES[1], stall_timeout_s=2) as backend:
         world.workers[0].back_at = math.inf

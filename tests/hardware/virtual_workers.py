@@ -17,9 +17,11 @@ import torch
 from dynpartition.errors import DeviceError
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.lane import Site
-from dynpartition.hardware.messages import Failure, Message, Report
+from dynpartition.hardware.messages import Failure, Message
 from dynpartition.hardware.pool import Pool, SharedMemory, driven_by_workers
+from dynpartition.hardware.shelf import CpuShelf
 from dynpartition.hardware.transport import Clock
+from dynpartition.hardware.weights import hollow_copies
 from dynpartition.hardware.worker import Server
 from dynpartition.program import COPY
 
@@ -148,8 +150,14 @@ class StandIn:
         self.control = memory.control
         self.orders, self.answers = Mail(world), Mail(world)
         channel = SimpleNamespace(receive=self.orders.receive, send=self.answers.send)
-        cells, repeater = world.model.cells, Repeater(devices[index].speed)
-        site = Site(self.name, index, cells, memory.arenas, self.control, repeater)
+        cells, shelf = world.model.cells, None
+        stock = world.options.stocks.get(index)
+        if stock is not None:
+            cells = hollow_copies(cells)
+            shelf = CpuShelf(cells, memory.master, stock, memory.blocks[index])
+            shelf.reset()
+        repeater = Repeater(devices[index].speed)
+        site = Site(self.name, index, cells, memory.arenas, self.control, repeater, shelf=shelf)
         setup = SimpleNamespace(worker=number, polite=False)
         self.server = Server(setup, channel, self.control, site)
         self.has_ended = False
@@ -211,6 +219,8 @@ class StandIn:
             return
         order = lane._copies[lane.code[lane.position][1]]
         target = self.world.memory.arenas[order.dst]
+        if target is None:
+            return  # a GPU fetches the bytes itself
         for _, begin, size in order.spans:
             target.raw[begin : begin + size // 2] = 255  # as floats: NaN
 
@@ -228,6 +238,3 @@ class StandIn:
                     self.control.beat(self.number)
         except NothingYet:
             pass
-
-
-__all__ = ["MS", "Rates", "Report", "World"]
