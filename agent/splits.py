@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,8 +67,6 @@ class SplitLeftRight(_Split):
     name = "split-left-right"
 
     def _on_first(self, graph: TaskGraph) -> BoolArray:
-        from dynpartition.agent.subtrees import left_of_roots  # needs numba
-
         return left_of_roots(graph)
 
 
@@ -80,3 +79,36 @@ class SplitStateOutput(_Split):
         is_read = np.zeros(len(graph), dtype=np.bool_)
         is_read[graph.inputs.values] = True
         return is_read
+
+
+def left_of_roots(graph: TaskGraph) -> BoolArray:
+    """Return (N,) whether each task is in the left sub-tree of its request: see SplitLeftRight."""
+    requests: dict[int, list[int]] = {}
+    request_of = graph.request.tolist()
+    for task in graph.topological_order:
+        requests.setdefault(request_of[task], []).append(task)
+    left = np.zeros(len(graph), dtype=np.bool_)
+    for tasks in requests.values():
+        left[_left_of_root(graph.input_lists, tasks)] = True
+    return left
+
+
+def _left_of_root(inputs: Sequence[tuple[int, ...]], tasks: Sequence[int]) -> list[int]:
+    """Return the left sub-tree among `tasks`, which are one request in topological order."""
+    bit = {task: 1 << place for place, task in enumerate(tasks)}
+    above: dict[int, int] = {}  # task → itself and its ancestors, as bits
+    for task in tasks:
+        above[task] = bit[task]
+        for source in inputs[task]:
+            above[task] |= above.get(source, 0)
+    root = max(tasks, key=lambda task: (above[task].bit_count(), -task))
+    while len(set(inputs[root])) == 1:
+        root = inputs[root][0]
+    if not inputs[root]:
+        return list(tasks)
+    chosen = above.get(inputs[root][0], 0)
+    for task in tasks:
+        reads = inputs[task]
+        if reads and task != root and all(chosen & bit.get(source, 0) for source in reads):
+            chosen |= bit[task]
+    return [task for task in tasks if chosen & bit[task]]

@@ -36,7 +36,7 @@ from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
 from dynpartition.agent.registry import NOT_BUILT_YET, make_scheduler, scheduler_names
-from dynpartition.agent.subtrees import left_of_roots
+from dynpartition.agent.splits import left_of_roots
 from dynpartition.contract import Scheduler
 from dynpartition.errors import PlanError, SchedulerError
 from dynpartition.models import build_model, generate_inputs, merge_inputs
