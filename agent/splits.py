@@ -67,6 +67,10 @@ class SplitLeftRight(_Split):
     name = "split-left-right"
 
     def _on_first(self, graph: TaskGraph) -> BoolArray:
+        if graph.request.any():
+            from dynpartition.agent.subtrees import left_of_many_roots  # needs numba
+
+            return left_of_many_roots(graph)
         return left_of_roots(graph)
 
 

@@ -78,7 +78,7 @@ def main() -> None:
         probed, split = [], []
         for hidden in asked.probe_hidden:  # next to each other: the machine is shared
             probed += probe(trees, (hidden,), asked.rounds)
-            split.append(split_on_two_devices(trees, hidden, asked.rounds))
+            split += split_on_two_devices(trees, hidden, asked.rounds)
         print_probe(probed, len(trees))
         print_split(split, probed)
         content |= {"two_processes": [asdict(row) for row in probed]}
@@ -210,13 +210,13 @@ def merging_profile(model: TreeLSTM, devices: str) -> Profile:
     return Profile(blank.cluster, costs, blank.dispatch)
 
 
-def split_on_two_devices(trees: Sequence[ParseTree], hidden: int, rounds: int) -> SplitRow:
+def split_on_two_devices(trees: Sequence[ParseTree], hidden: int, rounds: int) -> list[SplitRow]:
     """Return what two devices gain over one at trees that are in flight together."""
     from engines.two_devices import measure_split
 
     model = build_model("treelstm", {"hidden_dim": hidden})
     profiles = [merging_profile(model, devices) for devices in ("cpu:0", "cpu:0,cpu:1")]
-    return measure_split(trees, hidden, rounds, profiles)
+    return [measure_split(trees, hidden, rounds, profiles, seen) for seen in (False, True)]
 
 
 ENGINES: dict[str, Callable[[TreeLSTM, int], AbstractContextManager[Engine]]] = {
@@ -342,11 +342,12 @@ def print_split(rows: list[SplitRow], probed: list[ProbeRow]) -> None:
         "\nThe same trees in flight on one CPU device and cut at their roots on two, with planning."
     )
     heads = f"{'S':>9}{'low':>7}{'high':>7}{'S_probe':>9}{'gain kept':>11}"
-    print(f"{'hidden':<8}{'launches':>9}{'one':>9}{'two':>9}{heads}")
+    print(f"{'hidden':<8}{'shape':<7}{'launches':>9}{'one':>9}{'two':>9}{heads}")
     for row in rows:
         bound = next(p.s_probe for p in probed if (p.hidden, p.split) == (row.hidden, SPLITS[0]))
         kept = f"{(row.s - 1) / (bound - 1):>11.2f}" if bound >= S_PROBE_MIN else f"{'-':>11}"
-        ms = f"{row.n_launches:>9}{row.one_device_ms:>9.2f}{row.two_devices_ms:>9.2f}"
+        shape = "seen" if row.seen else "new"
+        ms = f"{shape:<7}{row.n_launches:>9}{row.one_device_ms:>9.2f}{row.two_devices_ms:>9.2f}"
         print(f"{row.hidden:<8}{ms}{row.s:>9.2f}{row.low:>7.2f}{row.high:>7.2f}{bound:>9.2f}{kept}")
     print(
         f"gain kept: (S − 1) / (S_probe − 1), ≥ {GAIN_KEPT_MIN:g} where S_probe ≥ {S_PROBE_MIN:g}"

@@ -1,7 +1,8 @@
 """What two CPU devices gain over the best single one, planning and copies included.
 
 The same batch of trees in flight, merged into batches on one device, and with every tree cut at
-its root into two halves (`split-left-right+merge`) on two. Wall time from inputs to answers.
+its root into two halves (`split-left-right+merge`) on two. Wall time from inputs to answers,
+planned anew each time, or of a shape seen before.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class SplitRow:
     """Medians over rounds of one size of cells; S is the speed-up of two devices over one."""
 
     hidden: int
+    seen: bool
+    """Whether plans are kept."""
     one_device_ms: float
     two_devices_ms: float
     s: float
@@ -36,17 +39,24 @@ class SplitRow:
 
 
 def measure_split(
-    trees: Sequence[ParseTree], hidden: int, rounds: int, profiles: Sequence[Profile]
+    trees: Sequence[ParseTree],
+    hidden: int,
+    rounds: int,
+    profiles: Sequence[Profile],
+    seen: bool,
 ) -> SplitRow:
     """Return the speed-up; `profiles`: of one device and of two. Answers are compared first."""
     model = build_model("treelstm", {"hidden_dim": hidden})
     merged = merge_inputs([ModelInput(model, tree) for tree in trees])
     expected = [model.eager(tree) for tree in trees]
-    names = ("single:cpu:0+merge", "split-left-right+merge")
+    suffix, kept = ("+merge+cache", 8) if seen else ("+merge", 0)
+    names = (f"single:cpu:0{suffix}", f"split-left-right{suffix}")
     with ExitStack() as stack:
         sides = [
             (
-                stack.enter_context(HardwareBackend(model, p.cluster.devices, profile=p)),
+                stack.enter_context(
+                    HardwareBackend(model, p.cluster.devices, profile=p, plans_kept=kept)
+                ),
                 make_scheduler(name),
             )
             for p, name in zip(profiles, names, strict=True)
@@ -59,7 +69,9 @@ def measure_split(
                 times[number].append(_run(*sides[number], merged))
     gains = [one / two for one, two in zip(*times, strict=True)]
     one_ms, two_ms = (median(row) / 1e6 for row in times)
-    return SplitRow(hidden, one_ms, two_ms, median(gains), min(gains), max(gains), n_launches[1])
+    return SplitRow(
+        hidden, seen, one_ms, two_ms, median(gains), min(gains), max(gains), n_launches[1]
+    )
 
 
 def _run(backend: Backend, scheduler: Scheduler, merged: MergedInput) -> int:

@@ -37,6 +37,7 @@ from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
 from dynpartition.agent.registry import NOT_BUILT_YET, make_scheduler, scheduler_names
 from dynpartition.agent.splits import left_of_roots
+from dynpartition.agent.subtrees import left_of_many_roots
 from dynpartition.contract import Scheduler
 from dynpartition.errors import PlanError, SchedulerError
 from dynpartition.models import build_model, generate_inputs, merge_inputs
@@ -185,15 +186,16 @@ def test_left_sub_trees_are_as_defined(seed):
         for task in range(n_tasks)
     ]
     graph = graph_of(rows)
-    assert set(np.flatnonzero(left_of_roots(graph)).tolist()) == left_by_definition(graph)
+    for left in (left_of_roots(graph), left_of_many_roots(graph)):
+        assert set(np.flatnonzero(left).tolist()) == left_by_definition(graph)
 
 
 def test_inputs_in_flight_are_split_one_by_one():
     model = build_model("treelstm", {"input_dim": 4, "hidden_dim": 2})
     inputs = generate_inputs(model, 5, seed=1)
-    whole = left_of_roots(merge_inputs(inputs).graph)
-    parts = [left_of_roots(one.graph) for one in inputs]
-    assert whole.tolist() == np.concatenate(parts).tolist()
+    parts = np.concatenate([left_of_roots(one.graph) for one in inputs]).tolist()
+    whole = merge_inputs(inputs).graph
+    assert left_of_roots(whole).tolist() == left_of_many_roots(whole).tolist() == parts
 
 
 def test_a_surely_better_merging_needs_no_estimate(monkeypatch):
