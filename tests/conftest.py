@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine must not fail a test: only results count here, not times. CI tries the same
@@ -19,3 +20,12 @@ settings.load_profile("calm")
 # that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what compares wall-clock times, unless it is asked for."""
+    if "hardware" not in config.option.markexpr:
+        leave_out = pytest.mark.skip(reason="compares wall-clock times; run with -m hardware")
+        for item in items:
+            if item.get_closest_marker("hardware"):
+                item.add_marker(leave_out)
