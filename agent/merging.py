@@ -69,9 +69,12 @@ def _merged_choices(priced: PricedGraph, planned: Plan, choices: IntArray) -> Se
     rows = merged_places(priced.graph, tasks, devices)
     batches = [(device_of[row[0]], tuple([task_of[at] for at in row])) for row in rows]
     together = [Launch(names[device], batch) for device, batch in batches]
-    alone_ns = priced.task_ns[tasks, devices]
+    # What every task costs besides, merged or not, decides nothing on one device.
+    extra_ns = np.array([priced.profile.dispatch.bookkeeping_on(name) for name in names])[devices]
+    alone_ns = priced.task_ns[tasks, devices] + extra_ns
     longest_ns = max([int(alone_ns[devices == device].sum()) for device in set(device_of)])
     merged_ns = sum([priced.compute_ns(batch, device) for device, batch in batches])
+    merged_ns += int(extra_ns.sum())
     is_one = len(set(device_of)) == 1
     if merged_ns + (0 if is_one else _transfers_ns(priced, choices)) <= longest_ns:
         return together
@@ -82,15 +85,20 @@ def _merged_choices(priced: PricedGraph, planned: Plan, choices: IntArray) -> Se
 
 
 def _transfers_ns(priced: PricedGraph, choices: IntArray) -> int:
-    """Return how long all that crosses devices takes, each output by itself."""
-    graph, links = priced.graph, priced.cluster.link_table
+    """Return how long all that crosses devices takes one after the other, each task by itself."""
+    graph, host = priced.graph, priced.cluster.host_index
     device_of = np.full(len(graph), -1)
     device_of[choices[:, 0]] = choices[:, 1]
     readers = np.repeat(np.arange(len(graph)), np.diff(graph.inputs.start))  # (E,)
-    source, target = device_of[graph.inputs.values], device_of[readers]
-    crossing = (source != target) & (source >= 0) & (target >= 0)
-    link = links[source[crossing], target[crossing]]
-    size = graph.output_bytes[graph.inputs.values[crossing]]
-    kinds, count = np.unique(np.stack([link, size]), axis=1, return_counts=True)
-    costs = [priced.transfer_ns(which, n_bytes) for which, n_bytes in kinds.T.tolist()]
+    fed, returned = np.flatnonzero(graph.host_bytes), np.flatnonzero(graph.returns)
+    source = [device_of[graph.inputs.values], np.full(len(fed), host), device_of[returned]]
+    target = [device_of[readers], device_of[fed], np.full(len(returned), host)]
+    made = graph.output_bytes
+    size = np.concatenate([made[graph.inputs.values], graph.host_bytes[fed], made[returned]])
+    src, dst = np.concatenate(source), np.concatenate(target)
+    crossing = (src != dst) & (src >= 0) & (dst >= 0)
+    link = priced.cluster.link_table[src[crossing], dst[crossing]]
+    kinds, count = np.unique(np.stack([link, size[crossing]]), axis=1, return_counts=True)
+    handoff_ns = priced.profile.dispatch.handoff_ns
+    costs = [priced.transfer_ns(which, n_bytes) + handoff_ns for which, n_bytes in kinds.T.tolist()]
     return int(np.dot(costs, count)) if costs else 0

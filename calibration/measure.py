@@ -112,6 +112,10 @@ def _measure(
     """Run one input and add what it measured to `samples`."""
     with backend.open(item) as session:
         outcome = drive(session, scheduler, backend.profile)
+        if session.lost:
+            raise CalibrationError(
+                f"{', '.join(session.lost)} was lost while it was measured; calibrate again"
+            )
         if sampled:
             samples.add_launches(outcome.graph, outcome.trace, session.run_delay_ns)
         else:

@@ -400,3 +400,22 @@ def test_a_cache_asks_once_per_content_and_profile():
     assert inner.count == 5
     cached.schedule(tree_graph(5, 1), profile, Plan((Launch("cpu:0", (0,)),)))
     assert inner.count == 6
+
+
+def test_two_sums_bound_the_estimate_of_merged_plans():
+    """Where they tell that merging pays, the estimate of the merged plan is within the bound."""
+    model = build_model("treelstm", {"input_dim": 4, "hidden_dim": 2})
+    curve = Curve((1, 16), (10**6, 2 * 10**6))
+    for seed in range(5):
+        graph = merge_inputs(generate_inputs(model, 4, seed=seed)).graph
+        cells = {cell: {"cpu:0": curve, "cpu:1": curve} for cell in graph.cell_names}
+        profile = Profile(two_cpus().cluster, cells, Dispatch(bookkeeping_ns=1000))
+        priced, inner = PricedGraph(graph, profile), make_scheduler("split-left-right")
+        choices = inner.place(priced, Plan())
+        launches = make_scheduler("split-left-right+merge").schedule(graph, profile, Plan())
+        facts = Facts(graph, profile)
+        estimate_ns = PartialPlan(facts, Plan(tuple(launches))).estimate.makespan_ns
+        index = profile.cluster.index
+        sums_ns = [priced.compute_ns(one.tasks, index(one.device)) for one in launches]
+        bound_ns = sum(sums_ns) + 1000 * len(graph) + merging._transfers_ns(priced, choices)
+        assert estimate_ns <= bound_ns

@@ -8,6 +8,7 @@ from dynpartition import parse_devices
 from dynpartition.calibration.measure import calibrate
 from dynpartition.errors import CalibrationError
 from dynpartition.formats import read_profile, write_profile
+from dynpartition.hardware.session import HardwareSession
 from dynpartition.models import build_model, generate_inputs
 
 
@@ -42,3 +43,11 @@ def test_no_time_and_no_inputs_are_refused() -> None:
         calibrate(model, parse_devices("cpu:0"), [], seconds=1)
     with pytest.raises(CalibrationError, match="more than 0"):
         calibrate(model, parse_devices("cpu:0"), inputs, seconds=0)
+
+
+def test_a_device_that_is_lost_meanwhile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("treelstm", {"input_dim": 4, "hidden_dim": 2})
+    lost = property(lambda session: {"cpu:1": "its worker ended with signal SIGKILL"})
+    monkeypatch.setattr(HardwareSession, "lost", lost)
+    with pytest.raises(CalibrationError, match="cpu:1 was lost while it was measured"):
+        calibrate(model, parse_devices("cpu:0"), generate_inputs(model, 1, 0), seconds=1)
