@@ -24,7 +24,8 @@ class CellCall:
     ) -> None:
         """`index`: per argument int64 (k,) rows on the device, for those that are gathered."""
         self._cell = cell
-        self._output = arena.rows(call.shape).narrow(0, call.row, call.size)  # (k, *shape)
+        outputs = arena.rows(call.shape, call.dtype)
+        self._output = outputs.narrow(0, call.row, call.size)  # (k, *shape)
         self._arguments: list[Tensor] = []
         self._gathered: list[tuple[int, Tensor]] = []
         for position, (argument, wanted) in enumerate(zip(call.arguments, index, strict=True)):

@@ -37,7 +37,7 @@ class CallKind:
 
     cell: str
     arguments: tuple[Format, ...]
-    shape: tuple[int, ...]
+    output: Format
     n_places: int
 
 
@@ -93,7 +93,7 @@ class GraphCache:
     def _capture(self, kind: CallKind, rows: IntArray) -> Captured | None:
         arena, cell = self.arena, self.cells[kind.cell]
         sources = [arena.rows(shape, dtype) for shape, dtype in kind.arguments]
-        target = arena.rows(kind.shape)
+        target = arena.rows(*kind.output)
         index = self.api.upload(self.stream, rows.reshape(-1)).view(*rows.shape)
 
         def work() -> None:
@@ -165,7 +165,8 @@ def places(count: int) -> int:
 def _kind(cell: str, call: Call) -> CallKind:
     formats = tuple([(argument.shape, argument.dtype) for argument in call.arguments])
     n_places = places(call.size)
-    return CallKind(cell, formats, call.shape, n_places if n_places <= PLACES_MAX else call.size)
+    output = call.shape, call.dtype
+    return CallKind(cell, formats, output, n_places if n_places <= PLACES_MAX else call.size)
 
 
 def _table(call: Call, n_places: int) -> IntArray:

@@ -33,6 +33,7 @@ class Call(msgspec.Struct, array_like=True, gc=False):
     arguments: list[Argument]
     shape: tuple[int, ...]
     """Of each output."""
+    dtype: str
     row: int
     """Row of the first output; the others follow it."""
     size: int

@@ -20,6 +20,7 @@ from dynpartition.hardware.messages import (
     Segment,
 )
 from dynpartition.hardware.tasks import KnownTasks
+from dynpartition.models import TaskKind
 from dynpartition.program import COPY, RUN, WAIT, Program
 from dynpartition.types import IntArray
 
@@ -89,7 +90,7 @@ def _run_orders(tasks: KnownTasks, program: Program, placement: Placement) -> li
         kind = tasks.kind(task)
         first = int(tasks.inputs.start[task])
         sources = tasks.inputs.values[first : first + int(n_inputs[task])].tolist()
-        formats = [(tasks.kind(source).output_shape, "float32") for source in sources]
+        formats = [_output_format(tasks.kind(source)) for source in sources]
         if kind.host_shape is not None:
             formats.append((kind.host_shape, dtype_name(kind.host_dtype)))
         arguments = [
@@ -98,8 +99,13 @@ def _run_orders(tasks: KnownTasks, program: Program, placement: Placement) -> li
         ]
         if not orders or orders[-1].launch != launch:
             orders.append(RunOrder(launch, kind.cell, []))
-        orders[-1].calls.append(Call(arguments, kind.output_shape, row, size))
+        orders[-1].calls.append(Call(arguments, *_output_format(kind), row, size))
     return orders
+
+
+def _output_format(kind: TaskKind) -> tuple[tuple[int, ...], str]:
+    """Return shape and type of the outputs of a kind of tasks."""
+    return kind.output_shape, dtype_name(kind.output_dtype)
 
 
 def _copy_orders(program: Program, placement: Placement, first: int) -> list[CopyOrder]:

@@ -8,15 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.memory import Arena, dtype_name
 from dynpartition.hardware.tasks import KnownTasks
-from dynpartition.models import Outputs
+from dynpartition.models import Outputs, TaskKind
 from dynpartition.models.tasks import as_numbers
 from dynpartition.types import IntArray
 
 
+def output_rows(arena: Arena, kind: TaskKind) -> Tensor:
+    """Return the arena as (R, *shape) outputs of a kind of tasks."""
+    return arena.rows(kind.output_shape, dtype_name(kind.output_dtype))
+
+
 class CollectedOutputs(Outputs):
-    """Outputs by task number; tensors of one shape lie in one (m, *shape)."""
+    """Outputs by task number; tensors of one shape and type lie in one (m, *shape)."""
 
     def __init__(self, tasks: KnownTasks, arena: Arena, host_row: IntArray) -> None:
         """Copy them out of the host's arena; `host_row` (N,) says where they lie."""
@@ -27,7 +32,7 @@ class CollectedOutputs(Outputs):
         shapes = self._shape_of[self._returned]
         for shape in np.unique(shapes).tolist():
             numbers = self._returned[shapes == shape]
-            rows = arena.rows(tasks.kind(int(numbers[0])).output_shape)
+            rows = output_rows(arena, tasks.kind(int(numbers[0])))
             self._tensors[shape] = rows.index_select(0, torch.from_numpy(host_row[numbers]))
             self._place[numbers] = np.arange(len(numbers))
 

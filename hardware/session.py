@@ -19,7 +19,7 @@ from dynpartition.hardware.history import History
 from dynpartition.hardware.memory import dtype_name
 from dynpartition.hardware.messages import Report, Stock
 from dynpartition.hardware.monitor import GpuMonitor
-from dynpartition.hardware.outputs import CollectedOutputs
+from dynpartition.hardware.outputs import CollectedOutputs, output_rows
 from dynpartition.hardware.placing import ABSENT
 from dynpartition.hardware.pool import WorkerLost
 from dynpartition.hardware.recovery import Carried, add_arrivals, carry, rows_held, withdrawn
@@ -287,9 +287,8 @@ class HardwareSession(Session):
         """Let the model say what the values that are due call for."""
         try:
             for task in due:
-                shape = self._blueprint.tasks.kind(task).output_shape
-                row = int(self._blueprint.host_rows()[task])
-                value = self._machine.host_arena.rows(shape)[row].clone()
+                rows = output_rows(self._machine.host_arena, self._blueprint.tasks.kind(task))
+                value = rows[int(self._blueprint.host_rows()[task])].clone()
                 self._reveal(self._run.expansion_block(task, value), task)
         except BaseException:
             self.close()  # without these tasks the run cannot go on

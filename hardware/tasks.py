@@ -29,7 +29,7 @@ class KnownTasks:
         """(N,) which of several merged inputs each task belongs to."""
         self.output_bytes = self.host_bytes = self.shape_of = _empty()
         """(K,) bytes of outputs; of host inputs, NO_INPUT where there is none; a number per shape
-        of outputs."""
+        and type of outputs."""
         self._number: dict[TaskKind, int] = {}
 
     def __len__(self) -> int:
@@ -62,10 +62,11 @@ class KnownTasks:
 
     def _count_kinds(self) -> None:
         self.kinds = list(self._number)
-        shapes: dict[tuple[int, ...], int] = {}
-        shape_of = [shapes.setdefault(kind.output_shape, len(shapes)) for kind in self.kinds]
+        formats = [(kind.output_shape, kind.output_dtype) for kind in self.kinds]
+        number = {one: i for i, one in enumerate(dict.fromkeys(formats))}
         host = [NO_INPUT if k.host_shape is None else k.host_bytes for k in self.kinds]
-        self.shape_of, self.host_bytes = np.array(shape_of), np.array(host)
+        self.shape_of = np.array([number[one] for one in formats])
+        self.host_bytes = np.array(host)
         self.output_bytes = np.array([kind.output_bytes for kind in self.kinds])
 
     def graph(self, cells: Sequence[Cell], name: str) -> TaskGraph:

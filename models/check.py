@@ -19,8 +19,8 @@ RTOL, ATOL = 1e-4, 1e-5
 def check_model(model: DynamicModel[Any], samples: Sequence[Any]) -> None:
     """Raise ModelError where `model` breaks its contract on one of `samples`.
 
-    Checked: tasks name cells and read smaller numbers; outputs have the declared shape and are
-    float32; cells write to no argument and give a row the same result in a batch as alone;
+    Checked: tasks name cells and read smaller numbers; outputs have the declared shape and type;
+    cells write to no argument and give a row the same result in a batch as alone;
     revealing tasks reveal something; the answer of the tasks equals `eager`.
     """
     for number, sample in enumerate(samples):
@@ -59,9 +59,15 @@ def _check_call(interpreter: Interpreter, number: int, where: str) -> None:
     _check_pure(interpreter.cells[task.cell], arguments, where)
     interpreter.compute([number])
     output = interpreter.outputs[number]
-    if tuple(output.shape) != task.output_shape or output.dtype != torch.float32:
-        found = f"{output.dtype} {tuple(output.shape)}"
-        raise ModelError(f"{where}: gives {found}, not float32 {task.output_shape}")
+    if tuple(output.shape) != task.output_shape or output.dtype != task.output_dtype:
+        found, wanted = (
+            f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
+            for dtype, shape in (
+                (output.dtype, output.shape),
+                (task.output_dtype, task.output_shape),
+            )
+        )
+        raise ModelError(f"{where}: gives {found}, not {wanted}")
     _check_rows(interpreter, task, arguments, where)
 
 

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+import torch
 
 from dynpartition.errors import ModelError, did_you_mean
 
 DIMENSION_MAX = 65_536
 """Largest value of any field: what is beyond it is a slip, not a model."""
 
+_DTYPES = {32: torch.float32, 64: torch.float64}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Parent of all configurations. Every field is an int from 1 to `DIMENSION_MAX`."""
 
+    float_bits: int = field(default=32, kw_only=True)
+    """Size of the numbers that the model computes with: 32 or 64."""
+
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check_dimension(type(self).__name__, field.name, getattr(self, field.name))
+        for entry in fields(self):
+            _check_dimension(type(self).__name__, entry.name, getattr(self, entry.name))
+        if self.float_bits not in _DTYPES:
+            raise ModelError(
+                f"{type(self).__name__}: float_bits is {self.float_bits}; give 32 or 64"
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights, inputs and outputs."""
+        return _DTYPES[self.float_bits]
 
     def plain(self) -> dict[str, int]:
         """Return the configuration as plain JSON values."""
@@ -33,12 +49,12 @@ def config_from(kind: type[ConfigT], given: Mapping[str, object] | None) -> Conf
 
     Raises ModelError for an unknown field or an unusable value.
     """
-    known = [field.name for field in fields(kind)]
+    known = [entry.name for entry in fields(kind)]
     for name in given or {}:
         if name not in known:
             remedy = did_you_mean(str(name), known)
             raise ModelError(f"{kind.__name__} has no field {name!r}; {remedy}")
-    return kind(**(given or {}))
+    return kind(**dict[str, Any](given or {}))
 
 
 def _check_dimension(config: str, name: str, value: object) -> None:

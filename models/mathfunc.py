@@ -90,11 +90,13 @@ class MathFunc(DynamicModel[Expression]):
         return StaticRun(tasks, lambda outputs: outputs[root])
 
     def _task(self, expression: Expression, node: int, root: int) -> NewTask:
+        value = expression.values.get(node)
         return NewTask(
             cell=expression.operations[node],
             inputs=expression.arguments[node],
             output_shape=(self.config.width,),
-            host_input=expression.values.get(node),
+            output_dtype=self.config.dtype,
+            host_input=None if value is None else value.to(self.config.dtype),
             returns=node == root,
         )
 
@@ -102,7 +104,8 @@ class MathFunc(DynamicModel[Expression]):
     def eager(self, sample: Expression) -> Tensor:
         """Return the value by recursion from the root, with PyTorch's own functions."""
         self._check_width(sample)
-        return _evaluated(sample, len(sample) - 1, dict(sample.values))
+        values = {node: value.to(self.config.dtype) for node, value in sample.values.items()}
+        return _evaluated(sample, len(sample) - 1, values)
 
     def _check_width(self, sample: Expression) -> None:
         width = next(iter(sample.values.values())).numel()

@@ -45,9 +45,9 @@ class ModelSpec:
 class DynamicModel(ABC, Generic[SampleT]):
     """A network that builds a new task graph for every sample.
 
-    Weights follow from the seed alone. A cell's `forward` takes its arguments stacked along a
-    leading batch axis k and returns float32 (k, *output_shape). Cells are pure: they write to no
-    argument, keep no state, and treat every row by itself.
+    Weights follow from the seed alone; they are of `config.dtype`. A cell's `forward` takes its
+    arguments stacked along a leading batch axis k and returns (k, *output_shape). Cells are pure:
+    they write to no argument, keep no state, and treat every row by itself.
     """
 
     name: ClassVar[str]
@@ -58,7 +58,8 @@ class DynamicModel(ABC, Generic[SampleT]):
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         self.config = config
-        self.cells = _seeded(seed, self._make_cells)
+        cells = _seeded(seed, self._make_cells)
+        self.cells = {name: cell.to(config.dtype) for name, cell in cells.items()}
 
     @abstractmethod
     def _make_cells(self) -> dict[str, nn.Module]:

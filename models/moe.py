@@ -80,13 +80,13 @@ class MoE(DynamicModel[Tensor]):
     def start(self, sample: Tensor) -> MoERun:
         """Return the run of (T, d) tokens."""
         _check_tokens(sample, self.config.width)
-        return MoERun(self.config, sample)
+        return MoERun(self.config, sample.to(self.config.dtype))
 
     @torch.inference_mode()
     def eager(self, sample: Tensor) -> Tensor:
         """Return the answer by a loop over blocks and experts, with a mask per expert."""
         _check_tokens(sample, self.config.width)
-        tokens = sample.unsqueeze(0)
+        tokens = sample.to(self.config.dtype).unsqueeze(0)
         for block in range(self.config.blocks):
             tokens = self._eager_block(block, tokens)
         answer: Tensor = self.cells["head"](tokens)[0]
@@ -152,24 +152,43 @@ class MoERun(ModelRun):
         if self._block < self._config.blocks:
             return [self._attention((combine,), None), self._router(combine + 1)]
         shape = (self._shape[0], self._config.classes)
-        return [NewTask(cell="head", inputs=(combine,), output_shape=shape, returns=True)]
+        return [self._new("head", (combine,), shape, returns=True)]
 
     def _attention(self, inputs: tuple[int, ...], host_input: Tensor | None) -> NewTask:
         return self._task("attention", inputs=inputs, host_input=host_input)
 
     def _router(self, attention: int) -> NewTask:
-        cell = f"block{self._block}.router"
         shape = (self._shape[0], 2)
-        return NewTask(cell=cell, inputs=(attention,), output_shape=shape, reveals=True)
+        return self._new(f"block{self._block}.router", (attention,), shape, reveals=True)
 
     def _expert(self, attention: int, expert: int, index: Tensor) -> NewTask:
         cell = expert_name(self._block, expert)
         shape = (len(index), self._shape[1])
-        return NewTask(cell=cell, inputs=(attention,), output_shape=shape, host_input=index)
+        return self._new(cell, (attention,), shape, host_input=index)
 
     def _task(self, kind: str, *, inputs: tuple[int, ...], host_input: Tensor | None) -> NewTask:
         cell = f"block{self._block}.{kind}"
-        return NewTask(cell=cell, inputs=inputs, output_shape=self._shape, host_input=host_input)
+        return self._new(cell, inputs, self._shape, host_input=host_input)
+
+    def _new(
+        self,
+        cell: str,
+        inputs: tuple[int, ...],
+        shape: tuple[int, ...],
+        *,
+        host_input: Tensor | None = None,
+        returns: bool = False,
+        reveals: bool = False,
+    ) -> NewTask:
+        return NewTask(
+            cell=cell,
+            inputs=inputs,
+            output_shape=shape,
+            output_dtype=self._config.dtype,
+            host_input=host_input,
+            returns=returns,
+            reveals=reveals,
+        )
 
     def _numbered(self, tasks: list[NewTask]) -> list[NewTask]:
         self._count += len(tasks)
@@ -182,10 +201,10 @@ def expert_name(block: int, expert: int) -> str:
 
 
 def routed(choice: Tensor, chunk_tokens: int) -> tuple[list[tuple[int, Tensor]], Tensor]:
-    """Return the expert tasks of a router's choice, float32 (T, 2), and where their rows go.
+    """Return the expert tasks of a router's choice, (T, 2), and where their rows go.
 
     The tasks are (expert, int64 (C,) tokens): each expert's tokens in chunks of C, the last one
-    filled up by repeating its last token. `where`, float32 (T, 2), holds per token its row among
+    filled up by repeating its last token. `where`, (T, 2), holds per token its row among
     the rows of all tasks, one after the other, and its gate weight; the rows that fill up are in
     no token's entry, so they are dropped. (Rows are exact in float32 up to 2^24.)
     """

@@ -32,7 +32,8 @@ class NewTask:
     inputs: tuple[int, ...] = ()
     """Numbers of the tasks whose outputs the cell reads, in argument order."""
     output_shape: tuple[int, ...]
-    """Shape of the float32 output, without the batch axis."""
+    """Shape of the output, without the batch axis."""
+    output_dtype: torch.dtype = torch.float32
     host_input: Tensor | None = None
     """Last argument of the cell, without the batch axis, any dtype; never written to."""
     returns: bool = False
@@ -51,6 +52,7 @@ class NewTask:
             torch.float32 if host is None else host.dtype,
             self.returns,
             self.reveals,
+            self.output_dtype,
         )
 
     @property
@@ -75,11 +77,12 @@ class TaskKind:
     host_dtype: torch.dtype = torch.float32
     returns: bool = False
     reveals: bool = False
+    output_dtype: torch.dtype = torch.float32
 
     @property
     def output_bytes(self) -> int:
         """Size of the output."""
-        return math.prod(self.output_shape) * 4
+        return math.prod(self.output_shape) * self.output_dtype.itemsize
 
     @property
     def host_bytes(self) -> int:
@@ -125,6 +128,7 @@ class TaskBlock:
                 cell=self.kinds[kind].cell,
                 inputs=inputs,
                 output_shape=self.kinds[kind].output_shape,
+                output_dtype=self.kinds[kind].output_dtype,
                 host_input=next(fed[kind]) if kind in fed else None,
                 returns=self.kinds[kind].returns,
                 reveals=self.kinds[kind].reveals,

@@ -123,7 +123,9 @@ class TreeLSTM(DynamicModel[ParseTree]):
         children = np.concatenate([tree.children for tree in samples])  # (n, 2)
         is_leaf = children[:, 0] < 0
         size = self.config.input_dim
-        vectors = [word_vector(word, size) for tree in samples for word in tree.words if word]
+        dtype = self.config.dtype
+        words = (word for tree in samples for word in tree.words if word)
+        vectors = [word_vector(word, size, dtype) for word in words]
         kind_of = np.full((len(children), 2), _OUTPUT)
         kind_of[:, 0] = np.where(is_leaf, _LEAF, _COMPOSER)
         inputs = _reads(children + first[:, None], is_leaf)
@@ -135,8 +137,13 @@ class TreeLSTM(DynamicModel[ParseTree]):
     @cached_property
     def _kinds(self) -> tuple[TaskKind, ...]:
         state, scores = (2 * self.config.hidden_dim,), (self.config.classes,)
-        leaf = TaskKind("leaf", state, host_shape=(self.config.input_dim,))
-        return leaf, TaskKind("composer", state), TaskKind("output", scores, returns=True)
+        dtype = self.config.dtype
+        host_shape = (self.config.input_dim,)
+        return (
+            TaskKind("leaf", state, host_shape, dtype, output_dtype=dtype),
+            TaskKind("composer", state, output_dtype=dtype),
+            TaskKind("output", scores, returns=True, output_dtype=dtype),
+        )
 
     @torch.inference_mode()
     def eager(self, sample: ParseTree) -> Tensor:
@@ -149,7 +156,7 @@ class TreeLSTM(DynamicModel[ParseTree]):
         return torch.cat(answers)
 
     def _leaf_state(self, word: str) -> Tensor:
-        vector = word_vector(word, self.config.input_dim)
+        vector = word_vector(word, self.config.input_dim, self.config.dtype)
         state: Tensor = self.cells["leaf"](vector.unsqueeze(0))
         return state
 
@@ -201,12 +208,12 @@ def _reads(children: IntArray, is_leaf: BoolArray) -> Ragged:
 
 
 @lru_cache(maxsize=16_384)
-def word_vector(word: str, size: int) -> Tensor:
-    """Return a float32 (size,) vector that follows from the word alone; shared, do not write.
+def word_vector(word: str, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a (size,) vector that follows from the word alone; shared, do not write.
 
     Entries are uniform with mean 0 and variance 1. They come from a hash, not from a random
     generator, so they never change between versions, and no embedding file is needed.
     """
     data = hashlib.shake_256(word.encode()).digest(4 * size)
     fractions = np.frombuffer(data, dtype="<u4") / 2.0**32  # in [0, 1)
-    return torch.from_numpy(((2.0 * fractions - 1.0) * 3.0**0.5).astype(np.float32))
+    return torch.from_numpy(((2.0 * fractions - 1.0) * 3.0**0.5).astype(np.float32)).to(dtype)

@@ -69,13 +69,14 @@ def test_places_hold_the_tasks_and_less_than_twice_as_many(count):
 def test_empty_places_repeat_the_first_task():
     listed = torch.tensor([7, 5, 9]).numpy().tobytes()
     call = Call(
-        [Argument((2,), "float32", 3, b""), Argument((4,), "float32", 7, listed)], (2,), 11, 3
+        [Argument((2,), "float32", 3, b""), Argument((4,), "float32", 7, listed)],
+        *((2,), "float32", 11, 3),
     )
     assert _table(call, 4).tolist() == [[3, 4, 5, 3], [7, 5, 9, 7], [11, 12, 13, 11]]
 
 
 def test_large_calls_have_as_many_places_as_tasks():
-    call = Call([], (2,), 0, PLACES_MAX + 1)
+    call = Call([], (2,), "float32", 0, PLACES_MAX + 1)
     assert _kind("cell", call).n_places == PLACES_MAX + 1
 
 

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from dynpartition.errors import ModelError
 from dynpartition.models.config import ModelConfig, config_from
@@ -30,3 +31,10 @@ def test_values_that_are_no_size_are_refused(value):
 def test_unknown_field_suggests_a_near_one():
     with pytest.raises(ModelError, match="no field 'widht'; did you mean 'width'"):
         config_from(Sizes, {"widht": 8})
+
+
+def test_numbers_have_32_or_64_bits():
+    assert Sizes().dtype == torch.float32
+    assert Sizes(float_bits=64).dtype == torch.float64
+    with pytest.raises(ModelError, match="float_bits is 16; give 32 or 64"):
+        Sizes(float_bits=16)
