@@ -5,11 +5,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dynpartition.cluster import Device
 from dynpartition.contract import Backend, Workload
-from dynpartition.errors import DeviceError, InputError
+from dynpartition.errors import DeviceError, InputError, did_you_mean
 from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.devices import check_devices, check_profile, uncalibrated_profile
 from dynpartition.hardware.execution import Machine
@@ -26,13 +26,15 @@ from dynpartition.profile import Profile
 ARENA_BYTES = 256 << 20
 """Default arena of a device without a memory cap; on CPUs only what is used costs memory."""
 
+Workers = Literal["auto", "processes", "threads"]
+
 
 class HardwareBackend(Backend):
     """Runs inputs of one model on `devices`, in parallel.
 
-    The first CPU device is the calling thread; every other one is a worker process; CUDA devices
-    are driven by the calling thread. Weights are copied when the backend is made, except to
-    devices with a memory cap: there they come and go (docs/hardware.md, "Memory"). One session at
+    The first CPU device is the calling thread; every other one is a worker; CUDA devices are driven
+    by the calling thread. Weights are copied when the backend is made, except to devices with a
+    memory cap, where they come and go (docs/hardware.md, "Memory"), and to threads. One session at
     a time. Raises DeviceError for devices that are not there or do not start.
 
     `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
@@ -40,7 +42,9 @@ class HardwareBackend(Backend):
     long threads waited for a core in each launch (Linux; costs about 10 µs per launch).
     `plans_kept`: plans of how many shapes of inputs are kept, to be run again at no cost. A worker
     that makes no progress in one launch for `stall_timeout_s` seconds counts as lost; `math.inf`:
-    never. What happens then: docs/hardware.md, "Failures".
+    never. What happens then: docs/hardware.md, "Failures". `workers`: whether CPU devices but the
+    first are processes, or threads, which pay where cells are long (docs/hardware.md, "Processes or
+    threads"); `auto`: what the profile was measured with, else processes.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class HardwareBackend(Backend):
         sample_run_delay: bool = False,
         plans_kept: int = PLANS_MAX,
         stall_timeout_s: float = STALL_TIMEOUT_S,
+        workers: Workers = "auto",
         streams: StreamApi[Any, Any] | None = None,
     ) -> None:
         self.model = model
@@ -65,7 +70,11 @@ class HardwareBackend(Backend):
         self._capacity_bytes = [device.memory_bytes or arena_bytes for device in self.devices]
         self._stocks = find_stocks(self._profile.cluster, model.graph_cells)
         options = MachineOptions(
-            self._capacity_bytes, sample_run_delay, self._stocks, _checked_timeout(stall_timeout_s)
+            self._capacity_bytes,
+            sample_run_delay,
+            self._stocks,
+            _checked_timeout(stall_timeout_s),
+            threads=_are_threads(workers, self._profile),
         )
         try:
             api.prepare(self.devices)
@@ -147,6 +156,14 @@ def _checked_timeout(seconds: float) -> float:
     if not seconds > 0:  # NaN too
         raise DeviceError(f"stall_timeout_s is {seconds}; give seconds above 0, or math.inf")
     return seconds
+
+
+def _are_threads(workers: str, profile: Profile) -> bool:
+    if workers not in get_args(Workers):
+        remedy = did_you_mean(workers, get_args(Workers))
+        raise DeviceError(f"workers is {workers!r}; {remedy}")
+    is_of_threads = profile.dispatch.host_mode == "threads"
+    return workers == "threads" or (workers == "auto" and is_of_threads)
 
 
 def default_streams() -> StreamApi[Any, Any]:

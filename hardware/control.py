@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import threading
 
+from dynpartition.hardware.patience import Bell
 from dynpartition.hardware.shared import SharedBlock
 
 LINE_WORDS = 8
@@ -43,9 +44,13 @@ fence = _no_fence if platform.machine() in ("x86_64", "AMD64", "i686") else _fen
 
 
 class Control:
-    """Flags and words in shared memory. A word has one writer."""
+    """Flags and words in shared memory. A word has one writer.
+
+    `bell` tells threads of this process that something has been written.
+    """
 
     def __init__(self, block: SharedBlock) -> None:
+        self.bell = Bell()
         words = block.view.cast("q")
         self._words = words
         self.flags = words[LINES * LINE_WORDS :]
@@ -54,6 +59,7 @@ class Control:
     def go(self, epoch: int) -> None:
         """Let all workers begin session `epoch`."""
         self._words[_GO] = epoch
+        self.bell.ring()
 
     def has_gone(self, epoch: int) -> bool:
         """Return whether session `epoch` has begun."""
@@ -64,6 +70,7 @@ class Control:
         word = _word(worker, _BELL)
         serial = self._words[word] + 1
         self._words[word] = serial
+        self.bell.ring()
         return serial
 
     def rings(self, worker: int) -> int:
@@ -73,6 +80,7 @@ class Control:
     def set_ready(self, worker: int, epoch: int) -> None:
         """Publish that `worker` has prepared its first segment of session `epoch`."""
         self._words[_word(worker, _READY)] = epoch
+        self.bell.ring()
 
     def is_ready(self, worker: int, epoch: int) -> bool:
         """Return whether `worker` has prepared its first segment of session `epoch`."""
@@ -81,6 +89,7 @@ class Control:
     def set_failed(self, worker: int) -> None:
         """Publish that `worker` has failed; its message says why."""
         self._words[_word(worker, _FAILED)] = 1
+        self.bell.ring()
 
     def has_failed(self, worker: int) -> bool:
         """Return whether `worker` has failed."""
@@ -112,16 +121,18 @@ class Control:
 class Arrivals:
     """The flags as one session sees them."""
 
-    __slots__ = ("_epoch", "_flags")
+    __slots__ = ("_bell", "_epoch", "_flags")
 
     def __init__(self, control: Control, epoch: int) -> None:
         self._flags = control.flags
         self._epoch = epoch
+        self._bell = control.bell
 
     def set(self, copy: int) -> None:
         """Publish that transfer `copy` has arrived, after everything written so far."""
         fence()
         self._flags[copy] = self._epoch
+        self._bell.ring()
 
     def has(self, copy: int) -> bool:
         """Return whether transfer `copy` has arrived; its bytes may be read then."""

@@ -37,6 +37,11 @@ def device_number(device: Device) -> int:
     return int(number)
 
 
+def driven_by_workers(devices: Sequence[Device], host: int) -> list[int]:
+    """Return the indices of the devices that are workers: all CPU devices but the caller's own."""
+    return [i for i, device in enumerate(devices) if device.kind == "cpu" and i != host]
+
+
 def core_of(device: Device, cores: Sequence[int]) -> int | None:
     """Return the core that a CPU device stays on; None when there are too few."""
     number = device_number(device)

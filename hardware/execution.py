@@ -38,7 +38,6 @@ class Machine:
     graphs: Mapping[int, GraphCache]
     core: int | None
     """Where the caller runs meanwhile."""
-    polite: bool
     epochs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     """Numbers for executions."""
 
@@ -106,7 +105,6 @@ class Execution:
         self._epoch = next(machine.epochs)
         self._name_cell = name_cell
         self._veterans = veterans
-        self._patience = machine.pool.clock.patience(machine.polite)
         self._arrivals = Arrivals(machine.pool.control, self._epoch)
         self._group = CudaGroup(
             machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
@@ -148,7 +146,7 @@ class Execution:
 
     def run_until(self, values: Sequence[Value]) -> list[Value]:
         """Go on until some of `values` are there and return them; without any, to the end."""
-        walk, patience, pool = self._walk, self._patience, self._pool
+        walk, patience, pool = self._walk, self._pool.patience, self._pool
         now_ns, waited = pool.clock.now_ns, False
         patience.reset()
         while True:
@@ -176,7 +174,7 @@ class Execution:
         return self._arrivals.has(value.copy)
 
     def _pause(self) -> None:
-        self._patience.pause()
+        self._pool.patience.pause()
         self._pool.check(self._name_cell)
 
     def finish(self) -> list[Report]:
@@ -243,7 +241,7 @@ class Execution:
 
     def _report(self, worker: int, timeout_s: float) -> Report:
         while True:
-            message = self._pool.receive(worker, self._patience, self._name_cell, timeout_s)
+            message = self._pool.receive(worker, self._name_cell, timeout_s)
             if not isinstance(message, Report) or message.epoch > self._epoch:
                 raise DeviceLost(f"worker {worker} answered out of turn; open a new backend")
             if message.epoch == self._epoch:

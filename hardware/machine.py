@@ -15,8 +15,9 @@ from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Stock
-from dynpartition.hardware.pool import STALL_TIMEOUT_S, Pool, PoolOptions, start_pool
+from dynpartition.hardware.pool import STALL_TIMEOUT_S, Pool, PoolOptions
 from dynpartition.hardware.shelf import CudaShelf, Shelf
+from dynpartition.hardware.starting import start_pool
 from dynpartition.hardware.weights import hollow_copies
 from dynpartition.models import DynamicModel
 
@@ -35,6 +36,8 @@ class MachineOptions:
     """By index, the devices whose weights come and go."""
     stall_timeout_s: float = STALL_TIMEOUT_S
     """How long a worker may show no sign of life in one launch."""
+    threads: bool = False
+    """Whether workers are threads of this process."""
 
 
 def build_machine(
@@ -52,6 +55,7 @@ def build_machine(
         sample_run_delay=options.sample_run_delay,
         stocks=options.stocks,
         stall_timeout_s=options.stall_timeout_s,
+        threads=options.threads,
     )
     pool = start_pool(model, devices, pool_options)
     try:
@@ -98,7 +102,6 @@ def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) ->
         streams=streams,
         graphs={index: _graphs(api, streams[index], site) for index, site in driven.items()},
         core=core,
-        polite=options.polite,
     )
 
 

@@ -203,6 +203,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _LENGTH = struct.Struct("=Q")
 
+NAP_S = 0.02
+"""How long the caller waits for one worker in the middle of a message before it looks around."""
+
 Pause = Callable[[], None]
 """Called now and then while the other end makes one wait; may raise."""
 

@@ -1,31 +1,22 @@
-"""The workers of a backend: starting them, talking to them, and the watch over them."""
+"""The workers of a backend: talking to them, and the watch over them."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
 
 from dynpartition.cluster import Device
 from dynpartition.errors import DeviceError, DeviceLost
-from dynpartition.hardware.control import CONTROL_BYTES, NO_LAUNCH, Control
-from dynpartition.hardware.devices import available_cores, core_of
-from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.messages import Failure, Message, Order, Segment, Setup, Stock
+from dynpartition.hardware.blocks import SharedMemory
+from dynpartition.hardware.control import NO_LAUNCH
+from dynpartition.hardware.devices import driven_by_workers
+from dynpartition.hardware.messages import Failure, Message, Order, Segment, Stock
 from dynpartition.hardware.patience import Patience
-from dynpartition.hardware.process import WorkerProcess
-from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.transport import Clock, StartWorkers, Worker
-from dynpartition.hardware.weights import Master, master_bytes
-from dynpartition.models import DynamicModel
 
-START_TIMEOUT_S = 180.0
 CLOSE_TIMEOUT_S = 1.0
 STALL_TIMEOUT_S = 30.0
 _CHECK_NS = 20_000_000
@@ -54,114 +45,14 @@ class PoolOptions:
     arena_bytes: Sequence[int]
     """Per device."""
     polite: bool
+    """Whether to wait by sleeping, because devices share cores."""
     sample_run_delay: bool
+    threads: bool = False
+    """Whether workers are threads of this process."""
     stocks: Mapping[int, Stock] = field(default_factory=dict)
     """By device index, the devices whose weights come and go."""
     stall_timeout_s: float = STALL_TIMEOUT_S
     """How long a worker may show no sign of life in one launch."""
-
-
-class SharedMemory:
-    """The control block, the arenas of all CPU devices, and the weights that loads read."""
-
-    def __init__(
-        self, devices: Sequence[Device], options: PoolOptions, cells: Mapping[str, nn.Module]
-    ) -> None:
-        self.control_block = SharedBlock.create(CONTROL_BYTES)
-        self.control = Control(self.control_block)
-        self.blocks = [
-            SharedBlock.create(size) if device.kind == "cpu" else None
-            for device, size in zip(devices, options.arena_bytes, strict=True)
-        ]
-        self.arenas = [None if block is None else Arena.on(block) for block in self.blocks]
-        self.master_block = SharedBlock.create(master_bytes(cells))
-        self.master = Master.on(self.master_block, cells)
-        if options.stocks:
-            self.master.write(cells)
-
-    @property
-    def fds(self) -> list[int]:
-        """The files that workers map."""
-        return [block.fd for block in self._all()]
-
-    def _all(self) -> list[SharedBlock]:
-        blocks = (self.control_block, self.master_block, *self.blocks)
-        return [block for block in blocks if block is not None]
-
-    def close(self) -> None:
-        """Close the files; the memory goes with the last tensor on it."""
-        self.arenas.clear()
-        for block in self._all():
-            block.close()
-
-
-def driven_by_workers(devices: Sequence[Device], host: int) -> list[int]:
-    """Return the indices of the devices that are workers: all CPU devices but the caller's own."""
-    return [i for i, device in enumerate(devices) if device.kind == "cpu" and i != host]
-
-
-class Starter:
-    """Starts the worker processes of a model."""
-
-    def __init__(
-        self,
-        model: DynamicModel[Any],
-        devices: Sequence[Device],
-        options: PoolOptions,
-        memory: SharedMemory,
-    ) -> None:
-        self._model = model
-        self._devices = devices
-        self._options = options
-        self._memory = memory
-        self._device_of = driven_by_workers(devices, options.host)
-
-    def start(self, numbers: Sequence[int]) -> list[WorkerProcess]:
-        """Return workers that have built the model; DeviceError when one does not come to that."""
-        started: list[WorkerProcess] = []
-        try:
-            with _shared_weights(self._model) as (weights_fd, n_bytes):
-                for number in numbers:
-                    name = self._devices[self._device_of[number]].name
-                    worker = WorkerProcess(name, [weights_fd, *self._memory.fds])
-                    started.append(worker)
-                    setup = self._setup(number, (weights_fd, n_bytes))
-                    with contextlib.suppress(OSError):  # a worker that has died says why below
-                        worker.channel.send(setup)
-                deadline_s = time.monotonic() + START_TIMEOUT_S
-                for worker in started:
-                    worker.await_ready(deadline_s)
-        except BaseException:
-            _end(started)
-            raise
-        return started
-
-    def _setup(self, number: int, weights: tuple[int, int]) -> Setup:
-        device = self._devices[self._device_of[number]]
-        model, memory, options = self._model, self._memory, self._options
-        return Setup(
-            model=_importable(type(model)),
-            import_path=list(sys.path),
-            config=dict(model.spec().config),
-            weights=weights,
-            worker=number,
-            device=self._device_of[number],
-            names=[d.name for d in self._devices],
-            speed=device.speed,
-            core=core_of(device, available_cores()),
-            polite=options.polite,
-            control_fd=memory.control_block.fd,
-            arenas=[None if b is None else (b.fd, b.size_bytes) for b in memory.blocks],
-            sample_run_delay=options.sample_run_delay,
-            stock=options.stocks.get(self._device_of[number]),
-            master=(memory.master_block.fd, memory.master_block.size_bytes),
-        )
-
-
-def start_pool(model: DynamicModel[Any], devices: Sequence[Device], options: PoolOptions) -> Pool:
-    """Return a pool of worker processes."""
-    memory = SharedMemory(devices, options, model.cells)
-    return Pool(devices, options, memory, Starter(model, devices, options, memory).start)
 
 
 class _Watch:
@@ -212,6 +103,9 @@ class Pool:
         self.memory = memory
         self.control = memory.control
         self.clock = clock or Clock()
+        own_pace = self.clock.patience(options.polite)
+        self.patience: Patience = self.control.bell.listener() if options.threads else own_pace
+        """Paces the caller's waits."""
         self.device_of = driven_by_workers(devices, options.host)
         self.why_lost: dict[int, str] = {}
         self._kept: dict[int, tuple[Worker, dict[int, Segment]]] = {}
@@ -259,21 +153,19 @@ class Pool:
         except OSError:
             raise self._loss(worker, name_cell) from None
 
-    def receive(
-        self, worker: int, patience: Patience, name_cell: NameCell, timeout_s: float = math.inf
-    ) -> Message:
+    def receive(self, worker: int, name_cell: NameCell, timeout_s: float = math.inf) -> Message:
         """Wait for a worker's next message; WorkerLost when any is gone, stands still, or is late.
 
         Raises DeviceLost when a cell has raised.
         """
         deadline_ns = self.clock.now_ns() + timeout_s * 1e9
-        patience.reset()
+        self.patience.reset()
         while not self.workers[worker].has_mail():
             self.check(name_cell, owing=worker)
             if self.clock.now_ns() > deadline_ns:
                 where = f"{self.workers[worker].name} does not stop{self._at(worker, name_cell)}"
                 raise WorkerLost(where, worker)
-            patience.pause()
+            self.patience.pause()
         try:
             message = self.workers[worker].receive(lambda: self._examine(worker, name_cell))
         except (EOFError, OSError):
@@ -325,7 +217,10 @@ class Pool:
             return
         self.alive.remove(number)
         self.why_lost[number] = why
-        _end([self.workers[number]], timeout_s=0)
+        end_workers([self.workers[number]], timeout_s=0)
+        if not self.workers[number].has_ended:
+            self._hopeless.add(number)  # a thread in a cell that does not return
+            return
         block = self.memory.blocks[self.device_of[number]]
         # Pages that a GPU's driver has locked have to stay.
         if block is not None and all(device.kind == "cpu" for device in self.devices):
@@ -364,11 +259,11 @@ class Pool:
         if self.is_closed:
             return
         self.is_closed = True
-        _end([self.workers[number] for number in self.alive])
+        end_workers([self.workers[number] for number in self.alive])
         self.memory.close()
 
 
-def _end(workers: Sequence[Worker], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+def end_workers(workers: Sequence[Worker], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
     """End workers, by force where one takes longer."""
     for worker in workers:
         worker.hang_up()
@@ -390,25 +285,3 @@ def _failed(message: Failure, worker: int) -> DeviceLost:
     error = WorkerLost(text, worker) if message.out_of_memory else DeviceLost(text)
     error.add_note(message.traceback)
     return error
-
-
-@contextlib.contextmanager
-def _shared_weights(model: DynamicModel[Any]) -> Iterator[tuple[int, int]]:
-    """Put the weights where workers can read them; a large message would block on slow starters."""
-    data = model.weights()
-    block = SharedBlock.create(max(1, len(data)))
-    try:
-        block.view[: len(data)] = data
-        yield block.fd, len(data)
-    finally:
-        block.close()
-
-
-def _importable(kind: type[DynamicModel[Any]]) -> tuple[str, str]:
-    """Return where workers find the model's class: they run no script and unpickle nothing."""
-    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
-        raise DeviceError(
-            f"{kind.__qualname__} is defined where worker processes cannot import it; move it to"
-            " the top level of a module, or use one CPU device"
-        )
-    return kind.__module__, kind.__qualname__

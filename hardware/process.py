@@ -15,12 +15,10 @@ from functools import cache
 from typing import IO
 
 from dynpartition.errors import DeviceError
-from dynpartition.hardware.messages import Channel, Message, Pause, Ready
+from dynpartition.hardware.messages import NAP_S, Channel, Message, Pause, Ready
 
 _TAIL_BYTES = 4000
 _END_TIMEOUT_S = 1.0
-_NAP_S = 0.02
-"""How long the caller waits for one worker in the middle of a message before it looks around."""
 
 
 @cache
@@ -44,7 +42,7 @@ class WorkerProcess:
         self.process = self._spawn(fds, shared_fds)
         theirs.close()
         os.close(lifeline_fd)
-        self.channel = Channel(ours.detach(), _NAP_S)
+        self.channel = Channel(ours.detach(), NAP_S)
 
     def _spawn(self, fds: tuple[int, int], shared_fds: Sequence[int]) -> subprocess.Popen[bytes]:
         # -P: whatever lies in the working directory is not importable by accident.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dynpartition.hardware.messages import Message, Pause
-from dynpartition.hardware.patience import Patience
+from dynpartition.hardware.patience import Patience, Spinner
 
 
-def _patience(polite: bool) -> Patience:
-    return Patience(polite=polite)
+def _spinner(polite: bool) -> Patience:
+    return Spinner(polite=polite)
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Clock:
     """The time, and how to spend some of it."""
 
     now_ns: Callable[[], int] = time.monotonic_ns
-    patience: Callable[[bool], Patience] = _patience
+    patience: Callable[[bool], Patience] = _spinner
     """`polite` → how a loop that waits is paced."""
 
 

@@ -59,16 +59,15 @@ def _check_call(interpreter: Interpreter, number: int, where: str) -> None:
     _check_pure(interpreter.cells[task.cell], arguments, where)
     interpreter.compute([number])
     output = interpreter.outputs[number]
-    if tuple(output.shape) != task.output_shape or output.dtype != task.output_dtype:
-        found, wanted = (
-            f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
-            for dtype, shape in (
-                (output.dtype, output.shape),
-                (task.output_dtype, task.output_shape),
-            )
-        )
+    found = _format(output.dtype, output.shape)
+    wanted = _format(task.output_dtype, task.output_shape)
+    if found != wanted:
         raise ModelError(f"{where}: gives {found}, not {wanted}")
     _check_rows(interpreter, task, arguments, where)
+
+
+def _format(dtype: torch.dtype, shape: Sequence[int]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from dynpartition.hardware import control as control_module
 from dynpartition.hardware.control import CONTROL_BYTES, Arrivals, Control
 from dynpartition.hardware.devices import available_cores, uncalibrated_profile
 from dynpartition.hardware.memory import Arena
-from dynpartition.hardware.patience import Patience
+from dynpartition.hardware.patience import Spinner
 from dynpartition.hardware.shared import SharedBlock
 
 
@@ -93,9 +93,9 @@ def test_memory_outlives_its_block_while_a_tensor_is_on_it():
 
 
 def test_waiting_begins_anew_after_progress():
-    patience = Patience()
+    patience = Spinner()
     assert not patience.is_asleep
-    assert Patience(polite=True).rounds > 0
+    assert Spinner(polite=True).rounds > 0
     patience.pause()
     patience.reset()
     assert patience.rounds == 0

@@ -15,14 +15,17 @@ import msgspec
 import torch
 
 from dynpartition.errors import DeviceError
+from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.compute import Repeater
+from dynpartition.hardware.devices import driven_by_workers
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.messages import Failure, Message
-from dynpartition.hardware.pool import Pool, SharedMemory, driven_by_workers
+from dynpartition.hardware.patience import Spinner
+from dynpartition.hardware.pool import Pool
+from dynpartition.hardware.server import Server
 from dynpartition.hardware.shelf import CpuShelf
 from dynpartition.hardware.transport import Clock
 from dynpartition.hardware.weights import hollow_copies
-from dynpartition.hardware.worker import Server
 from dynpartition.program import COPY
 
 MS = 1_000_000
@@ -56,11 +59,13 @@ class World:
         self.workers = []
 
     def start_pool(self, model, devices, options):
-        """Stand in for `pool.start_pool`."""
+        """Stand in for `starting.start_pool`."""
         self.model = model
         self.devices = devices
         self.options = options
-        self.memory = SharedMemory(devices, options, model.cells)
+        self.memory = SharedMemory(
+            devices, options.arena_bytes, model.cells, weights=bool(options.stocks)
+        )
         self.n_started = 0
         clock = Clock(self.now_ns, lambda polite: Pause(self))
         return Pool(devices, options, self.memory, self.start, clock)
@@ -158,8 +163,7 @@ class StandIn:
             shelf.reset()
         repeater = Repeater(devices[index].speed)
         site = Site(self.name, index, cells, memory.arenas, self.control, repeater, shelf=shelf)
-        setup = SimpleNamespace(worker=number, polite=False)
-        self.server = Server(setup, channel, self.control, site)
+        self.server = Server(number, channel, site, Spinner())
         self.has_ended = False
         self.back_at = 0
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -10,20 +11,24 @@ from torch import nn
 
 from dynpartition.models import DynamicModel, ModelConfig, NewTask, StaticRun
 
-IN_WORKER = sys.argv[0].endswith("worker.py")
 FAIL, NO_MEMORY = -1, -2
+
+
+def _is_worker():
+    is_process = sys.argv[0].endswith("worker.py")
+    return is_process or threading.current_thread() is not threading.main_thread()
 
 
 class Step(nn.Module):
     """Add the host input to the state: entry 0 counts; entry 1 sleeps ms; below 0 it fails.
 
-    NO_MEMORY does so in worker processes only.
+    NO_MEMORY does so in workers only.
     """
 
     def forward(self, *arguments):
         request = arguments[-1]  # (k, 2)
         if (request[:, 1] == NO_MEMORY).any():
-            if IN_WORKER:
+            if _is_worker():
                 raise MemoryError("the toy cell was asked to have no memory")
             request = request.clamp(min=0)
         if (request[:, 1] < 0).any():

@@ -1,0 +1,53 @@
+"""The memory that a backend and its workers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from dynpartition.cluster import Device
+from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.shared import SharedBlock
+from dynpartition.hardware.weights import Master, master_bytes
+
+
+class SharedMemory:
+    """The control block, the arenas of all CPU devices, and the weights that loads read."""
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        arena_bytes: Sequence[int],
+        cells: Mapping[str, nn.Module],
+        *,
+        weights: bool,
+    ) -> None:
+        """`arena_bytes`: per device. `weights`: whether devices load weights from here."""
+        self.control_block = SharedBlock.create(CONTROL_BYTES)
+        self.control = Control(self.control_block)
+        self.blocks = [
+            SharedBlock.create(size) if device.kind == "cpu" else None
+            for device, size in zip(devices, arena_bytes, strict=True)
+        ]
+        self.arenas = [None if block is None else Arena.on(block) for block in self.blocks]
+        self.master_block = SharedBlock.create(master_bytes(cells))
+        self.master = Master.on(self.master_block, cells)
+        if weights:
+            self.master.write(cells)
+
+    @property
+    def fds(self) -> list[int]:
+        """The files that workers map."""
+        return [block.fd for block in self._all()]
+
+    def _all(self) -> list[SharedBlock]:
+        blocks = (self.control_block, self.master_block, *self.blocks)
+        return [block for block in blocks if block is not None]
+
+    def close(self) -> None:
+        """Close the files; the memory goes with the last tensor on it."""
+        self.arenas.clear()
+        for block in self._all():
+            block.close()

@@ -1,0 +1,170 @@
+"""Starting the workers of a backend: processes, or threads of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dynpartition.cluster import Device
+from dynpartition.errors import DeviceError
+from dynpartition.hardware.blocks import SharedMemory
+from dynpartition.hardware.compute import Repeater
+from dynpartition.hardware.devices import available_cores, core_of, driven_by_workers
+from dynpartition.hardware.lane import Site, run_delay
+from dynpartition.hardware.messages import Channel, Ready, Setup
+from dynpartition.hardware.pool import Pool, PoolOptions, end_workers
+from dynpartition.hardware.process import WorkerProcess
+from dynpartition.hardware.server import Server
+from dynpartition.hardware.settings import stay_on
+from dynpartition.hardware.shared import SharedBlock
+from dynpartition.hardware.shelf import CpuShelf
+from dynpartition.hardware.thread import WorkerThread
+from dynpartition.hardware.weights import hollow_copies
+from dynpartition.models import DynamicModel
+
+START_TIMEOUT_S = 180.0
+
+
+def start_pool(model: DynamicModel[Any], devices: Sequence[Device], options: PoolOptions) -> Pool:
+    """Return a pool whose workers have started."""
+    memory = SharedMemory(devices, options.arena_bytes, model.cells, weights=bool(options.stocks))
+    kind = ThreadStarter if options.threads else ProcessStarter
+    starter = kind(model, devices, options, memory)
+    return Pool(devices, options, memory, starter.start)
+
+
+@dataclass(frozen=True)
+class _Starter:
+    """What it takes to start the workers of a backend."""
+
+    model: DynamicModel[Any]
+    devices: Sequence[Device]
+    options: PoolOptions
+    memory: SharedMemory
+
+    def index_of(self, number: int) -> int:
+        """Return which device worker `number` is."""
+        return driven_by_workers(self.devices, self.options.host)[number]
+
+    def name_of(self, number: int) -> str:
+        """Return the name of that device."""
+        return self.devices[self.index_of(number)].name
+
+
+class ProcessStarter(_Starter):
+    """Starts the worker processes of a model."""
+
+    def start(self, numbers: Sequence[int]) -> list[WorkerProcess]:
+        """Return workers that have built the model; DeviceError when one does not come to that."""
+        started: list[WorkerProcess] = []
+        try:
+            with _shared_weights(self.model) as (weights_fd, n_bytes):
+                for number in numbers:
+                    worker = WorkerProcess(self.name_of(number), [weights_fd, *self.memory.fds])
+                    started.append(worker)
+                    setup = self._setup(number, (weights_fd, n_bytes))
+                    with contextlib.suppress(OSError):  # a worker that has died says why below
+                        worker.channel.send(setup)
+                deadline_s = time.monotonic() + START_TIMEOUT_S
+                for worker in started:
+                    worker.await_ready(deadline_s)
+        except BaseException:
+            end_workers(started)
+            raise
+        return started
+
+    def _setup(self, number: int, weights: tuple[int, int]) -> Setup:
+        index, memory, options = self.index_of(number), self.memory, self.options
+        device = self.devices[index]
+        return Setup(
+            model=_importable(type(self.model)),
+            import_path=list(sys.path),
+            config=dict(self.model.spec().config),
+            weights=weights,
+            worker=number,
+            device=index,
+            names=[d.name for d in self.devices],
+            speed=device.speed,
+            core=core_of(device, available_cores()),
+            polite=options.polite,
+            control_fd=memory.control_block.fd,
+            arenas=[None if b is None else (b.fd, b.size_bytes) for b in memory.blocks],
+            sample_run_delay=options.sample_run_delay,
+            stock=options.stocks.get(index),
+            master=(memory.master_block.fd, memory.master_block.size_bytes),
+        )
+
+
+class ThreadStarter(_Starter):
+    """Starts workers of a model as threads. They compute with the caller's own weights."""
+
+    def start(self, numbers: Sequence[int]) -> list[WorkerThread]:
+        """Return workers that are ready; DeviceError when one does not come to that."""
+        started: list[WorkerThread] = []
+        n_threads = torch.get_num_threads()
+        try:
+            started.extend(WorkerThread(self.name_of(n), self._server_of(n)) for n in numbers)
+            for worker in started:
+                worker.await_ready()
+        except BaseException:
+            end_workers(started)
+            raise
+        finally:
+            torch.set_num_threads(n_threads)  # part of the setting is the whole process's
+        return started
+
+    def _server_of(self, number: int) -> Callable[[Channel], Server]:
+        """Return what makes worker `number`, called in its thread."""
+
+        def make(channel: Channel) -> Server:
+            device = self.devices[self.index_of(number)]
+            torch.set_num_threads(1)
+            stay_on(core_of(device, available_cores()))
+            listener = self.memory.control.bell.listener()
+            server = Server(number, channel, self._site(number), listener)
+            channel.send(Ready())
+            return server
+
+        return make
+
+    def _site(self, number: int) -> Site:
+        memory, index = self.memory, self.index_of(number)
+        device, block = self.devices[index], memory.blocks[index]
+        cells, shelf = self.model.cells, None
+        stock = self.options.stocks.get(index)
+        if stock is not None:
+            assert block is not None
+            cells = hollow_copies(cells)
+            shelf = CpuShelf(cells, memory.master, stock, block)
+            shelf.reset()
+        delay, repeater = run_delay(self.options.sample_run_delay), Repeater(device.speed)
+        arenas, control = memory.arenas, memory.control
+        return Site(device.name, index, cells, arenas, control, repeater, delay, shelf)
+
+
+@contextlib.contextmanager
+def _shared_weights(model: DynamicModel[Any]) -> Iterator[tuple[int, int]]:
+    """Put the weights where workers can read them; a large message would block on slow starters."""
+    data = model.weights()
+    block = SharedBlock.create(max(1, len(data)))
+    try:
+        block.view[: len(data)] = data
+        yield block.fd, len(data)
+    finally:
+        block.close()
+
+
+def _importable(kind: type[DynamicModel[Any]]) -> tuple[str, str]:
+    """Return where workers find the model's class: they run no script and unpickle nothing."""
+    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
+        raise DeviceError(
+            f"{kind.__qualname__} is defined where worker processes cannot import it; move it to"
+            ' the top level of a module, or use threads (workers="threads") or one CPU device'
+        )
+    return kind.__module__, kind.__qualname__
