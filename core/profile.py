@@ -233,12 +233,18 @@ def without_device(
     """
     cluster = profile.cluster
     links = tuple(link for link in cluster.links if lost not in (link.src, link.dst))
-    cells = {
-        cell: {device: curve for device, curve in curves.items() if device != lost}
-        for cell, curves in profile.cells.items()
-    }
     devices = tuple(
         replace(device, resident=None if held is None else (*held, CARRIED.name))
         for device, held in zip(cluster.devices, resident, strict=True)
     )
-    return replace(profile, cluster=Cluster(devices, links, cluster.host), cells=cells)
+    cluster = Cluster(devices, links, cluster.host)
+    return replace(without_costs(profile, lost), cluster=cluster)
+
+
+def without_costs(profile: Profile, full: str) -> Profile:
+    """Return `profile` with a device that runs nothing; what it holds can be read."""
+    cells = {
+        cell: {device: curve for device, curve in curves.items() if device != full}
+        for cell, curves in profile.cells.items()
+    }
+    return replace(profile, cells=cells)

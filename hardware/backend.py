@@ -105,9 +105,7 @@ class HardwareBackend(Backend):
                 " with ModelInput(model, sample)"
             )
         self._check_free()
-        self._machine.pool.revive()
-        self._machine.capture_wanted(self._session is not None and self._session.has_finished)
-        self._machine.restock()
+        self._machine.refresh(self._session is not None and self._session.has_finished)
         profile, stocks = self._profile, self._stocks
         cells, capacity_bytes = self.model.graph_cells, self._capacity_bytes
         blueprint = Blueprint(

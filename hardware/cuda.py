@@ -171,6 +171,10 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
         replay: Callable[[], None] = graph.replay
         return replay
 
+    def relieve(self) -> None:
+        """Give back the blocks that PyTorch keeps; that waits for the devices."""
+        _cuda.empty_cache()
+
     def record(self, stream: torch.cuda.Stream) -> CudaEvent:
         """Return an event that happens when the stream has got this far."""
         event = self._next_event(stream.device_index)

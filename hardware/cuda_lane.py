@@ -118,6 +118,11 @@ class CudaGroup:
         for src, dst, size in order.spans:
             target.raw[dst : dst + size].copy_(source.raw[src : src + size], non_blocking=True)
 
+    def drop(self) -> None:
+        """Forget all transfers: their events can be asked nothing any more."""
+        for pending in (self.arrived, self.leaving, self._queues, self._coming, self._spans):
+            pending.clear()
+
     def stamps(self) -> list[CopyStamp]:
         """Return when the transfers took place, once everything has ended."""
         clock = self.api.host_ns

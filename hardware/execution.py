@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dynpartition.errors import DeviceLost
@@ -14,9 +15,10 @@ from dynpartition.hardware.control import Arrivals
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, DeviceStreams
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site
+from dynpartition.hardware.losses import GpusLost, Loss, WorkerLost
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
-from dynpartition.hardware.pool import NameCell, Pool, WorkerLost
+from dynpartition.hardware.pool import NameCell, Pool
 from dynpartition.hardware.walk import Walk
 from dynpartition.program import Program
 
@@ -38,6 +40,8 @@ class Machine:
     graphs: Mapping[int, GraphCache]
     core: int | None
     """Where the caller runs meanwhile."""
+    lost_gpus: dict[int, str] = field(default_factory=dict)
+    """Device index → what is known of its end."""
     epochs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     """Numbers for executions."""
 
@@ -48,18 +52,43 @@ class Machine:
         assert arena is not None
         return arena
 
-    def capture_wanted(self, has_finished: bool) -> None:
-        """Capture the calls that CUDA devices were asked for, if the last session has finished.
+    @property
+    def working_gpus(self) -> list[Site]:
+        """The CUDA devices that have not been lost."""
+        return [site for site in self.cuda if site.index not in self.lost_gpus]
 
-        While no session is open, and before anything of the next one is written.
+    @property
+    def why_lost(self) -> dict[int, str]:
+        """Devices with which nothing can be done, by index, and what is known of their end."""
+        pool = self.pool
+        return {pool.device_of[w]: why for w, why in pool.why_lost.items()} | self.lost_gpus
+
+    def lose_gpus(self, why: str) -> None:
+        """Do without CUDA from now on."""
+        self.lost_gpus.update((site.index, why) for site in self.working_gpus)
+
+    def refresh(self, has_finished: bool) -> None:
+        """Get ready for a session, while none is open and before anything of it is written.
+
+        `has_finished`: whether the last session has.
         """
+        self.pool.revive()
+        if self.working_gpus:
+            try:
+                self._capture_wanted(has_finished)
+                self._restock()
+            except RuntimeError as error:
+                self.lose_gpus(str(GpusLost(error)))
+
+    def _capture_wanted(self, has_finished: bool) -> None:
+        """Capture the calls that CUDA devices were asked for, if the last session has finished."""
         for graphs in self.graphs.values():
             if has_finished:
                 graphs.capture_wanted()
             graphs.wanted.clear()
 
-    def restock(self) -> None:
-        """Bring back the weights that a session begins with; while no session is open.
+    def _restock(self) -> None:
+        """Bring back the weights that a session begins with.
 
         Workers do so by themselves when a session's first segment reaches them.
         """
@@ -71,21 +100,26 @@ class Machine:
         """End the workers and free everything. Idempotent."""
         if not self.pool.is_closed:
             try:
-                for arena in self.pool.memory.arenas if self.cuda else ():
-                    if arena is not None:
-                        self.api.unpin(arena.raw)
-                self.api.unpin(self.pool.memory.master.raw)
-                for site in self.cuda:
-                    if site.shelf is not None:
-                        site.shelf.clear()
+                if self.working_gpus:
+                    with suppress(RuntimeError):  # of a GPU that has been lost nothing is left
+                        self._release_gpus()
             finally:
                 self.pool.close()
+
+    def _release_gpus(self) -> None:
+        for arena in self.pool.memory.arenas:
+            if arena is not None:
+                self.api.unpin(arena.raw)
+        self.api.unpin(self.pool.memory.master.raw)
+        for site in self.cuda:
+            if site.shelf is not None:
+                site.shelf.clear()
 
 
 class Execution:
     """One session's share of the machine, or what is left of it after a loss.
 
-    Methods raise WorkerLost when a worker is gone; `rescue` is what can be done then.
+    Methods raise a Loss when devices are gone; `rescue` is what can be done then.
     """
 
     def __init__(
@@ -99,8 +133,8 @@ class Execution:
 
         `veterans`: workers that hold outputs of the session already.
         """
+        self._machine = machine
         self._pool = machine.pool
-        self._api = machine.api
         self._graphs = machine.graphs
         self._epoch = next(machine.epochs)
         self._name_cell = name_cell
@@ -109,9 +143,10 @@ class Execution:
         self._group = CudaGroup(
             machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
         )
-        self._walk = Walk(machine.host, machine.cuda, self._epoch, self._group)
+        self._walk = Walk(machine.host, machine.working_gpus, self._epoch, self._group)
         self._has_begun = False
         self._given: set[int] = set()
+        self._done_here: list[Report] = []
         self.reported: dict[int, Report] = {}
         """Worker → what it has done, as far as they have reported."""
         self.origin_ns = origin_ns
@@ -140,7 +175,7 @@ class Execution:
             while not control.is_ready(worker, self._epoch):
                 self._pause()
         if not self.origin_ns:
-            self._api.start_clock()
+            self._walk.start_clock()
             self.origin_ns = time.perf_counter_ns()
         control.go(self._epoch)
 
@@ -183,37 +218,60 @@ class Execution:
             self._pool.send(worker, Finish(self._epoch, drain=True), self._name_cell)
         for worker in self._owing():
             self.reported[worker] = self._report(worker, math.inf)
-        self._walk.settle()
+        self._settle()
         self.is_over = True
         return self.reports()
 
-    def rescue(self) -> None:
+    def rescue(self, loss: Loss) -> None:
         """After a loss: let all others drop what they have not begun, and wait for the rest.
 
-        Afterwards no device works and nothing is under way.
+        Afterwards no device works and nothing is under way. More may be found to be lost by then.
         """
-        while self._walk.must_go_on:
-            self._walk.step()
-        self._stop(math.inf)
-        self._walk.settle()
+        try:
+            self._give_up(loss)
+            self._come_to_rest()
+        except GpusLost as another:
+            self._give_up(another)
+            self._come_to_rest()
         for graphs in self._graphs.values():
             graphs.wanted.clear()  # what dropped calls would read may never have been written
         self.is_over = True
+
+    def _give_up(self, loss: Loss) -> None:
+        if isinstance(loss, WorkerLost):
+            self._pool.discard(loss.worker, str(loss))
+        elif isinstance(loss, GpusLost):
+            self._machine.lose_gpus(str(loss))
+            self._walk.drop_gpus()
+
+    def _come_to_rest(self) -> None:
+        while self._walk.must_go_on:
+            self._walk.step()
+        self._stop(math.inf)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until the CUDA devices are idle, and ask what was done here."""
+        self._walk.settle()
+        self._done_here = self._walk.reports()
 
     def abort(self) -> None:
         """Drop what has not begun and wait for the rest; a worker that takes too long is ended."""
         if self._given and not self.is_over:
             self._stop(ABORT_TIMEOUT_S)
-            self._walk.settle()
+            try:
+                self._walk.settle()
+            except GpusLost as loss:
+                self._give_up(loss)
         self.is_over = True
 
     def reports(self) -> list[Report]:
         """Return what all devices did, as far as it is known; only when nothing is under way."""
-        return [*self._walk.reports(), *self.reported.values()]
+        return [*self._done_here, *self.reported.values()]
 
     def arrived(self, program: Program) -> list[int]:
         """Return the transfers that have arrived; only when nothing is under way."""
-        driven = {stamp.copy for stamp in self._group.stamps()}
+        driven = {stamp.copy for report in self._done_here for stamp in report.copies}
         flagged = program.copy_dst.tolist()
         return [
             copy

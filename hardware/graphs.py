@@ -125,6 +125,7 @@ class GraphCache:
                     for call, kind in zip(run.calls, row, strict=True)
                 ],
                 place,
+                self.api.relieve,
             )
             for run, row in zip(runs, kinds, strict=True)
         }

@@ -13,6 +13,7 @@ from dynpartition.errors import DeviceError, DeviceLost
 from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.control import NO_LAUNCH
 from dynpartition.hardware.devices import driven_by_workers
+from dynpartition.hardware.losses import WorkerLost
 from dynpartition.hardware.messages import Failure, Message, Order, Segment, Stock
 from dynpartition.hardware.patience import Patience
 from dynpartition.hardware.transport import Clock, StartWorkers, Worker
@@ -26,14 +27,6 @@ _NEVER_NS = 1 << 62
 
 NameCell = Callable[[int], str]
 """Launch number → name of its cell, for messages."""
-
-
-class WorkerLost(DeviceLost):
-    """Raised when a worker is gone, or has to be given up; others may take over its work."""
-
-    def __init__(self, text: str, worker: int) -> None:
-        super().__init__(text)
-        self.worker = worker
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import traceback
 import torch
 
 from dynpartition.errors import DeviceLost
-from dynpartition.hardware.compute import OutOfMemoryOn
 from dynpartition.hardware.lane import CpuLane, Lane, Site
+from dynpartition.hardware.losses import OutOfMemoryOn
 from dynpartition.hardware.messages import Channel, Failure, Finish, Inbox, Segment
 from dynpartition.hardware.patience import Patience
 

@@ -16,18 +16,18 @@ from dynpartition.graph import TaskGraph
 from dynpartition.hardware.blueprint import Blueprint
 from dynpartition.hardware.execution import Execution, Machine
 from dynpartition.hardware.history import History
+from dynpartition.hardware.losses import Loss, OutOfMemoryOn
 from dynpartition.hardware.memory import dtype_name
 from dynpartition.hardware.messages import Report, Stock
 from dynpartition.hardware.monitor import GpuMonitor
 from dynpartition.hardware.outputs import CollectedOutputs, output_rows
 from dynpartition.hardware.placing import ABSENT
-from dynpartition.hardware.pool import WorkerLost
 from dynpartition.hardware.recovery import Carried, add_arrivals, carry, rows_held, withdrawn
 from dynpartition.hardware.settings import running_thread
 from dynpartition.hardware.tracing import Measured, measured
 from dynpartition.models import ModelRun, Outputs, TaskBlock
 from dynpartition.plan import Launch, Plan
-from dynpartition.profile import Profile, without_device
+from dynpartition.profile import Profile, without_costs, without_device
 from dynpartition.trace import Trace
 
 
@@ -57,6 +57,8 @@ class HardwareSession(Session):
         self._monitor = monitor
         self._execution = Execution(machine, blueprint.name_cell)
         self._veterans: set[int] = set()
+        self._full: dict[int, str] = {}
+        """Devices without memory for a launch, and what is known of it."""
         self._history: History | None = None
         self._seen: dict[int, int] = {}
         self._known: dict[int, int] = {}
@@ -176,10 +178,10 @@ class HardwareSession(Session):
     def advance(self, launches: Sequence[Launch]) -> bool:
         """Append `launches`, which must place every revealed task, and go on.
 
-        Returns True when more tasks have been revealed or a worker has been lost, False when
+        Returns True when more tasks have been revealed or a device has been lost, False when
         everything has finished. Raises PlanError or OutOfDeviceMemory before anything is sent: the
-        session can still go on with other launches. Raises DeviceLost when a cell raises, or a
-        device stops that nothing can stand in for; the backend is closed then.
+        session can still go on with other launches. Raises DeviceLost when no device is left that
+        could run the rest, and when a cell raises; the backend is closed then.
         """
         if self._execution.is_over:
             raise DeviceError("the session is over; open a new one")
@@ -204,16 +206,19 @@ class HardwareSession(Session):
                 self._seen.update(dict.fromkeys(due, time.perf_counter_ns()))
                 if not due:
                     self._reports = self._execution.finish()
-            except WorkerLost as loss:
+            except Loss as loss:
                 self._recover(loss)
                 return None
         return due
 
-    def _recover(self, loss: WorkerLost) -> None:
-        """Give up what the lost worker had and has not passed on, and keep the rest."""
+    def _recover(self, loss: Loss) -> None:
+        """Give up what lost devices had and have not passed on, and keep the rest."""
         machine, blueprint, cut = self._machine, self._blueprint, self._execution
-        machine.pool.discard(loss.worker, str(loss))
-        cut.rescue()
+        if isinstance(loss, OutOfMemoryOn):
+            self._full[self._profile.cluster.index(loss.place)] = str(loss)
+        cut.rescue(loss)
+        if len(machine.why_lost | self._full) == len(self._profile.cluster.devices):
+            raise loss  # nobody is left to take over
         cut_ns = time.perf_counter_ns()
         self._take_stock()
         carried = self._carried()
@@ -236,7 +241,7 @@ class HardwareSession(Session):
         before = blueprint.carried.rows if blueprint.carried else layout.output_row[:, :0]
         rows = rows_held(program, layout.output_row, before, ended, len(blueprint.tasks))
         add_arrivals(rows, program, layout.output_row, cut.arrived(program))
-        gone = [machine.pool.device_of[worker] for worker in machine.pool.why_lost]
+        gone = list(machine.why_lost)
         rows[gone] = ABSENT
         revealing = blueprint.tasks.where(reveals=True)
         left = withdrawn(program, blueprint.n_carried, ended, gone)
@@ -246,7 +251,9 @@ class HardwareSession(Session):
         """Note which weights are where on devices that do not hold all."""
         reported, device_of = self._execution.reported, self._machine.pool.device_of
         held = {device_of[worker]: report.held for worker, report in reported.items()}
-        shelves = {site.index: site.shelf for site in self._machine.cuda if site.shelf is not None}
+        shelves = {
+            site.index: site.shelf for site in self._machine.working_gpus if site.shelf is not None
+        }
         held |= {index: list(shelf.held) for index, shelf in shelves.items()}
         for index, stock in self._stocks.items():
             resident = held.get(index, stock.resident)
@@ -255,18 +262,19 @@ class HardwareSession(Session):
 
     def _leave_out_lost(self) -> None:
         """Refuse the devices that have been lost, and say so to schedulers."""
-        pool = self._machine.pool
-        if not pool.why_lost:
+        gone, devices = self._machine.why_lost, self._profile.cluster.devices
+        lost = {devices[index].name: why for index, why in (gone | self._full).items()}
+        if not lost:
             return
-        devices = self._profile.cluster.devices
-        lost = {devices[pool.device_of[w]].name: why for w, why in pool.why_lost.items()}
         resident = [
             tuple(self._stocks[index].resident) if index in self._stocks else device.resident
             for index, device in enumerate(devices)
         ]
         self._profile_now = self._profile
-        for name in lost:
-            self._profile_now = without_device(self._profile_now, name, resident)
+        for index in gone:
+            self._profile_now = without_device(self._profile_now, devices[index].name, resident)
+        for index in self._full:
+            self._profile_now = without_costs(self._profile_now, devices[index].name)
         self._blueprint.leave_out(self._profile_now.cluster, lost)
 
     @contextmanager

@@ -89,6 +89,10 @@ class StreamApi(ABC, Generic[StreamT, EventT]):
         """
 
     @abstractmethod
+    def relieve(self) -> None:
+        """Give device memory back that is kept for later, before something is tried again."""
+
+    @abstractmethod
     def record(self, stream: StreamT) -> EventT:
         """Return an event that happens when the stream has got this far."""
 
@@ -199,6 +203,9 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
     def capture(self, stream: FakeStream, work: Callable[[], None]) -> Callable[[], None]:
         """Return `work` itself."""
         return work
+
+    def relieve(self) -> None:
+        """Do nothing."""
 
     def record(self, stream: FakeStream) -> FakeEvent:
         """Return an event that happens when the stream has got this far."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from dynpartition.errors import DeviceLost
 from dynpartition.hardware.cuda_lane import CudaGroup, CudaLane
 from dynpartition.hardware.lane import CpuLane, Lane, Site
+from dynpartition.hardware.losses import GpusLost
 from dynpartition.hardware.messages import Report, Segment
 from dynpartition.program import WAIT
 
@@ -25,8 +26,9 @@ class Walk:
 
     def extend(self, segments: Sequence[Segment]) -> None:
         """Append the segments of the devices that this walk drives."""
-        for lane in self._lanes:
-            lane.extend(segments[lane.site.index])
+        with _cuda_errors():
+            for lane in self._lanes:
+                lane.extend(segments[lane.site.index])
 
     def step(self) -> bool:
         """Do one instruction and what belongs to it; False when everything has to wait or is done.
@@ -38,14 +40,25 @@ class Walk:
         try:
             return self._step_any()
         except RuntimeError as error:
-            raise _lost(error) from error
+            raise GpusLost(error) from error
+
+    def start_clock(self) -> None:
+        """Tie the clocks of CUDA devices to the host's."""
+        if self._cuda:
+            with _cuda_errors():
+                self.group.api.start_clock()
 
     def settle(self) -> None:
         """Wait until all CUDA devices are idle."""
-        try:
-            self.group.api.synchronize()
-        except RuntimeError as error:
-            raise _lost(error) from error
+        if self._cuda:
+            with _cuda_errors():
+                self.group.api.synchronize()
+
+    def drop_gpus(self) -> None:
+        """Forget the CUDA devices: nothing can be asked of them any more."""
+        self._cuda.clear()
+        self._lanes = [self.host]
+        self.group.drop()
 
     def _step_any(self) -> bool:
         before_ns, pushed_ns = _now_ns(), self.group.pushed_ns
@@ -83,16 +96,20 @@ class Walk:
 
     def reports(self) -> list[Report]:
         """Return what was done; only when all devices are idle."""
-        reports = [lane.report() for lane in self._lanes]
-        reports[0].copies += self.group.stamps()
-        return reports
+        with _cuda_errors():
+            reports = [lane.report() for lane in self._lanes]
+            reports[0].copies += self.group.stamps()
+            return reports
 
 
 def _next_launch(lane: Lane) -> int:
     return lane.next_launch
 
 
-def _lost(error: RuntimeError) -> DeviceLost:
-    """Return what PyTorch raises for failed CUDA work, often much later, as a lost device."""
-    what = " ".join(str(error).split())
-    return DeviceLost(f"a CUDA device was lost: {what}; open a new backend")
+@contextmanager
+def _cuda_errors() -> Iterator[None]:
+    """Turn what PyTorch raises for failed CUDA work, often much later, into the loss of GPUs."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise GpusLost(error) from error

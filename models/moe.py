@@ -213,7 +213,7 @@ def routed(choice: Tensor, chunk_tokens: int) -> tuple[list[tuple[int, Tensor]],
     for expert in sorted(set(chosen.tolist())):
         for tokens in (chosen == expert).nonzero()[:, 0].split(chunk_tokens):
             first_row = len(routes) * chunk_tokens
-            where[tokens, 0] = torch.arange(first_row, first_row + len(tokens)).float()
+            where[tokens, 0] = torch.arange(first_row, first_row + len(tokens)).to(where)
             filling = tokens[-1:].expand(chunk_tokens - len(tokens))
             routes.append((expert, torch.cat([tokens, filling])))
     return routes, where

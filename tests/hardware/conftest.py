@@ -7,6 +7,7 @@ import pytest
 
 from dynpartition import Launch, parse_devices
 from dynpartition.contract import Scheduler
+from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.hardware import FakeStreams, HardwareBackend
 from dynpartition.models import build_model, generate_inputs
 
@@ -53,6 +54,24 @@ class RandomScheduler(Scheduler):
         return all(i in done for i in graph.input_lists[task]) and (
             revealer < 0 or revealer in done
         )
+
+
+def _drive_within_memory(session, scheduler, profile):
+    """Run a session to its end, with all on the host where a plan does not fit elsewhere."""
+    more = True
+    while more:
+        machine = session.profile_now or profile
+        launches = scheduler.schedule(session.graph, machine, session.plan)
+        try:
+            more = session.advance(launches)
+        except OutOfDeviceMemory:
+            host = profile.cluster.host
+            more = session.advance([Launch(host, launch.tasks) for launch in launches])
+
+
+@pytest.fixture(scope="session")
+def drive_within_memory():
+    return _drive_within_memory
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynpartition import Launch, drive, parse_devices
-from dynpartition.contract import Scheduler
-from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.hardware import FakeStreams, HardwareBackend
 from dynpartition.models import ModelInput, merge_inputs, run_eagerly
 from tests.hardware.virtual_workers import MS, Rates, World
@@ -110,7 +108,9 @@ def test_no_fault_changes_an_answer(toy, models, inputs, random_scheduler, name)
 
 
 @pytest.mark.parametrize("other", ["cpu:2", "cuda:0"])
-def test_capped_devices_keep_what_survives(models, inputs, random_scheduler, other):
+def test_capped_devices_keep_what_survives(
+    models, inputs, random_scheduler, drive_within_memory, other
+):
     """Weights come and go on two devices; a loss leaves outputs and weights where they are."""
     model = models["moe"]
     weights = sum(cell.param_bytes for cell in model.graph_cells)
@@ -126,43 +126,15 @@ def test_capped_devices_keep_what_survives(models, inputs, random_scheduler, oth
         with virtual_backend(world, model, devices, **options) as backend:
             for number in range(3):
                 workload = dice.choice(inputs["moe"])
-                scheduler = HostWhereItMust(random_scheduler(seed + number))
+                scheduler = random_scheduler(seed + number)
                 with backend.open(workload) as session:
-                    losses.append(_drive_within_memory(session, scheduler, backend.profile))
+                    drive_within_memory(session, scheduler, backend.profile)
+                    losses.append(len(session.lost))
                     answer = session.answer()
                 assert torch.allclose(answer, run_eagerly(workload), rtol=1e-4, atol=1e-5)
 
     play_any()
     assert sum(losses) > 20
-
-
-class HostWhereItMust(Scheduler):
-    """Another scheduler's plan, or all on the host where that does not fit."""
-
-    name = "host where it must"
-
-    def __init__(self, other):
-        self.other = other
-        self.does_not_fit = False
-
-    def schedule(self, graph, profile, planned):
-        launches = self.other.schedule(graph, profile, planned)
-        if not self.does_not_fit:
-            return launches
-        self.does_not_fit = False
-        return [Launch("cpu:0", launch.tasks) for launch in launches]
-
-
-def _drive_within_memory(session, scheduler, profile):
-    """Run a session to its end; return how many devices it has lost."""
-    more = True
-    while more:
-        machine = session.profile_now or profile
-        try:
-            more = session.advance(scheduler.schedule(session.graph, machine, session.plan))
-        except OutOfDeviceMemory:
-            scheduler.does_not_fit = True
-    return len(session.lost)
 
 
 @settings(many, max_examples=10)

@@ -11,26 +11,38 @@ from torch import nn
 
 from dynpartition.models import DynamicModel, ModelConfig, NewTask, StaticRun
 
-FAIL, NO_MEMORY = -1, -2
+NO_MEMORY = {-2: "worker", -3: "host", -4: "gpu"}
+"""Request → where there is no memory for it, not even for one task."""
+CROWDED = -5
+"""No memory for more than `CROWD` such tasks."""
+CROWD = 3
+FAULT = -6
+"""Breaks a real GPU, for this process for good."""
+
+on_gpu = False
+"""Whether the stand-in of a GPU is at work; tests say so."""
 
 
-def _is_worker():
+def _place():
     is_process = sys.argv[0].endswith("worker.py")
-    return is_process or threading.current_thread() is not threading.main_thread()
+    if is_process or threading.current_thread() is not threading.main_thread():
+        return "worker"
+    return "gpu" if on_gpu else "host"
 
 
 class Step(nn.Module):
-    """Add the host input to the state: entry 0 counts; entry 1 sleeps ms; below 0 it fails.
-
-    NO_MEMORY does so in workers only.
-    """
+    """Add the host input to the state: entry 0 counts; entry 1 sleeps ms; below 0 it fails."""
 
     def forward(self, *arguments):
         request = arguments[-1]  # (k, 2)
-        if (request[:, 1] == NO_MEMORY).any():
-            if _is_worker():
-                raise MemoryError("the toy cell was asked to have no memory")
-            request = request.clamp(min=0)
+        requests = set(request[:, 1].tolist())
+        if _place() in [NO_MEMORY[code] for code in requests & NO_MEMORY.keys()]:
+            raise MemoryError("the toy cell was asked to have no memory")
+        if (request[:, 1] == CROWDED).sum() > CROWD:
+            raise MemoryError(f"{len(request)} tasks are too many")
+        if FAULT in requests and request.is_cuda:
+            request[torch.full((1,), 10**6, device=request.device)]
+        request = request.where(request >= -1, 0)
         if (request[:, 1] < 0).any():
             raise ValueError("the toy cell was asked to fail")
         time.sleep(float(request[:, 1].sum()) / 1000)
