@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
-from dynpartition.agent.listing import Cpop, Heft, MinMin, Peft
+from dynpartition.agent.listing import Cpop, Heft, Lookahead, MinMin, Peft
 from dynpartition.agent.merging import SUFFIX, Merging
 from dynpartition.agent.policy import PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
@@ -17,7 +17,7 @@ from dynpartition.errors import SchedulerError, did_you_mean
 
 
 def _best_of_heuristics(seed: int) -> Scheduler:
-    listing = (Heft(), Peft(), Cpop(), MinMin())
+    listing = (Heft(), Peft(), Cpop(), MinMin(), Lookahead())
     members = (BestSingle(), *listing, SplitLeftRight(), SplitStateOutput())
     return BestOf("best-of-heuristics", members)
 
@@ -32,10 +32,10 @@ _MAKERS: dict[str, Callable[[int], Scheduler]] = {
     "peft": lambda seed: Peft(),
     "cpop": lambda seed: Cpop(),
     "min-min": lambda seed: MinMin(),
+    "lookahead": lambda seed: Lookahead(),
     "best-of-heuristics": _best_of_heuristics,
 }
 NOT_BUILT_YET = (
-    "lookahead",
     "local-search",
     "annealing",
     "optimal",

@@ -204,7 +204,7 @@ def test_a_surely_better_merging_needs_no_estimate(monkeypatch):
     curve = Curve((1, 16), (10**6, 2 * 10**6))
     cells = {cell: {"cpu:0": curve, "cpu:1": curve} for cell in graph.cell_names}
     profile = Profile(two_cpus().cluster, cells)
-    monkeypatch.setattr(merging, "Facts", None)
+    monkeypatch.setattr(merging, "_better", None)
     launches = make_scheduler("split-left-right+merge").schedule(graph, profile, Plan())
     assert len(launches) < len(graph) / 2
     assert {launch.device for launch in launches} == {"cpu:0", "cpu:1"}
