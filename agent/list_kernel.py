@@ -313,6 +313,17 @@ def note_after(w: Work, task: int, reader: int, n_devices: int) -> None:
         w.after[task, device] = max(w.after[task, device], least)
 
 
+@compiled
+def sum_below(w: Work, least_ns: IntArray, below_ns: IntArray) -> None:
+    """Write the longest path behind each task, if tasks last `least_ns` and nothing is moved."""
+    for at in range(len(w.order) - 1, -1, -1):
+        task = w.order[at]
+        below_ns[task] = 0
+        for place in range(w.starts[OUT_START, task], w.starts[OUT_START, task + 1]):
+            reader = w.readers[place]
+            below_ns[task] = max(below_ns[task], least_ns[reader] + below_ns[reader])
+
+
 # The heap of ready tasks: highest key first, the smallest number among equals
 
 

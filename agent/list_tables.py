@@ -45,6 +45,8 @@ class ListMachine:
         each = [dispatch.bookkeeping_on(name) for name in self.names]
         self.bookkeeping_ns: IntArray = np.array(each, dtype=np.int64)
         """(D,) executor time per task."""
+        self.gathering = [dispatch.copy_in.get(name) for name in self.names]
+        """Device → cost of gathering, or None."""
         self.has_staging = bool(dispatch.copy_in or dispatch.copy_out)
         costs = [_formula(link.cost) for link in profile.cluster.links]
         self.has_formulas = all(bandwidth for _, bandwidth in costs)
@@ -62,6 +64,7 @@ class ListMachine:
             staging=np.array(staging, dtype=np.int64),
         )
         self._cells: dict[tuple[Cell, ...], kernel.Cells] = {}
+        self._batches: dict[tuple[Cell, ...], IntArray] = {}
         self._rows: dict[int, list[int]] = {}  # bytes → ns over each link
 
     def cells(self, graph: TaskGraph) -> kernel.Cells:
@@ -88,6 +91,30 @@ class ListMachine:
         if self.all_linked:
             return np.zeros((0, len(self.names)), dtype=np.int64)
         return Legality(Prices(PricedGraph(graph, self.profile))).refuge_rows
+
+    def batches(self, cells: tuple[Cell, ...], count_max: int) -> IntArray:
+        """Return (K, D, B) durations of launches of b < B tasks, bookkeeping included.
+
+        ABSENT where a launch of two lasts as long as two launches or longer, and where B would be
+        more than `count_max`. B is 2 where no cell gains anything.
+        """
+        found = self._batches.get(cells)
+        if found is None:
+            found = self._batches[cells] = self._price_batches(cells, count_max)
+        return found
+
+    def _price_batches(self, cells: tuple[Cell, ...], count_max: int) -> IntArray:
+        curves = self.profile.cell_prices(cells).curves
+        table = np.full((len(cells), len(self.names), count_max + 1), kernel.ABSENT, dtype=np.int64)
+        for cell, row in enumerate(curves):
+            for device, curve in enumerate(row):
+                if curve is not None and curve.at(2) < 2 * curve.at(1):
+                    extra_ns = int(self.bookkeeping_ns[device])
+                    counts = range(1, count_max + 1)
+                    table[cell, device, 1:] = [curve.at(k) + k * extra_ns for k in counts]
+        if (table < 0).all():
+            return np.ascontiguousarray(table[:, :, :2])
+        return table
 
     def moves(self, sizes: IntArray) -> IntArray:
         """Return (N, L) transfer times of sizes in bytes, priced by Python."""
