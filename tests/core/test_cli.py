@@ -255,6 +255,6 @@ def test_light_commands_import_nothing_heavy(tmp_path, world, verb):
         [sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    # Heuristics are compiled: numba imports the package scipy itself, and nothing in it.
-    expected = ["scipy"] if verb == "schedule" else []
+    # Heuristics are compiled, and numba itself imports these two.
+    expected = ["scipy", "scipy.linalg"] if verb == "schedule" else []
     assert done.stdout.splitlines()[-1] == f"heavy: {expected}"
