@@ -11,7 +11,7 @@ from dynpartition.agent.listing import Cpop, Heft, ListPlanner, Lookahead, MinMi
 from dynpartition.agent.merging import SUFFIX, Merging
 from dynpartition.agent.policy import PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
-from dynpartition.agent.splits import SplitLeftRight, SplitStateOutput
+from dynpartition.agent.splits import SplitLeftRight, SplitRequests, SplitStateOutput
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError, did_you_mean
 
@@ -28,6 +28,7 @@ _MAKERS: dict[str, Callable[[int], Scheduler]] = {
     "round-robin": lambda seed: RoundRobin(),
     "split-left-right": lambda seed: SplitLeftRight(),
     "split-state-output": lambda seed: SplitStateOutput(),
+    "split-requests": lambda seed: SplitRequests(),
     "heft": lambda seed: Heft(),
     "peft": lambda seed: Peft(),
     "cpop": lambda seed: Cpop(),

@@ -1,4 +1,7 @@
-"""The fixed splits of trees over two devices that the DynPartition paper compares with."""
+"""Fixed splits: the two of trees that the DynPartition paper compares with, and whole requests.
+
+N tasks, R requests, D devices.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class _Split(Placer, ListPlanner):
-    """Tasks chosen by `_on_first` on the first device, the others on the second, if there is one.
+    """Every task on the device that it is meant for.
 
-    A task that cannot go to its device goes to the legal one where it would end first.
+    One that cannot go there goes to the legal device where it would end first.
     """
 
     def place(self, priced: PricedGraph, planned: Plan) -> IntArray:
         """Return task and device of all tasks that are not planned, in topological order."""
-        graph, second = priced.graph, min(1, len(priced.cluster.devices) - 1)
-        wanted = np.where(self._on_first(graph), 0, second)  # (N,)
-        if planned or not _all_go(priced.cluster, priced.task_ns, wanted):
+        graph, cluster = priced.graph, priced.cluster
+        wanted = self._wanted(graph, priced.task_ns, cluster, planned)
+        if planned or not _all_go(cluster, priced.task_ns, wanted):
             return _placed_where_possible(priced, planned, wanted)
         order = np.array(graph.topological_order, dtype=np.int64)
         return np.stack([order, wanted[order]], axis=1)
@@ -49,15 +52,27 @@ class _Split(Placer, ListPlanner):
         """Plan every task where it is meant to go, or where it would end first."""
         from dynpartition.agent import list_kernel  # needs numba
 
-        graph, second = lists.graph, min(1, len(lists.machine.names) - 1)
-        wanted = np.where(self._on_first_of_many(graph), 0, second)
-        forced = not planned and _all_go(lists.machine.profile.cluster, lists.run_ns, wanted)
+        cluster = lists.machine.profile.cluster
+        wanted = self._wanted(lists.graph, lists.run_ns, cluster, planned)
+        forced = not planned and _all_go(cluster, lists.run_ns, wanted)
         method = list_kernel.FORCED if forced else list_kernel.GIVEN
         return lists.plan(method, before, wanted)
 
-    def _on_first_of_many(self, graph: TaskGraph) -> BoolArray:
-        """Return the same as `_on_first`, by compiled code where there is some."""
-        return self._on_first(graph)
+    @abstractmethod
+    def _wanted(
+        self, graph: TaskGraph, task_ns: IntArray, cluster: Cluster, planned: Plan
+    ) -> IntArray:
+        """Return (N,) the device that each task is meant for; `task_ns` (N, D), < 0: cannot."""
+
+
+class _TwoWaySplit(_Split):
+    """Tasks chosen by `_on_first` on the first device, the others on the second, if any."""
+
+    def _wanted(
+        self, graph: TaskGraph, task_ns: IntArray, cluster: Cluster, planned: Plan
+    ) -> IntArray:
+        second = min(1, len(cluster.devices) - 1)
+        return np.where(self._on_first(graph), 0, second)
 
     @abstractmethod
     def _on_first(self, graph: TaskGraph) -> BoolArray:
@@ -82,7 +97,7 @@ def _placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray)
     return np.array(placed, dtype=np.int64).reshape(-1, 2)
 
 
-class SplitLeftRight(_Split):
+class SplitLeftRight(_TwoWaySplit):
     """Left subtree of the root on the first device, right subtree and root on the second.
 
     The root is the task with most ancestors; a task with one input only (the output of a tree's
@@ -101,13 +116,8 @@ class SplitLeftRight(_Split):
             return left_of_many_roots(graph)
         return left_of_roots(graph)
 
-    def _on_first_of_many(self, graph: TaskGraph) -> BoolArray:
-        from dynpartition.agent.subtrees import left_of_many_roots  # needs numba
 
-        return left_of_many_roots(graph)
-
-
-class SplitStateOutput(_Split):
+class SplitStateOutput(_TwoWaySplit):
     """Tasks that others read (states) on the first device, the rest (outputs) on the second."""
 
     name = "split-state-output"
@@ -116,6 +126,38 @@ class SplitStateOutput(_Split):
         is_read = np.zeros(len(graph), dtype=np.bool_)
         is_read[graph.inputs.values] = True
         return is_read
+
+
+class SplitRequests(_Split):
+    """Whole requests dealt to devices, so that all end at the same time and nothing is exchanged.
+
+    The longest first, each to the device that would have done with it first (Graham 1969, LPT),
+    by the sum of its tasks. A request that has begun stays where it is.
+    """
+
+    name = "split-requests"
+
+    def _wanted(
+        self, graph: TaskGraph, task_ns: IntArray, cluster: Cluster, planned: Plan
+    ) -> IntArray:
+        _, request = np.unique(graph.request, return_inverse=True)  # (N,) numbers below R
+        n_requests = int(request.max(initial=-1)) + 1
+        cost_ns = np.zeros((n_requests, task_ns.shape[1]))
+        np.add.at(cost_ns, request, np.where(task_ns < 0, np.inf, task_ns))
+        home = np.full(n_requests, -1)
+        for launch in planned.launches:
+            for task in launch.tasks:
+                if home[request[task]] < 0:
+                    home[request[task]] = cluster.index(launch.device)
+        load_ns = np.zeros(task_ns.shape[1])
+        for one in np.flatnonzero(home >= 0).tolist():
+            load_ns[home[one]] += cost_ns[one, home[one]]
+        for one in np.argsort(-cost_ns.min(axis=1, initial=np.inf), kind="stable").tolist():
+            if home[one] < 0:
+                home[one] = int((load_ns + cost_ns[one]).argmin())
+                load_ns[home[one]] += cost_ns[one, home[one]]
+        wanted: IntArray = home[request]
+        return wanted
 
 
 def left_of_roots(graph: TaskGraph) -> BoolArray:

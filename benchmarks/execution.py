@@ -56,6 +56,8 @@ BASES = ("recursion", "level-batched")
 """Engines that others are compared with."""
 PROBE_HIDDEN = (150, 512, 1024)
 PROBE_TREES = 25
+PROBED_AS = {"split-left-right": SPLITS[0], "split-requests": SPLITS[1]}
+"""Scheduler of two devices → how the probe divides the same work."""
 S_PROBE_MIN, GAIN_KEPT_MIN = 1.2, 0.75
 """Where two processes gain less, there is nothing to keep."""
 
@@ -216,7 +218,11 @@ def split_on_two_devices(trees: Sequence[ParseTree], hidden: int, rounds: int) -
 
     model = build_model("treelstm", {"hidden_dim": hidden})
     profiles = [merging_profile(model, devices) for devices in ("cpu:0", "cpu:0,cpu:1")]
-    return [measure_split(trees, hidden, rounds, profiles, seen) for seen in (False, True)]
+    return [
+        measure_split(trees, hidden, rounds, profiles, split, seen)
+        for split in PROBED_AS
+        for seen in (False, True)
+    ]
 
 
 ENGINES: dict[str, Callable[[TreeLSTM, int], AbstractContextManager[Engine]]] = {
@@ -339,16 +345,19 @@ def print_probe(rows: list[ProbeRow], n_trees: int) -> None:
 
 def print_split(rows: list[SplitRow], probed: list[ProbeRow]) -> None:
     print(
-        "\nThe same trees in flight on one CPU device and cut at their roots on two, with planning."
+        "\nThe same trees in flight on one CPU device and on two, with planning: cut at their roots"
+        " (split-left-right), or half of them on each (split-requests)."
     )
     heads = f"{'S':>9}{'low':>7}{'high':>7}{'S_probe':>9}{'gain kept':>11}"
-    print(f"{'hidden':<8}{'shape':<7}{'launches':>9}{'one':>9}{'two':>9}{heads}")
+    print(f"{'hidden':<8}{'split':<18}{'shape':<7}{'launches':>9}{'one':>9}{'two':>9}{heads}")
     for row in rows:
-        bound = next(p.s_probe for p in probed if (p.hidden, p.split) == (row.hidden, SPLITS[0]))
+        wanted = row.hidden, PROBED_AS[row.split]
+        bound = next(p.s_probe for p in probed if (p.hidden, p.split) == wanted)
         kept = f"{(row.s - 1) / (bound - 1):>11.2f}" if bound >= S_PROBE_MIN else f"{'-':>11}"
         shape = "seen" if row.seen else "new"
-        ms = f"{shape:<7}{row.n_launches:>9}{row.one_device_ms:>9.2f}{row.two_devices_ms:>9.2f}"
-        print(f"{row.hidden:<8}{ms}{row.s:>9.2f}{row.low:>7.2f}{row.high:>7.2f}{bound:>9.2f}{kept}")
+        what = f"{row.hidden:<8}{row.split:<18}{shape:<7}{row.n_launches:>9}"
+        ms = f"{row.one_device_ms:>9.2f}{row.two_devices_ms:>9.2f}"
+        print(f"{what}{ms}{row.s:>9.2f}{row.low:>7.2f}{row.high:>7.2f}{bound:>9.2f}{kept}")
     print(
         f"gain kept: (S − 1) / (S_probe − 1), ≥ {GAIN_KEPT_MIN:g} where S_probe ≥ {S_PROBE_MIN:g}"
     )

@@ -1,7 +1,8 @@
 """What two CPU devices gain over the best single one, planning and copies included.
 
-The same batch of trees in flight, merged into batches on one device, and with every tree cut at
-its root into two halves (`split-left-right+merge`) on two. Wall time from inputs to answers,
+The same batch of trees in flight, merged into batches on one device, and on two: with every tree
+cut at its root into two halves (`split-left-right+merge`), or with half of the trees on each device
+(`split-requests+merge`). Wall time from inputs to answers,
 planned anew each time, or of a shape seen before.
 """
 
@@ -27,6 +28,8 @@ class SplitRow:
     """Medians over rounds of one size of cells; S is the speed-up of two devices over one."""
 
     hidden: int
+    split: str
+    """Scheduler of the two devices."""
     seen: bool
     """Whether plans are kept."""
     one_device_ms: float
@@ -43,6 +46,7 @@ def measure_split(
     hidden: int,
     rounds: int,
     profiles: Sequence[Profile],
+    split: str,
     seen: bool,
 ) -> SplitRow:
     """Return the speed-up; `profiles`: of one device and of two. Answers are compared first."""
@@ -50,7 +54,7 @@ def measure_split(
     merged = merge_inputs([ModelInput(model, tree) for tree in trees])
     expected = [model.eager(tree) for tree in trees]
     suffix, kept = ("+merge+cache", 8) if seen else ("+merge", 0)
-    names = (f"single:cpu:0{suffix}", f"split-left-right{suffix}")
+    names = (f"single:cpu:0{suffix}", f"{split}{suffix}")
     with ExitStack() as stack:
         sides = [
             (
@@ -70,7 +74,7 @@ def measure_split(
     gains = [one / two for one, two in zip(*times, strict=True)]
     one_ms, two_ms = (median(row) / 1e6 for row in times)
     return SplitRow(
-        hidden, seen, one_ms, two_ms, median(gains), min(gains), max(gains), n_launches[1]
+        hidden, split, seen, one_ms, two_ms, median(gains), min(gains), max(gains), n_launches[1]
     )
 
 

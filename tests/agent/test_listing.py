@@ -24,7 +24,7 @@ from dynpartition.sim.worlds import random_world
 
 COMPILED = (
     *("heft", "peft", "cpop", "min-min", "lookahead", "best-single"),
-    *("split-left-right", "split-state-output", "best-of-heuristics"),
+    *("split-left-right", "split-state-output", "split-requests", "best-of-heuristics"),
 )
 
 

@@ -157,6 +157,33 @@ def test_split_state_output_as_in_the_paper():
     assert {t for t, d in placed.items() if d == "cpu:0"} == set(range(7))
 
 
+def requests_of(*costs):
+    """One chain of two tasks per request; its cost in µs per task."""
+    tasks = []
+    for number, cost in enumerate(costs):
+        for step in range(2):
+            inputs = (len(tasks) - 1,) if step else ()
+            durations = {"cpu:0": 1000 * cost, "cpu:1": 2000 * cost}
+            tasks.append(
+                Task(id=len(tasks), cell="a", inputs=inputs, duration_ns=durations, request=number)
+            )
+    return TaskGraph.from_tasks("requests", [Cell("a")], tasks)
+
+
+def test_split_requests_deals_whole_requests_by_cost_and_speed():
+    """In µs: 9 goes to cpu:0 (18), 6 to cpu:1 (24), 5 to cpu:0 (28), 2 to it (32), 1 to cpu:1."""
+    placed = placement("split-requests", requests_of(2, 9, 1, 6, 5))
+    homes = [{placed[2 * request], placed[2 * request + 1]} for request in range(5)]
+    assert homes == [{"cpu:0"}, {"cpu:0"}, {"cpu:1"}, {"cpu:1"}, {"cpu:0"}]
+
+
+def test_a_request_that_has_begun_stays_on_its_device():
+    graph, scheduler = requests_of(5, 5), make_scheduler("split-requests")
+    begun = Plan((Launch("cpu:1", (0,)),))
+    launches = scheduler.schedule(graph, two_cpus(), begun)
+    assert (begun + launches).placement() == {0: "cpu:1", 1: "cpu:1", 2: "cpu:0", 3: "cpu:0"}
+
+
 def find_root(graph):
     """The task with most ancestors, walking down while a task has a single input."""
     above = [frozenset()] * len(graph)
