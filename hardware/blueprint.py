@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from dynpartition.cluster import Cluster
 from dynpartition.errors import PlanError
@@ -23,6 +22,7 @@ from dynpartition.hardware.tasks import KnownTasks
 from dynpartition.hardware.tracing import Ran
 from dynpartition.lowering import lower_quickly
 from dynpartition.models import TaskBlock
+from dynpartition.models.tasks import Tensors
 from dynpartition.plan import Launch, Plan
 from dynpartition.program import Program
 from dynpartition.types import IntArray, frozen
@@ -32,7 +32,7 @@ class HostInputs(NamedTuple):
     """Host inputs of tasks of one kind, and the row of the host's arena where the first goes."""
 
     row: int
-    tensors: Sequence[Tensor]
+    tensors: Tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,10 @@ class TaskKind:
         return 0 if shape is None else math.prod(shape) * self.host_dtype.itemsize
 
 
+Tensors = Sequence[Tensor] | Tensor
+"""k tensors of one shape, or one tensor (k, *shape)."""
+
+
 @dataclass(frozen=True, eq=False)
 class TaskBlock:
     """n tasks as arrays; the same as a list of `NewTask`, without an object for each."""
@@ -100,7 +104,7 @@ class TaskBlock:
     """(n,) index of each task's kind."""
     inputs: Ragged
     """n rows of task numbers of the run, in argument order."""
-    host_inputs: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
+    host_inputs: Mapping[int, Tensors] = field(default_factory=dict)
     """Kind → the host inputs of its tasks, in task order; for all kinds that have some."""
     request: IntArray | None = None
     """(n,) which of several merged inputs each task belongs to; None: all to the first."""

@@ -25,6 +25,9 @@ from dynpartition.types import BoolArray, IntArray, Ragged, frozen
 _LEAF, _COMPOSER, _OUTPUT = range(3)
 """Kinds of tasks."""
 
+VOCABULARY_MAX = 50_000
+"""Words whose vectors are kept, about; with 300 numbers each they take 60 MB."""
+
 
 @dataclass(frozen=True)
 class TreeLSTMConfig(ModelConfig):
@@ -123,9 +126,8 @@ class TreeLSTM(DynamicModel[ParseTree]):
         children = np.concatenate([tree.children for tree in samples])  # (n, 2)
         is_leaf = children[:, 0] < 0
         size = self.config.input_dim
-        dtype = self.config.dtype
-        words = (word for tree in samples for word in tree.words if word)
-        vectors = [word_vector(word, size, dtype) for word in words]
+        words = [word for tree in samples for word in tree.words if word]
+        vectors = word_vectors(words, size, self.config.dtype)
         kind_of = np.full((len(children), 2), _OUTPUT)
         kind_of[:, 0] = np.where(is_leaf, _LEAF, _COMPOSER)
         inputs = _reads(children + first[:, None], is_leaf)
@@ -207,7 +209,48 @@ def _reads(children: IntArray, is_leaf: BoolArray) -> Ragged:
     return Ragged(frozen(np.cumsum(start)), frozen(reads[is_read]))
 
 
-@lru_cache(maxsize=16_384)
+def word_vectors(words: Sequence[str], size: int, dtype: torch.dtype) -> Tensor:
+    """Return (k, size): the vectors of k words; quick for words that came before."""
+    return _vocabulary(size, dtype).vectors(words)
+
+
+class _Vocabulary:
+    """Vectors of words that have been asked for, row by row in one table."""
+
+    def __init__(self, size: int, dtype: torch.dtype) -> None:
+        self._row: dict[str, int] = {}
+        self._dtype = dtype
+        self._table = torch.empty((256, size), dtype=dtype).numpy()
+
+    def vectors(self, words: Sequence[str]) -> Tensor:
+        """Return (k, size)."""
+        row = self._row
+        try:
+            rows = [row[word] for word in words]
+        except KeyError:
+            self._learn(words)
+            rows = [row[word] for word in words]
+        # By NumPy, which uses this thread alone: PyTorch would wake others for so little.
+        return torch.from_numpy(self._table.take(np.array(rows, dtype=np.int64), axis=0))
+
+    def _learn(self, words: Sequence[str]) -> None:
+        if len(self._row) > VOCABULARY_MAX:
+            self._row.clear()
+        for word in dict.fromkeys(words):
+            if word not in self._row:
+                row, size = len(self._row), self._table.shape[1]
+                if row == len(self._table):
+                    self._table = np.concatenate([self._table, np.empty_like(self._table)])
+                self._table[row] = word_vector(word, size, self._dtype).numpy()
+                self._row[word] = row
+
+
+@lru_cache(maxsize=8)
+def _vocabulary(size: int, dtype: torch.dtype) -> _Vocabulary:
+    return _Vocabulary(size, dtype)
+
+
+@lru_cache(maxsize=1024)
 def word_vector(word: str, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return a (size,) vector that follows from the word alone; shared, do not write.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dynpartition.models import ParseTree
-from dynpartition.models.treelstm import TreeLSTM, word_vector
+from dynpartition.models.treelstm import TreeLSTM, word_vectors
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,8 @@ class LevelBatched:
 
     def leaf_vectors(self, trees: Sequence[ParseTree]) -> Tensor:
         """Return the word vectors of all leaves, tree by tree: (leaves, input_dim)."""
-        size = self.input_dim
-        return torch.stack(
-            [word_vector(word, size) for tree in trees for word in tree.words if word]
-        )
+        words = [word for tree in trees for word in tree.words if word]
+        return word_vectors(words, self.input_dim, torch.float32)
 
     @torch.inference_mode()
     def states(self, levels: Levels, vectors: Tensor) -> Tensor:

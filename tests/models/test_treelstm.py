@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynpartition.models import ModelInput, build_model, read_tree, run_eagerly
-from dynpartition.models.treelstm import word_vector
+from dynpartition.models.treelstm import word_vector, word_vectors
 from dynpartition.models.trees import generate_trees
 
 H = 6
@@ -101,3 +101,14 @@ def test_word_vectors_have_mean_0_and_variance_1():
     vectors = torch.stack([word_vector(f"w{i}", 300) for i in range(200)])
     assert vectors.mean().item() == pytest.approx(0, abs=0.02)
     assert vectors.var().item() == pytest.approx(1, abs=0.02)
+
+
+def test_word_vectors_at_once_are_those_one_by_one(monkeypatch):
+    monkeypatch.setattr("dynpartition.models.treelstm.VOCABULARY_MAX", 400)
+    for first in range(0, 2000, 150):  # known and new words, and more than are kept
+        words = [f"w{number % 700}" for number in range(first, first + 300)] + ["w1", "w1"]
+        with torch.inference_mode(mode=first % 4 == 0):
+            vectors = word_vectors(words, 5, torch.float64)
+        expected = torch.stack([word_vector(word, 5, torch.float64) for word in words])
+        assert torch.equal(vectors, expected)
+    assert word_vectors([], 5, torch.float64).shape == (0, 5)
