@@ -25,8 +25,8 @@ class _Split(Placer):
         """Return task and device of all tasks that are not planned, in topological order."""
         graph, second = priced.graph, min(1, len(priced.cluster.devices) - 1)
         wanted = np.where(self._on_first(graph), 0, second)  # (N,)
-        if planned or not _all_go(priced, wanted):
-            return _placed_where_possible(priced, planned, wanted)
+        if planned or not all_go(priced, wanted):
+            return placed_where_possible(priced, planned, wanted)
         order = np.array(graph.topological_order, dtype=np.int64)
         return np.stack([order, wanted[order]], axis=1)
 
@@ -35,15 +35,20 @@ class _Split(Placer):
         """Return (N,) whether each task is meant for the first device."""
 
 
-def _all_go(priced: PricedGraph, wanted: IntArray) -> bool:
-    """Whether every task runs on the device it is meant for, and all of these are linked."""
+def all_go(priced: PricedGraph, wanted: IntArray) -> bool:
+    """Return whether every task runs where (N,) `wanted` says, and all these devices are linked."""
     cluster = priced.cluster
     used = sorted({cluster.host_index, *np.unique(wanted).tolist()})
     linked = all(cluster.link_table[a, b] >= 0 for a in used for b in used if a != b)
     return linked and bool((priced.task_ns[np.arange(len(wanted)), wanted] >= 0).all())
 
 
-def _placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray) -> IntArray:
+def placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray) -> IntArray:
+    """Return int64 (n, 2): tasks that are not planned and devices, (N,) `wanted` where legal.
+
+    A task that cannot go to its device goes to the legal one where it would end first;
+    SchedulerError where there is none.
+    """
     partial = PartialPlan.of(priced.graph, priced.profile, planned)
     for task in priced.graph.topological_order:
         if not partial.is_placed(task):

@@ -1,4 +1,4 @@
-"""The paper's node: its fit recovers what made synthetic logs, and holds where it was not fitted."""
+"""The node of the paper: its fit recovers what made synthetic logs, and holds beyond them."""
 
 from __future__ import annotations
 
