@@ -38,6 +38,7 @@ loss; after a validation also validation (mean greedy reward). `reward` and `val
 SLOWEST = 10
 """A plan that runs out of memory counts as this many times the best single device."""
 _VALIDATION_INPUTS = 16
+_CHECKPOINT_VALIDATIONS = 20  # without a better agent, after which what was learned is kept anyway
 
 
 @dataclass
@@ -70,8 +71,9 @@ def train_paper_agent(
 
     `start`: go on from there, bit for bit as if training had not stopped at that update; same
     backend, inputs and configuration, apart from the budget. `validation`: inputs to choose the
-    best agent by; default: the first 16. `on_checkpoint` is called when the best agent changes.
-    Raises TrainingError for inputs that reveal tasks as they run, or another start.
+    best agent by; default: the first 16. `on_checkpoint` is called when the best agent changes,
+    and now and then. Raises TrainingError for inputs that reveal tasks as they run, and for a start
+    that does not fit.
     """
     if not workloads:
         raise TrainingError("training needs at least one workload")
@@ -79,10 +81,12 @@ def train_paper_agent(
         run = _Run(backend, workloads, validation or workloads[:_VALIDATION_INPUTS], config)
         if start is not None:
             run.take_over(start)
+        kept_best, kept_update = run.best_validation, run.n_updates
         while not run.is_over():
-            before = run.best_validation
             on_update(run.update())
-            if run.best_validation > before:
+            is_old = run.n_updates - kept_update >= _CHECKPOINT_VALIDATIONS * config.validate_every
+            if run.best_validation > kept_best or is_old:
+                kept_best, kept_update = run.best_validation, run.n_updates
                 on_checkpoint(run.checkpoint())
         return run.result()
 
