@@ -49,7 +49,7 @@ SOURCES = {
     "static-gpu": "other trees; an asynchronous executor, 10 % slower; the other host",
     "random": "other trees; an asynchronous executor; the other host",
     "dqn": "as static-cpu, which both reach",
-    "policy-value": "the published agent learned nothing; its defects are mended here",
+    "policy-value": "as random, and the published agent learned nothing: see its defects",
 }
 """Where the deviations come from; docs/paper.md says more."""
 LEVEL = -0.005
@@ -229,7 +229,7 @@ def play(agent: PaperAgent, trees: list[ParseTree]) -> tuple[float, float]:
     arena, numbers = arena_of(trees, agent.config), range(len(trees))
     actions = greedy(agent.network(), arena.stack(numbers))
     _, times_ns = arena.play(numbers, actions)
-    is_node = arena.stack(numbers).is_node
+    is_node = np.stack([case.is_node for case in arena.cases])
     return -float(times_ns.mean()) / 1e6, float(actions[is_node].mean())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,32 @@ def test_measurements_are_read_from_the_paper_file_format(tmp_path):
     measured = read_measurements(path)
     assert measured.source == "a test"
     assert measured.log_ms(CPU_LOG).tolist() == [1.0, 2.0]
+
+
+def changed(profile, what):
+    """Return the profile with one number 10 % larger."""
+    dispatch, cells = profile.dispatch, profile.cells
+    if what == "h_copy":
+        return replace(profile, dispatch=replace(dispatch, h_copy=round(1.1 * dispatch.h_copy)))
+    place, cell = what.split(" ")
+    if place == "h":
+        row = {name: round(1.1 * ns) for name, ns in dispatch.h[cell].items()}
+        return replace(profile, dispatch=replace(dispatch, h={**dispatch.h, cell: row}))
+    curve = cells[cell][place]
+    slower = replace(curve, duration_ns=tuple(round(1.1 * ns) for ns in curve.duration_ns))
+    return replace(profile, cells={**cells, cell: {**cells[cell], place: slower}})
+
+
+def test_every_number_moves_what_it_should_move_and_nothing_else():
+    profile = load_shipped("paper-a100")
+    plans = {"cpu": (0, None), "gpu": (1, None), "cpu+gpu": (0, 1), "gpu+gpu": (1, 2)}
+    before = {name: predict_ms(profile, TREES, *plan) for name, plan in plans.items()}
+    moved = {}
+    for what in ("h_copy", *(f"{p} {c}" for p in ("h", "cpu:0") for c in profile.cells)):
+        after = {name: predict_ms(changed(profile, what), TREES, *p) for name, p in plans.items()}
+        assert all((after[name] >= before[name]).all() for name in plans), what
+        moved[what] = {name for name in plans if (after[name] > before[name]).any()}
+    assert moved["h_copy"] == {"cpu+gpu", "gpu+gpu"}
+    for cell in profile.cells:
+        assert moved[f"h {cell}"] == {"gpu", "cpu+gpu", "gpu+gpu"}
+        assert moved[f"cpu:0 {cell}"] == {"cpu", "cpu+gpu"}

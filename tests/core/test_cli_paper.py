@@ -61,5 +61,5 @@ def test_mistakes_are_one_clear_line(capsys, tmp_path):
     assert "--agent" in refusal(capsys, *base, "--agent", "sarsa")
     model = refusal(
         capsys, *base[:2], "synthetic-cpu-2gpu", *base[3:], "--agent", "dqn", "--model", "moe"
-    )  # noqa: E501
+    )
     assert "the paper's agents decide once" in model
