@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dynpartition.agent.paper.cases import Stack
 from dynpartition.agent.paper.config import PaperConfig
 from dynpartition.agent.paper.encoding import n_columns
+from dynpartition.models.seeds import checked_seed
 
 
 class PaperNetwork(nn.Module):
@@ -21,7 +22,7 @@ class PaperNetwork(nn.Module):
         n_codes = config.max_nodes * n_columns(config.max_nodes)
         self.shape = (config.max_nodes, n_devices)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
+            torch.default_generator.manual_seed(checked_seed(config.seed))
             self.scorer = _layers(n_codes, n_scores, config)
             self.valuer = _layers(n_scores, 1, config) if config.kind == "policy-value" else None
 

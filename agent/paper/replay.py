@@ -21,14 +21,14 @@ class Replay:
     """Episodes added so far."""
     case: npt.NDArray[np.int32] = field(init=False)
     """(size,) number of the input."""
-    actions: npt.NDArray[np.uint8] = field(init=False)
+    actions: npt.NDArray[np.uint16] = field(init=False)
     """(size, M) device of each node."""
     reward: FloatArray = field(init=False)
     """(size,)."""
 
     def __post_init__(self) -> None:
         self.case = np.zeros(self.size, dtype=np.int32)
-        self.actions = np.zeros((self.size, self.max_nodes), dtype=np.uint8)
+        self.actions = np.zeros((self.size, self.max_nodes), dtype=np.uint16)
         self.reward = np.zeros(self.size, dtype=np.float32)
 
     def __len__(self) -> int:

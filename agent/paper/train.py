@@ -69,11 +69,11 @@ def train_paper_agent(
 ) -> PaperResult:
     """Train on `workloads` until the budget is used up.
 
-    `start`: go on from there, bit for bit as if training had not stopped at that update; same
-    backend, inputs and configuration, apart from the budget. `validation`: inputs to choose the
-    best agent by; default: the first 16. `on_checkpoint` is called when the best agent changes,
-    and now and then. Raises TrainingError for inputs that reveal tasks as they run, and for a start
-    that does not fit.
+    `start`: go on from there, bit for bit as if training had not stopped at that update (but for
+    its last validation); same backend, inputs and configuration, apart from the budget.
+    `validation`: inputs to choose the best agent by; default: the first 16. `on_checkpoint` is
+    called when the best agent changes, and now and then. Raises TrainingError for inputs that
+    reveal tasks as they run, and for a start that does not fit.
     """
     if not workloads:
         raise TrainingError("training needs at least one workload")
