@@ -66,6 +66,10 @@ def measured_profile(devices: str = "cpu:0,cpu:1", seconds: float = 20.0) -> Pro
         profiles.append(calibrate(model, devices_here, inputs, seconds=seconds, provenance=note))
     cells = {cell: curves for profile in profiles for cell, curves in profile.cells.items()}
     provenance = {**profiles[0].provenance, "model": ", ".join(MODELS)}
+    stories = zip(MODELS, (profile.provenance for profile in profiles), strict=True)
+    errors = {name: story["held_out_error"] for name, story in stories if "held_out_error" in story}
+    if errors:
+        provenance["error"] = errors
     return replace(profiles[0], cells=cells, provenance=provenance)
 
 

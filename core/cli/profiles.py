@@ -24,10 +24,11 @@ class Profiles(Verb):
 
 def _entry(name: str) -> dict[str, str | list[str]]:
     profile = load_shipped(name)
+    story = profile.provenance
     return {
         "name": name,
-        "origin": str(profile.provenance.get("origin", "unknown")),
-        "error": describe_error(profile.provenance.get("error")),
+        "origin": str(story.get("origin", "unknown")),
+        "error": describe_error(story.get("error", story.get("held_out_error"))),
         "devices": list(profile.cluster.names),
         "cells": list(profile.cells),
     }
