@@ -37,7 +37,7 @@ def _entry(name: str) -> dict[str, str | list[str]]:
 def describe_error(error: object) -> str:
     """Return what a profile says of its error: text as it stands, shares as `mape` in percent.
 
-    Tables are written as `fitted: single_sync_cpu: 0.6 %, …`.
+    Tables are written as `fitted: single_sync_cpu: 0.6 %, …; held_out: …`.
     """
     if error is None:
         return "not known"
@@ -46,7 +46,8 @@ def describe_error(error: object) -> str:
     if "mape" in error:
         return _percent(error["mape"])
     parts = [f"{name}: {describe_error(part)}" for name, part in error.items()]
-    return ", ".join(parts)
+    is_nested = any(isinstance(part, Mapping) and "mape" not in part for part in error.values())
+    return ("; " if is_nested else ", ").join(parts)
 
 
 def _percent(value: object) -> str:
