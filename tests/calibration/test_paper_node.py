@@ -222,3 +222,16 @@ def test_every_number_moves_what_it_should_move_and_nothing_else():
     for cell in profile.cells:
         assert moved[f"h {cell}"] == {"gpu", "cpu+gpu", "gpu+gpu"}
         assert moved[f"cpu:0 {cell}"] == {"cpu", "cpu+gpu"}
+
+
+@needs_data
+def test_half_of_the_trees_predict_the_other_half():
+    measured = read_measurements(DATA / "paper_a100_measurements.json")
+    trees = read_trees(DATA / "sst_trees_dev_part1.txt")
+    logs = {name: measured.log_ms(name) for name in (CPU_LOG, GPU_LOG)}
+    half = measurements(logs[CPU_LOG][::2], logs[GPU_LOG][::2])
+    profile = fit_paper_node(half, trees[: len(logs[CPU_LOG])][::2])
+    for device, log_ms in enumerate(logs.values()):
+        rest = log_ms[1::2]
+        predicted = predict_ms(profile, trees[: len(log_ms)][1::2], device)
+        assert np.abs(predicted / rest - 1).mean() < 0.01
