@@ -9,6 +9,8 @@ from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
 from dynpartition.agent.listing import Cpop, Heft, ListPlanner, Lookahead, MinMin, Peft
 from dynpartition.agent.merging import SUFFIX, Merging
+from dynpartition.agent.paper.config import FORMAT as PAPER_FORMAT
+from dynpartition.agent.paper.config import KINDS
 from dynpartition.agent.policy import PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitRequests, SplitStateOutput
@@ -43,8 +45,6 @@ _EFFORTS: dict[str, dict[str, float]] = {
 """Schedulers that search, with what they spend by default."""
 NOT_BUILT_YET = (
     "optimal",
-    "dqn",
-    "policy-value",
     "policy-search",
 )
 """Names that are promised and have no scheduler yet."""
@@ -52,7 +52,11 @@ NOT_BUILT_YET = (
 
 def scheduler_names() -> tuple[str, ...]:
     """Return the names that can be made; `single:DEVICE` stands for one name per device."""
-    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "policy")
+    return ("single:DEVICE", *_MAKERS, *_EFFORTS, *TRAINED)
+
+
+TRAINED = ("policy", *KINDS)
+"""Names that need a checkpoint folder."""
 
 
 def make_scheduler(
@@ -68,10 +72,10 @@ def make_scheduler(
     NAME+merge is NAME whose tasks are merged into launches; NAME+cache is NAME that is asked once
     for all graphs of one content.
 
-    `policy`: the checkpoint folder that `policy` plays. `budget_us`, `evaluations`: what a
-    scheduler that searches may spend on a decision: time, or a number of plans (repeatable); the
-    others take no notice. Raises SchedulerError for a name that is unknown or not built yet,
-    CheckpointError for a checkpoint that cannot be used.
+    `policy`: the checkpoint folder that `policy`, `dqn` or `policy-value` plays. `budget_us`,
+    `evaluations`: what a scheduler that searches may spend on a decision: time, or a number of
+    plans (repeatable); the others take no notice. Raises SchedulerError for a name that is unknown
+    or not built yet, CheckpointError for a checkpoint that cannot be used.
     """
 
     def make(inner: str) -> Scheduler:
@@ -87,8 +91,8 @@ def make_scheduler(
         return _make_search(name, seed, budget_us, evaluations)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
-    if name == "policy":
-        return _make_policy(policy)
+    if name in TRAINED:
+        return _make_trained(name, policy)
     if name in NOT_BUILT_YET:
         raise SchedulerError(
             f"scheduler {name!r} is not built yet; built: {', '.join(scheduler_names())}"
@@ -117,6 +121,19 @@ def _make_search(
     return Search(name, heuristics(), effort, seed)
 
 
+def trained_name(folder: Path) -> str:
+    """Return the name of the scheduler that plays the checkpoint in `folder`."""
+    from dynpartition.agent.checkpoint import FORMAT
+    from dynpartition.agent.checkpoint_folder import complete_folder, read_manifest
+
+    manifest = read_manifest(complete_folder(folder), FORMAT, PAPER_FORMAT)
+    if manifest["format"] == FORMAT:
+        return "policy"
+    config = manifest.get("config")
+    kind = config.get("kind") if isinstance(config, dict) else None
+    return kind if kind in KINDS else KINDS[0]  # loading it says what is wrong
+
+
 def _device_name(name: str) -> str:
     device = name.removeprefix("single:")
     if not device or device == "DEVICE":
@@ -126,7 +143,13 @@ def _device_name(name: str) -> str:
     return device
 
 
-def _make_policy(folder: Path | None) -> Scheduler:
+def _make_trained(name: str, folder: Path | None) -> Scheduler:
     if folder is None:
-        raise SchedulerError("scheduler 'policy' needs a checkpoint; give its folder with --policy")
-    return PolicyScheduler.load(folder)
+        raise SchedulerError(
+            f"scheduler {name!r} needs a checkpoint; give its folder with --policy"
+        )
+    if name == "policy":
+        return PolicyScheduler.load(folder)
+    from dynpartition.agent.paper.agent import PaperScheduler  # needs torch
+
+    return PaperScheduler.load(folder, name)

@@ -35,8 +35,8 @@ class _Split(Placer, ListPlanner):
         """Return task and device of all tasks that are not planned, in topological order."""
         graph, cluster = priced.graph, priced.cluster
         wanted = self._wanted(graph, priced.task_ns, cluster, planned)
-        if planned or not _all_go(cluster, priced.task_ns, wanted):
-            return _placed_where_possible(priced, planned, wanted)
+        if planned or not all_go(cluster, priced.task_ns, wanted):
+            return placed_where_possible(priced, planned, wanted)
         order = np.array(graph.topological_order, dtype=np.int64)
         return np.stack([order, wanted[order]], axis=1)
 
@@ -54,7 +54,7 @@ class _Split(Placer, ListPlanner):
 
         cluster = lists.machine.profile.cluster
         wanted = self._wanted(lists.graph, lists.run_ns, cluster, planned)
-        forced = not planned and _all_go(cluster, lists.run_ns, wanted)
+        forced = not planned and all_go(cluster, lists.run_ns, wanted)
         method = list_kernel.FORCED if forced else list_kernel.GIVEN
         return lists.plan(method, before, wanted)
 
@@ -79,14 +79,19 @@ class _TwoWaySplit(_Split):
         """Return (N,) whether each task is meant for the first device."""
 
 
-def _all_go(cluster: Cluster, task_ns: IntArray, wanted: IntArray) -> bool:
-    """Whether every task runs on the device it is meant for, and all of these are linked."""
+def all_go(cluster: Cluster, task_ns: IntArray, wanted: IntArray) -> bool:
+    """Return whether every task runs where (N,) `wanted` says, and all these devices are linked."""
     used = sorted({cluster.host_index, *np.unique(wanted).tolist()})
     linked = all(cluster.link_table[a, b] >= 0 for a in used for b in used if a != b)
     return linked and bool((task_ns[np.arange(len(wanted)), wanted] >= 0).all())
 
 
-def _placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray) -> IntArray:
+def placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray) -> IntArray:
+    """Return int64 (n, 2): tasks that are not planned and devices, (N,) `wanted` where legal.
+
+    A task that cannot go to its device goes to the legal one where it would end first;
+    SchedulerError where there is none.
+    """
     partial = PartialPlan.of(priced.graph, priced.profile, planned)
     for task in priced.graph.topological_order:
         if not partial.is_placed(task):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from dynpartition.graph import CARRIED, Cell, TaskGraph
 from dynpartition.types import IntArray
 
 HostMode = Literal["none", "single", "threads", "processes", "replay"]
+ValueT = TypeVar("ValueT")
 PerDevice = int | Mapping[str, int]
 PerCellAndDevice = int | Mapping[str, int] | Mapping[str, Mapping[str, int]]
 
@@ -248,3 +249,42 @@ def without_costs(profile: Profile, full: str) -> Profile:
         for cell, curves in profile.cells.items()
     }
     return replace(profile, cells=cells)
+
+
+def restricted(profile: Profile, names: Sequence[str]) -> Profile:
+    """Return `profile` with these devices alone, in the order of the profile.
+
+    Raises ProfileError for a name that it does not have, and without its host.
+    """
+    cluster = profile.cluster
+    kept = {cluster.names[cluster.index(name, place="restricted")] for name in names}
+    devices = tuple(device for device in cluster.devices if device.name in kept)
+    links = tuple(link for link in cluster.links if {link.src, link.dst} <= kept)
+    dispatch = profile.dispatch
+    return replace(
+        profile,
+        cluster=Cluster(devices, links, cluster.host),
+        cells={cell: _only(curves, kept) for cell, curves in profile.cells.items()},
+        dispatch=replace(
+            dispatch,
+            h=_restricted_host_times(dispatch.h, kept),
+            bookkeeping_ns=_restricted_numbers(dispatch.bookkeeping_ns, kept),
+            copy_in=_only(dispatch.copy_in, kept),
+            copy_out=_only(dispatch.copy_out, kept),
+        ),
+    )
+
+
+def _only(by_device: Mapping[str, ValueT], kept: Collection[str]) -> dict[str, ValueT]:
+    return {name: value for name, value in by_device.items() if name in kept}
+
+
+def _restricted_numbers(numbers: PerDevice, kept: Collection[str]) -> PerDevice:
+    return numbers if isinstance(numbers, int) else _only(numbers, kept)
+
+
+def _restricted_host_times(h: PerCellAndDevice, kept: Collection[str]) -> PerCellAndDevice:
+    if isinstance(h, int):
+        return h
+    by_cell = {cell: _only(row, kept) for cell, row in h.items() if not isinstance(row, int)}
+    return by_cell or _only({name: ns for name, ns in h.items() if isinstance(ns, int)}, kept)

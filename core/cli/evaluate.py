@@ -43,7 +43,7 @@ class Evaluate(ModelVerb):
     schedulers: str | None = None
     """Comma-separated names; default: every baseline, and the policy where one is given."""
     policy: Path | None = None
-    """Checkpoint folder for the scheduler `policy`."""
+    """Checkpoint folder for the schedulers `policy`, `dqn` and `policy-value`."""
     budget_us: float | None = None
     """Time for each decision of a scheduler that searches, in microseconds."""
     evaluations: int | None = None
@@ -128,8 +128,11 @@ class Evaluate(ModelVerb):
         return parse_stream(self.stream)
 
     def _names(self, profile: Profile) -> list[str]:
+        from dynpartition.agent.registry import trained_name
+
         if self.schedulers is None:
-            names = [*baseline_names(profile), *(["policy"] if self.policy else [])]
+            trained = [trained_name(self.policy)] if self.policy else []
+            names = [*baseline_names(profile), *trained]
         else:
             names = [name.strip() for name in self.schedulers.split(",")]
         return list(dict.fromkeys(["best-single", *names]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -34,19 +35,7 @@ def train_into(
     from dynpartition.agent.checkpoint import save_checkpoint
     from dynpartition.agent.train import train
 
-    make_folder(folder)
-    _check_replaceable(folder / CHECKPOINT)
-    with (
-        writing(folder / METRICS),
-        progress_bar(folder.name) as progress,
-        (folder / METRICS).open("w", encoding="utf-8") as lines,
-    ):
-
-        def note(metrics: Metrics) -> None:
-            lines.write(msgspec.json.encode(metrics).decode() + "\n")
-            lines.flush()
-            if config.seconds:
-                progress(min(1.0, metrics["seconds"] / config.seconds))
+    with noting(folder, config.seconds) as note:
 
         def keep(checkpoint: Checkpoint) -> None:
             with writing(folder / CHECKPOINT):
@@ -63,6 +52,28 @@ def train_into(
         )
         keep(result.checkpoint)
     return result
+
+
+@contextmanager
+def noting(
+    folder: Path, seconds: float | None, *, going_on: bool = False
+) -> Iterator[Callable[[Metrics], None]]:
+    """Make the folder; yield what writes one line of metrics, after those there if `going_on`."""
+    make_folder(folder)
+    _check_replaceable(folder / CHECKPOINT)
+    with (
+        writing(folder / METRICS),
+        progress_bar(folder.name) as progress,
+        (folder / METRICS).open("a" if going_on else "w", encoding="utf-8") as lines,
+    ):
+
+        def note(metrics: Metrics) -> None:
+            lines.write(msgspec.json.encode(metrics).decode() + "\n")
+            lines.flush()
+            if seconds:
+                progress(min(1.0, metrics["seconds"] / seconds))
+
+        yield note
 
 
 def make_folder(folder: Path) -> None:
@@ -83,7 +94,14 @@ def _check_replaceable(checkpoint: Path) -> None:
         )
 
 
-def describe_training(result: TrainResult) -> str:
+class Trained(Protocol):
+    """What a training run came to, whatever was trained."""
+
+    best_validation: float
+    history: list[Metrics]
+
+
+def describe_training(result: Trained) -> str:
     """Return one line about a training run."""
     from math import exp
 

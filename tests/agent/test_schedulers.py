@@ -35,7 +35,12 @@ from dynpartition.agent.partial import PartialPlan
 from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
-from dynpartition.agent.registry import NOT_BUILT_YET, make_scheduler, scheduler_names
+from dynpartition.agent.registry import (
+    NOT_BUILT_YET,
+    TRAINED,
+    make_scheduler,
+    scheduler_names,
+)
 from dynpartition.agent.splits import left_of_roots
 from dynpartition.agent.subtrees import left_of_many_roots
 from dynpartition.contract import Scheduler
@@ -49,7 +54,7 @@ from tests.agent.worlds import graph_of, tree_graph, two_cpus
 
 
 def every_scheduler() -> list[Scheduler]:
-    named = [n for n in scheduler_names() if n not in ("single:DEVICE", "policy")]
+    named = [n for n in scheduler_names() if n not in ("single:DEVICE", *TRAINED)]
     return [
         make_scheduler("single:cpu:0"),
         *(make_scheduler(name, seed=3, evaluations=40) for name in named),
