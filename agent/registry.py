@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
@@ -16,6 +17,9 @@ from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitRequests, SplitStateOutput
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError, did_you_mean
+
+if TYPE_CHECKING:
+    from dynpartition.agent.searching import Search
 
 
 def heuristics() -> tuple[ListPlanner, ...]:
@@ -43,16 +47,13 @@ _EFFORTS: dict[str, dict[str, float]] = {
     "annealing": {"evaluations": 20_000, "hot": 0.05, "cold": 0.001},
 }
 """Schedulers that search, with what they spend by default."""
-NOT_BUILT_YET = (
-    "optimal",
-    "policy-search",
-)
+NOT_BUILT_YET = ("policy-search",)
 """Names that are promised and have no scheduler yet."""
 
 
 def scheduler_names() -> tuple[str, ...]:
     """Return the names that can be made; `single:DEVICE` stands for one name per device."""
-    return ("single:DEVICE", *_MAKERS, *_EFFORTS, *TRAINED)
+    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "optimal", *TRAINED)
 
 
 TRAINED = ("policy", *KINDS)
@@ -83,12 +84,17 @@ def make_scheduler(
             inner, seed=seed, policy=policy, budget_us=budget_us, evaluations=evaluations
         )
 
+    for what, value in (("budget_us", budget_us), ("evaluations", evaluations)):
+        if value is not None and not value > 0:
+            raise SchedulerError(f"{what} is {value}; it must be above 0")
     if name.endswith(caching.SUFFIX):
         return caching.Caching(make(name.removesuffix(caching.SUFFIX)))
     if name.endswith(SUFFIX):
         return Merging(make(name.removesuffix(SUFFIX)))
     if name in _EFFORTS:
         return _make_search(name, seed, budget_us, evaluations)
+    if name == "optimal":
+        return _make_optimal(seed, budget_us, evaluations)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
     if name in TRAINED:
@@ -103,14 +109,9 @@ def make_scheduler(
     return _MAKERS[name](seed)
 
 
-def _make_search(
-    name: str, seed: int, budget_us: float | None, evaluations: int | None
-) -> Scheduler:
+def _make_search(name: str, seed: int, budget_us: float | None, evaluations: int | None) -> Search:
     from dynpartition.agent.searching import Effort, Search  # needs numba
 
-    for what, value in (("budget_us", budget_us), ("evaluations", evaluations)):
-        if value is not None and not value > 0:
-            raise SchedulerError(f"{name}: {what} is {value}; it must be above 0")
     usual = _EFFORTS[name]
     effort = Effort(
         evaluations=int(usual["evaluations"] if evaluations is None else evaluations),
@@ -132,6 +133,13 @@ def trained_name(folder: Path) -> str:
     config = manifest.get("config")
     kind = config.get("kind") if isinstance(config, dict) else None
     return kind if kind in KINDS else KINDS[0]  # loading it says what is wrong
+
+
+def _make_optimal(seed: int, budget_us: float | None, evaluations: int | None) -> Scheduler:
+    from dynpartition.agent.optimal import Optimal
+
+    time_s = None if budget_us is None else budget_us / 1e6
+    return Optimal(_make_search("annealing", seed, None, evaluations), time_s)
 
 
 def _device_name(name: str) -> str:

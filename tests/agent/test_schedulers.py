@@ -54,7 +54,8 @@ from tests.agent.worlds import graph_of, tree_graph, two_cpus
 
 
 def every_scheduler() -> list[Scheduler]:
-    named = [n for n in scheduler_names() if n not in ("single:DEVICE", *TRAINED)]
+    elsewhere = ("single:DEVICE", "optimal", *TRAINED)  # they have tests of their own
+    named = [n for n in scheduler_names() if n not in elsewhere]
     return [
         make_scheduler("single:cpu:0"),
         *(make_scheduler(name, seed=3, evaluations=40) for name in named),
