@@ -35,6 +35,8 @@ class MachineOptions:
     """By index, the devices whose weights come and go."""
     stall_timeout_s: float = STALL_TIMEOUT_S
     """How long a worker may show no sign of life in one launch."""
+    virtual: bool = False
+    """Whether stamps are in virtual time; only without CUDA devices."""
 
 
 def build_machine(
@@ -52,6 +54,7 @@ def build_machine(
         sample_run_delay=options.sample_run_delay,
         stocks=options.stocks,
         stall_timeout_s=options.stall_timeout_s,
+        virtual=options.virtual,
     )
     pool = start_pool(model, devices, pool_options)
     try:
@@ -108,7 +111,10 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
     device, delay = pool.devices[options.host], run_delay(options.sample_run_delay)
     # Its program leaves pushes to CUDA devices to their own driver.
     reach, repeater = pool.memory.arenas, Repeater(device.speed)
-    return Site(device.name, options.host, model.cells, reach, pool.control, repeater, delay)
+    return Site(
+        *(device.name, options.host, model.cells, reach, pool.control, repeater, delay),
+        virtual=options.virtual,
+    )
 
 
 def _graphs(api: Api, streams: DeviceStreams, site: Site) -> GraphCache:

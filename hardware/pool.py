@@ -59,6 +59,8 @@ class PoolOptions:
     """By device index, the devices whose weights come and go."""
     stall_timeout_s: float = STALL_TIMEOUT_S
     """How long a worker may show no sign of life in one launch."""
+    virtual: bool = False
+    """Whether stamps are in virtual time."""
 
 
 class SharedMemory:
@@ -155,6 +157,7 @@ class Starter:
             sample_run_delay=options.sample_run_delay,
             stock=options.stocks.get(self._device_of[number]),
             master=(memory.master_block.fd, memory.master_block.size_bytes),
+            virtual=options.virtual,
         )
 
 

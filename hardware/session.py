@@ -195,13 +195,13 @@ class HardwareSession(Session):
         """Run until values are there and return their tasks: none at the end; None: a loss."""
         segments = self._blueprint.extend(launches)
         with self._undisturbed():
-            now_ns = time.perf_counter_ns()  # before workers may act on it
+            now_ns = self._execution.clock.planned_ns()  # before workers may act on it
             self._known |= {task: now_ns for task in self._seen if task not in self._known}
             try:
-                self._execution.append(segments)
-                awaited = self._blueprint.awaited(self._seen)
-                due = [value.task for value in self._execution.run_until(awaited)]
-                self._seen.update(dict.fromkeys(due, time.perf_counter_ns()))
+                self._execution.append(segments, now_ns)
+                values = self._execution.run_until(self._blueprint.awaited(self._seen))
+                due = [value.task for value in values]
+                self._seen.update({v.task: self._execution.seen_ns(v) for v in values})
                 if not due:
                     self._reports = self._execution.finish()
             except WorkerLost as loss:
@@ -212,6 +212,8 @@ class HardwareSession(Session):
     def _recover(self, loss: WorkerLost) -> None:
         """Give up what the lost worker had and has not passed on, and keep the rest."""
         machine, blueprint, cut = self._machine, self._blueprint, self._execution
+        if cut.clock.is_virtual:
+            raise DeviceLost(f"{loss}; virtual time ends with a device") from loss
         machine.pool.discard(loss.worker, str(loss))
         cut.rescue()
         cut_ns = time.perf_counter_ns()

@@ -156,7 +156,9 @@ def _attach(setup: Setup) -> tuple[Control, Site]:
     name, index = setup.names[setup.device], setup.device
     repeater = Repeater(setup.speed)
     shelf = _shelf(setup, model)
-    site = Site(name, index, model.cells, arenas, control, repeater, delay, shelf)
+    site = Site(
+        *(name, index, model.cells, arenas, control, repeater, delay, shelf), virtual=setup.virtual
+    )
     return control, site
 
 
