@@ -61,7 +61,7 @@ class OneDevice(Scheduler):
         return [Launch(self._device, (task,)) for task in fresh]
 
 
-LAUNCH_SIZES = (1, 2, 4, 8, 16)
+LAUNCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 """How many tasks the launches have that batch curves are measured at."""
 
 

@@ -45,6 +45,8 @@ class Site:
     """Where weights come and go; None: they are all there."""
     virtual: bool = False
     """Whether stamps are in virtual time."""
+    queue: RunDelay | None = None
+    """Read once per session; None where the platform does not count."""
     kept: dict[int, Prepared] = field(default_factory=dict)
     """Segments that come again, by their number."""
 
@@ -73,7 +75,7 @@ class RunDelay:
         os.close(self._fd)
 
 
-def run_delay(wanted: bool) -> RunDelay | None:
+def run_delay(wanted: bool = True) -> RunDelay | None:
     """Return a reader for the calling thread, if wanted and the platform counts."""
     return RunDelay() if wanted and os.path.exists("/proc/thread-self/schedstat") else None
 
@@ -214,6 +216,7 @@ class CpuLane(Lane):
         self._copy_stamps: list[CopyStamp] = []
         self._load_stamps: list[LoadStamp] = []
         self._running = (0, 0, 0)  # start, repeats, run-queue delay at the start
+        self._delayed_ns = 0 if site.queue is None else site.queue.read_ns()
         self._virtual = VirtualClock() if site.virtual else None
         self._now_ns = time.perf_counter_ns if self._virtual is None else self._virtual.now_ns
         self._known_ns: dict[tuple[int, int], int] = {}  # opcode, operand → not before, virtual
@@ -321,4 +324,7 @@ class CpuLane(Lane):
         """Return the stamps."""
         shelf = self.site.shelf
         held = [] if shelf is None else list(shelf.held)
-        return Report(self.epoch, self._launch_stamps, self._copy_stamps, self._load_stamps, held)
+        queue = self.site.queue
+        delay_ns = 0 if queue is None else queue.read_ns() - self._delayed_ns
+        stamps = self._launch_stamps, self._copy_stamps, self._load_stamps
+        return Report(self.epoch, *stamps, held, delay_ns)

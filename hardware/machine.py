@@ -45,7 +45,8 @@ def build_machine(
     """Start the workers and prepare the devices of the calling thread."""
     cores = available_cores()
     cpus = [index for index, device in enumerate(devices) if device.kind == "cpu"]
-    polite = any(core_of(devices[index], cores) is None for index in cpus)
+    # In virtual time waiting takes none, so it may as well leave the cores to others.
+    polite = options.virtual or any(core_of(devices[index], cores) is None for index in cpus)
     arena_bytes = [-(-size // _PAGE_BYTES) * _PAGE_BYTES for size in options.arena_bytes]
     pool_options = PoolOptions(
         host=cpus[0],
@@ -114,6 +115,7 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
     return Site(
         *(device.name, options.host, model.cells, reach, pool.control, repeater, delay),
         virtual=options.virtual,
+        queue=run_delay(),
     )
 
 

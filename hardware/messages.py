@@ -188,6 +188,8 @@ class Report(msgspec.Struct, tag=True):
     loads: list[LoadStamp] = []
     held: list[str] = []
     """Cells whose weights are on the device, where they come and go."""
+    run_delay_ns: int = 0
+    """How long a CPU device's thread waited for a core from its first segment to here."""
 
 
 class Failure(msgspec.Struct, tag=True):

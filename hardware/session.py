@@ -124,6 +124,11 @@ class HardwareSession(Session):
         return self._result()[1].push_ns
 
     @property
+    def waited_ns(self) -> int:
+        """How long threads waited for a core in this run, all together; 0 where not counted."""
+        return self._result()[1].waited_ns
+
+    @property
     def seen_ns(self) -> Mapping[int, int]:
         """Revealer → when its value was seen, before anything was decided."""
         return {task: at - self._execution.origin_ns for task, at in self._seen.items()}

@@ -157,7 +157,9 @@ def _attach(setup: Setup) -> tuple[Control, Site]:
     repeater = Repeater(setup.speed)
     shelf = _shelf(setup, model)
     site = Site(
-        *(name, index, model.cells, arenas, control, repeater, delay, shelf), virtual=setup.virtual
+        *(name, index, model.cells, arenas, control, repeater, delay, shelf),
+        virtual=setup.virtual,
+        queue=run_delay(),
     )
     return control, site
 

@@ -129,6 +129,8 @@ def _check_devices(fields: DispatchFields, cluster: Cluster) -> None:
         _check_names(table, cluster, f"$.dispatch.{name}")
     if not isinstance(fields.bookkeeping_ns, int):
         _check_names(fields.bookkeeping_ns, cluster, "$.dispatch.bookkeeping_ns")
+    for cell, row in fields.first_use_ns.items():
+        _check_names(row, cluster, f'$.dispatch.first_use_ns["{cell}"]')
     if not isinstance(fields.h, int):
         _check_host_times(fields.h, cluster)
 
@@ -214,6 +216,7 @@ def _dispatch_fields(dispatch: Dispatch) -> DispatchFields:
         bookkeeping_ns=_plain(dispatch.bookkeeping_ns),
         copy_in=_affine_fields(dispatch.copy_in),
         copy_out=_affine_fields(dispatch.copy_out),
+        first_use_ns={cell: dict(row) for cell, row in dispatch.first_use_ns.items()},
         sync_ns=dispatch.sync_ns,
         decision_ns=dispatch.decision_ns,
     )
