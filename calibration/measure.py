@@ -13,6 +13,7 @@ from dynpartition.calibration.fit import SAMPLES_MIN, Fitted, fit_profile
 from dynpartition.calibration.joint import Job, JobSimulator, Refit, refit
 from dynpartition.calibration.numbers import Number, as_plain
 from dynpartition.calibration.observations import HostTimes, Observations, observe
+from dynpartition.calibration.quantiles import typical, typical_error
 from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
 from dynpartition.cluster import Cluster, Device
 from dynpartition.contract import FixedPlan, Outcome, Scheduler, drive
@@ -62,14 +63,7 @@ class MeasuredJob:
         best = self.best()
         times = np.array([self.outcomes[run][0].trace.makespan_ns for run in best], dtype=float)
         first = self.outcomes[0][0]
-        return Job(first.graph, first.plan, *typical(times))
-
-
-def typical(times: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
-    """Return the median of times and its relative standard error."""
-    middle = float(np.median(times))
-    spread = float(np.median(np.abs(times - middle))) / 0.6745 / middle
-    return middle, max(_SPREAD_LEAST, 1.2533 * spread / len(times) ** 0.5)
+        return Job(first.graph, first.plan, typical(times), max(_SPREAD_LEAST, typical_error(times)))
 
 
 def calibrate(

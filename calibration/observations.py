@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from dynpartition.cluster import Cluster
 from dynpartition.graph import TaskGraph
-from dynpartition.trace import LaunchSpan, Trace
+from dynpartition.trace import LaunchSpan, Trace, TransferSpan
 
 
 class Launched(NamedTuple):
@@ -174,6 +174,10 @@ class _Busy:
                 self._before[device, start_ns] = latest_ns
                 latest_ns = max(latest_ns, end_ns)
 
+    def knows(self, device: str, start_ns: int) -> bool:
+        """Return whether `device` began something at `start_ns`."""
+        return (device, start_ns) in self._before
+
     def before(self, device: str, start_ns: int) -> int:
         """Return when `device` was done with what it did before what it began at `start_ns`."""
         return self._before[device, start_ns]
@@ -253,8 +257,7 @@ def _moves(
             # The device goes on to the copy at once, so what lies before it is a part of it, unless
             # nobody knew before that it would be needed.
             before_ns = busy.before(move.src, start_ns)
-            readers = move.tasks if move.host_input else _readers(graph, move.tasks, place, move.dst)
-            asked_ns = min((_known_ns(graph, [task], known) for task in readers), default=0)
+            asked_ns = _asked_ns(graph, move, place, known)
             start_ns = before_ns if asked_ns <= before_ns else start_ns
         yield Moved(run, number, move.src, move.dst, move.bytes, move.end_ns - start_ns)
     for number, load in enumerate(trace.loads, len(trace.transfers)):
@@ -262,10 +265,16 @@ def _moves(
         yield Moved(run, number, cluster.host, load.device, load.bytes, load.end_ns - load.start_ns)
 
 
-def _readers(
-    graph: TaskGraph, tasks: Iterable[int], place: Mapping[int, str], device: str
-) -> list[int]:
-    return [r for task in tasks for r in graph.reader_lists[task] if place.get(r) == device]
+def _asked_ns(
+    graph: TaskGraph, move: TransferSpan, place: Mapping[int, str], known: Mapping[int, int]
+) -> int:
+    """Return when it was known that a transfer would be needed; 0: from the start."""
+    readers = list(move.tasks)
+    if not move.host_input:
+        readers = [
+            r for task in move.tasks for r in graph.reader_lists[task] if place.get(r) == move.dst
+        ]
+    return min((_known_ns(graph, [task], known) for task in readers), default=0)
 
 
 def _reveals(
@@ -285,6 +294,11 @@ def _reveals(
         due_ns, before_ns = _due_ns(graph, span, arrived), busy.before(span.device, span.start_ns)
         if known_ns > max(due_ns, before_ns):
             yield Noted(run, number, "start", span.start_ns - known_ns)
+    place = {task: span.device for span in trace.launches for task in span.tasks}
+    for number, move in enumerate(trace.transfers, len(trace.launches)):
+        asked_ns = _asked_ns(graph, move, place, known)
+        if busy.knows(move.src, move.start_ns) and asked_ns > busy.before(move.src, move.start_ns):
+            yield Noted(run, number, "start", move.start_ns - asked_ns)
 
 
 def _host_work(run: int, graph: TaskGraph, trace: Trace, times: HostTimes) -> Iterable[Noted]:

@@ -54,7 +54,7 @@ def robust_fit(design: FloatArray, times: FloatArray) -> Fit:
     spread = 1.0
     for step in range(_ABSOLUTE_ROUNDS + _ROUNDS):
         root = np.sqrt(weights) / scale
-        values = optimize.nnls(design * root[:, None], times * root)[0]
+        values = _not_negative(design * root[:, None], times * root)
         expected = design @ values
         scale = np.maximum(1.0, expected)
         residuals = (times - expected) / scale
@@ -65,6 +65,14 @@ def robust_fit(design: FloatArray, times: FloatArray) -> Fit:
         ratio = np.minimum(1.0, np.abs(residuals) / (_BISQUARE * spread))
         weights = (1 - ratio**2) ** 2
     return Fit(values, _covariance(design / scale[:, None], residuals, weights), weights, spread)
+
+
+def _not_negative(design: FloatArray, times: FloatArray) -> FloatArray:
+    """Return the least-squares solution without negative values, by way of a (p, p) problem."""
+    length = np.maximum(1e-300, np.sqrt((design**2).sum(axis=0)))
+    small = np.linalg.qr(np.column_stack([design / length, times]), mode="r")
+    values: FloatArray = optimize.nnls(small[:, :-1], small[:, -1])[0] / length
+    return values
 
 
 def _covariance(scaled: FloatArray, residuals: FloatArray, weights: FloatArray) -> FloatArray:
