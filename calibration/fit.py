@@ -10,11 +10,12 @@ import numpy as np
 
 from dynpartition.calibration.numbers import Number, measured
 from dynpartition.calibration.observations import Launched, Moved, Observations
-from dynpartition.calibration.regress import Fit, FloatArray, columns, robust_fit
+from dynpartition.calibration.regress import Fit, FloatArray, robust_fit
 from dynpartition.cluster import AffineCost, Cluster, Link, TableCost, TransferCost
 from dynpartition.costs import transfer_ns
 from dynpartition.errors import CalibrationError
 from dynpartition.profile import Curve, Dispatch, Noise, Profile
+from dynpartition.types import IntArray
 
 SAMPLES_MIN = 8
 """Fewer observations than this do not make a number."""
@@ -81,6 +82,53 @@ def is_driven(cluster: Cluster, device: str) -> bool:
 _SURCHARGES = ("waited", "copies_in", "bytes_in", "copies_out")
 
 
+def _hats(
+    rows: Sequence[Launched],
+) -> tuple[list[tuple[str, int]], FloatArray, dict[tuple[str, int], int]]:
+    """Return the (cell, size) points that curves are told at, and how each launch depends on them.
+
+    The second value is (n, points): a launch of a size between two points is priced between them. The
+    third is how many launches speak for a point; points with fewer than SAMPLES_MIN are left out.
+    """
+    knots: list[tuple[str, int]] = []
+    for cell in sorted({row.cell for row in rows}):
+        sizes = np.array([row.size for row in rows if row.cell == cell])
+        knots += [(cell, size) for size in _told_sizes(sizes)]
+    hats = np.zeros((len(rows), len(knots)))
+    for at, row in enumerate(rows):
+        own = [size for cell, size in knots if cell == row.cell]
+        first = knots.index((row.cell, own[0]))
+        hats[at, first : first + len(own)] = _hat(row.size, own)
+    counts = (hats >= 0.5).sum(axis=0).tolist()
+    return knots, hats, dict(zip(knots, counts, strict=True))
+
+
+def _told_sizes(sizes: IntArray) -> list[int]:
+    """Return 1, 2, 4, … up to the largest size, without those that few launches are near."""
+    told = [2**step for step in range(int(sizes.max()).bit_length())]
+    told = [*told[:-1], int(sizes.max())] if len(told) > 1 else told
+    while len(told) > 1:
+        near = [int(sum(_hat(int(size), told)[at] >= 0.5 for size in sizes)) for at in range(len(told))]
+        least = 1 + int(np.argmin(near[1:]))
+        if near[least] >= SAMPLES_MIN:
+            break
+        told.pop(least)
+    return told
+
+
+def _hat(size: int, told: Sequence[int]) -> FloatArray:
+    """Return the weights of the told sizes in a curve's value at `size`."""
+    weights = np.zeros(len(told))
+    if len(told) == 1:
+        weights[0] = 1.0
+    else:
+        right = min(max(1, int(np.searchsorted(told, size))), len(told) - 1)
+        low, high = told[right - 1], told[right]
+        weights[right] = (size - low) / (high - low)
+        weights[right - 1] = 1 - weights[right]
+    return weights
+
+
 class _Device:
     """The launches of one device, fitted.
 
@@ -91,11 +139,8 @@ class _Device:
     def __init__(self, cluster: Cluster, name: str, launches: Sequence[Launched]) -> None:
         self.name = name
         self._driven = is_driven(cluster, name)
-        counts = Counter((row.cell, row.size) for row in launches if row.device == name)
-        self._counts = {key: n for key, n in sorted(counts.items()) if n >= SAMPLES_MIN}
-        self.rows = [
-            row for row in launches if row.device == name and (row.cell, row.size) in self._counts
-        ]
+        self.rows = [row for row in launches if row.device == name]
+        self._knots, self._hats, self._counts = _hats(self.rows)
         self.bookkeeping = Number(0, "ns", "measured")
         self.surcharges: dict[str, tuple[float, float]] = {}
         """Name → value and standard error; those not told from 0 are missing."""
@@ -120,7 +165,7 @@ class _Device:
             self.bookkeeping = measured(value, error, count=len(self.rows), domain=domain)
 
     def _fit_launches(self) -> None:
-        names, groups = columns([(row.cell, row.size) for row in self.rows])
+        names, groups = self._knots, self._hats
         per_task = round(self.bookkeeping.value)
         times = np.array(
             [row.ns - row.gap_ns if self._driven else row.ns for row in self.rows], dtype=float
@@ -142,7 +187,7 @@ class _Device:
                 break
             kept.pop(int(np.argmin(clear)))
         pairs = list(zip(fit.values.tolist(), fit.errors.tolist(), strict=True))
-        self.points = dict(zip(names, pairs, strict=False))  # type: ignore[arg-type]
+        self.points = dict(zip(names, pairs, strict=False))
         self.surcharges = dict(zip(kept, pairs[len(names) :], strict=True))
         self.fit, self.expected = fit, design @ fit.values
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynpartition.calibration.fit import SAMPLES_MIN, Fitted, fit_profile
+from dynpartition.calibration.heldout import fitted_to
 from dynpartition.calibration.joint import Job, JobSimulator, Refit, refit
 from dynpartition.calibration.numbers import Number, as_plain
 from dynpartition.calibration.observations import HostTimes, Observations, observe
@@ -60,8 +61,7 @@ class MeasuredJob:
 
     def job(self) -> Job:
         """Return what the fit needs to know."""
-        best = self.best()
-        times = np.array([self.outcomes[run][0].trace.makespan_ns for run in best], dtype=float)
+        times = [outcome.trace.makespan_ns for outcome, _ in self.outcomes]
         first = self.outcomes[0][0]
         return Job(first.graph, first.plan, typical(times), max(_SPREAD_LEAST, typical_error(times)))
 
@@ -98,7 +98,9 @@ def calibrate(
     fitted = fit_profile(cluster, _observations(fit_jobs, cluster))
     again = refit(fitted.profile, [job.job() for job in fit_jobs], prior_deviations(fitted.numbers))
     checked = [job.job() for job in check_jobs if job.outcomes]
-    return _described(fitted, again, checked, provenance or {})
+    used = fitted_to((job.item, job.outcomes[0][0].graph, job.outcomes[0][0].plan) for job in fit_jobs)
+    story = {**(provenance or {}), "clock": clock, "fitted_to": used.as_plain()}
+    return _described(fitted, again, checked, story)
 
 
 def _divided(inputs: Sequence[ModelInput]) -> tuple[Sequence[ModelInput], Sequence[ModelInput]]:

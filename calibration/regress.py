@@ -5,7 +5,6 @@ n observations, p parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,11 +87,3 @@ def _covariance(scaled: FloatArray, residuals: FloatArray, weights: FloatArray) 
     covariance: FloatArray = bread @ meat @ bread * bend**2 * n / max(1, n - p)
     return covariance
 
-
-def columns(groups: Sequence[object]) -> tuple[list[object], FloatArray]:
-    """Return the distinct groups, in order of appearance, and (n, g) which group each is in."""
-    names = list(dict.fromkeys(groups))
-    number = {name: at for at, name in enumerate(names)}
-    table = np.zeros((len(groups), len(names)))
-    table[np.arange(len(groups)), [number[group] for group in groups]] = 1.0
-    return names, table

@@ -11,6 +11,7 @@ from dynpartition.errors import DeviceError, ProfileError
 if TYPE_CHECKING:
     from dynpartition.cluster import Device
     from dynpartition.hardware import HardwareBackend
+    from dynpartition.hardware.virtual import ClockKind
     from dynpartition.models import DynamicModel
     from dynpartition.profile import Profile
 
@@ -35,7 +36,9 @@ def default_devices() -> str:
     return ",".join(["cpu:0", *gpus] if gpus else ["cpu:0", "cpu:1"])
 
 
-def open_hardware(model: DynamicModel[Any], profile: Profile) -> HardwareBackend:
+def open_hardware(
+    model: DynamicModel[Any], profile: Profile, clock: ClockKind = "wall"
+) -> HardwareBackend:
     """Return the backend of the devices that a profile names.
 
     Raises ProfileError or DeviceError where they are not devices of this machine.
@@ -46,7 +49,7 @@ def open_hardware(model: DynamicModel[Any], profile: Profile) -> HardwareBackend
     for device in devices:
         _check_name(device)
     _check_devices(devices)
-    return HardwareBackend(model, devices, profile=profile)
+    return HardwareBackend(model, devices, profile=profile, clock=clock)
 
 
 def check_cells(model: DynamicModel[Any], profile: Profile, source: str) -> None:
