@@ -25,8 +25,8 @@ def candidate_plans(
 ) -> dict[str, Plan]:
     """Return `count` placements of one input by name: `sim-best`, `adversarial`, `random-1`, ….
 
-    The simulator's best is chosen among random placements and `plans`, adversarial is the random one
-    whose prediction depends most on the exact numbers of the profile. Placements stand once.
+    The simulator's best is chosen among random placements and `plans`; adversarial is the random
+    one whose prediction depends most on the exact numbers of the profile. Placements stand once.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     cluster = simulator.profile.cluster
@@ -55,7 +55,9 @@ def simulated_ns(
     profile: Profile, graph: TaskGraph, plans: Sequence[Plan]
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return what each plan takes in the simulator, without noise."""
-    return JobSimulator(profile, [Job(graph, plan, 1.0, 1.0) for plan in plans]).makespans_ns(profile)
+    return JobSimulator(profile, [Job(graph, plan, 1.0, 1.0) for plan in plans]).makespans_ns(
+        profile
+    )
 
 
 def _spread(

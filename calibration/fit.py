@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
+from scipy import optimize
 
 from dynpartition.calibration.numbers import Number, measured
 from dynpartition.calibration.observations import Launched, Moved, Observations
@@ -64,6 +66,18 @@ def fit_profile(cluster: Cluster, observations: Observations) -> Fitted:
     return Fitted(profile, numbers, wrong, _fit_noise(devices.values()))
 
 
+def fit_cells(cluster: Cluster, observations: Observations) -> dict[str, dict[str, Curve]]:
+    """Return the batch curves alone: cell → device → curve, of what was observed often enough."""
+    good, _ = observations.cleaned()
+    counts = Counter((row.cell, row.device) for row in good.launches)
+    often = [row for row in good.launches if counts[row.cell, row.device] >= SAMPLES_MIN]
+    cells: dict[str, dict[str, Curve]] = defaultdict(dict)
+    for name in cluster.names:
+        for cell, curve in _Device(cluster, name, often).curves().items():
+            cells[cell][name] = curve
+    return dict(cells)
+
+
 def _check_cells(launches: Sequence[Launched]) -> None:
     alone = Counter((row.cell, row.device) for row in launches if row.size == 1)
     for cell, device in sorted({(row.cell, row.device) for row in launches}):
@@ -75,7 +89,7 @@ def _check_cells(launches: Sequence[Launched]) -> None:
 
 
 def is_driven(cluster: Cluster, device: str) -> bool:
-    """Return whether the caller drives the device: its gaps are the caller's time, which h tells."""
+    """Return whether the caller drives the device: its gaps are then the caller's time, h."""
     return cluster.devices[cluster.index(device)].kind == "cuda"
 
 
@@ -87,8 +101,9 @@ def _hats(
 ) -> tuple[list[tuple[str, int]], FloatArray, dict[tuple[str, int], int]]:
     """Return the (cell, size) points that curves are told at, and how each launch depends on them.
 
-    The second value is (n, points): a launch of a size between two points is priced between them. The
-    third is how many launches speak for a point; points with fewer than SAMPLES_MIN are left out.
+    The second value is (n, points): a launch of a size between two points is priced between them.
+    The third is how many launches speak for a point; points with fewer than SAMPLES_MIN are left
+    out.
     """
     knots: list[tuple[str, int]] = []
     for cell in sorted({row.cell for row in rows}):
@@ -108,7 +123,9 @@ def _told_sizes(sizes: IntArray) -> list[int]:
     told = [2**step for step in range(int(sizes.max()).bit_length())]
     told = [*told[:-1], int(sizes.max())] if len(told) > 1 else told
     while len(told) > 1:
-        near = [int(sum(_hat(int(size), told)[at] >= 0.5 for size in sizes)) for at in range(len(told))]
+        near = [
+            int(sum(_hat(int(size), told)[at] >= 0.5 for size in sizes)) for at in range(len(told))
+        ]
         least = 1 + int(np.argmin(near[1:]))
         if near[least] >= SAMPLES_MIN:
             break
@@ -132,8 +149,8 @@ def _hat(size: int, told: Sequence[int]) -> FloatArray:
 class _Device:
     """The launches of one device, fitted.
 
-        time kept = curve(cell, size) + size · bookkeeping + edges · copy_in + … + first use, if it is
-                    + hand-off, if it waited
+    time kept = curve(cell, size) + size · bookkeeping + edges · copy_in + … + first use, if it is
+                + hand-off, if it waited
     """
 
     def __init__(self, cluster: Cluster, name: str, launches: Sequence[Launched]) -> None:
@@ -171,7 +188,9 @@ class _Device:
             [row.ns - row.gap_ns if self._driven else row.ns for row in self.rows], dtype=float
         )
         times = np.maximum(0.0, times - per_task * np.array([row.size for row in self.rows]))
-        table = {name: np.array([float(getattr(row, name)) for row in self.rows]) for name in _SURCHARGES}
+        table = {
+            name: np.array([float(getattr(row, name)) for row in self.rows]) for name in _SURCHARGES
+        }
         for cell in dict.fromkeys(row.cell for row in self.rows):
             table[cell] = np.array([float(row.cell == cell and row.is_first) for row in self.rows])
         kept = [
@@ -198,7 +217,9 @@ class _Device:
             points[cell][size] = value
         # More tasks never take less time: a falling end would be extended below zero.
         return {
-            cell: Curve(tuple(row), tuple(round(ns) for ns in np.maximum.accumulate(list(row.values()))))
+            cell: Curve(
+                tuple(row), tuple(round(ns) for ns in np.maximum.accumulate(list(row.values())))
+            )
             for cell, row in points.items()
         }
 
@@ -249,9 +270,7 @@ def _fit_dispatch(
         gap_ns = float(np.median([row.gap_ns for device in own for row in device.rows] or [0.0]))
         late_ns = max(0.0, start.value - gap_ns)
         error = (decision.deviation or 0) * decision.value
-        decision = measured(
-            decision.value + late_ns, error, count=decision.count, source="fitted"
-        )
+        decision = measured(decision.value + late_ns, error, count=decision.count, source="fitted")
     handoff = _mean([device.surcharge("waited") for device in own])
     found = {"sync_ns": sync, "decision_ns": decision, "h_copy": push}
     found["handoff_ns"] = None if one_thread else handoff
@@ -314,9 +333,7 @@ def _host_times(
     return dict(h)
 
 
-def _copies(
-    own: Sequence[_Device], name: str, numbers: dict[str, Number]
-) -> dict[str, AffineCost]:
+def _copies(own: Sequence[_Device], name: str, numbers: dict[str, Number]) -> dict[str, AffineCost]:
     """Return device → what one remote input, or output, adds to a launch."""
     costs: dict[str, AffineCost] = {}
     for device in own:
@@ -395,8 +412,13 @@ def _table(
     for size in often:
         typical = _location(times[sizes == size].tolist())
         numbers[f"{path}/{size}"] = replace(typical, domain=f"{size} bytes")
-        points.append((size, max(1, round(typical.value))))
-    return TableCost(tuple(points))
+        points.append((size, typical.value, len(times[sizes == size])))
+    # More bytes never take less time.
+    rising = optimize.isotonic_regression(
+        [ns for _, ns, _ in points], weights=[n for *_, n in points]
+    )
+    values = [max(1, round(ns)) for ns in rising.x.tolist()]
+    return TableCost(tuple(zip(often, values, strict=True)))
 
 
 def _error(cost: TransferCost, sizes: FloatArray, times: FloatArray) -> float:
@@ -405,10 +427,10 @@ def _error(cost: TransferCost, sizes: FloatArray, times: FloatArray) -> float:
     return float(np.median(np.abs(np.log(np.maximum(1, times)) - np.log(np.maximum(1, priced)))))
 
 
-def _fit_noise(devices: Sequence[_Device] | object) -> Noise:
-    """Return how launches scatter about their expectation, by duration, and how often they stall."""
+def _fit_noise(devices: Iterable[_Device]) -> Noise:
+    """Return how launches scatter about what is expected, by duration, and how often they stall."""
     expected, ratio, weights = [], [], []
-    for device in devices:  # type: ignore[attr-defined]
+    for device in devices:
         if device.fit is not None:
             times = np.array([row.ns for row in device.rows])
             per_task = device.bookkeeping.value * np.array([row.size for row in device.rows])
@@ -417,17 +439,27 @@ def _fit_noise(devices: Sequence[_Device] | object) -> Noise:
             weights.append(device.fit.weights)
     if not expected:
         return Noise()
-    lasts, logs, kept = np.concatenate(expected), np.log(np.concatenate(ratio)), np.concatenate(weights)
+    lasts, logs, kept = (
+        np.concatenate(expected),
+        np.log(np.concatenate(ratio)),
+        np.concatenate(weights),
+    )
     edges = np.unique(np.quantile(lasts, [0, 0.25, 0.5, 0.75, 1]))
     points: list[tuple[int, float]] = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges.tolist()):
         inside = (lasts >= low) & (lasts <= high) & (kept > 0)
         if inside.sum() >= SAMPLES_MIN:
             middle = max(1, round(float(np.median(lasts[inside]))))
             if not points or middle > points[-1][0]:
                 points.append((middle, min(3.0, float(logs[inside].std()))))
     stalled = (kept == 0) & (logs > 0)
-    stall_ns = round(float(np.median((np.exp(logs) - 1)[stalled] * lasts[stalled]))) if stalled.any() else 0
+    stall_ns = (
+        round(float(np.median((np.exp(logs) - 1)[stalled] * lasts[stalled])))
+        if stalled.any()
+        else 0
+    )
     return Noise(
-        sigma=tuple(points) or ((1, 0.0),), stall_probability=float(stalled.mean()), stall_ns=stall_ns
+        sigma=tuple(points) or ((1, 0.0),),
+        stall_probability=float(stalled.mean()),
+        stall_ns=stall_ns,
     )

@@ -32,7 +32,7 @@ def placement_id(graph: TaskGraph, plan: Plan) -> str:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Used:
     """Inputs, shapes of graphs and placements, by their ids."""
 
     inputs: frozenset[str] = frozenset()
@@ -40,21 +40,21 @@ class Fitted:
     placements: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(profile: Profile) -> Fitted:
+    def of(profile: Profile) -> Used:
         """Return what `profile` says it was fitted to."""
         story = profile.provenance.get("fitted_to")
         if not isinstance(story, dict):
-            return Fitted()
+            return Used()
         names = ("inputs", "shapes", "placements")
-        return Fitted(*(frozenset(map(str, story.get(name, ()))) for name in names))
+        return Used(*(frozenset(map(str, story.get(name, ()))) for name in names))
 
     def as_plain(self) -> dict[str, object]:
         """Return it as it stands in a profile file."""
         names = ("inputs", "shapes", "placements")
         return {name: sorted(getattr(self, name)) for name in names}
 
-    def __or__(self, other: Fitted) -> Fitted:
-        return Fitted(
+    def __or__(self, other: Used) -> Used:
+        return Used(
             self.inputs | other.inputs,
             self.shapes | other.shapes,
             self.placements | other.placements,
@@ -76,7 +76,7 @@ class Fitted:
             )
 
     def held_out(self, items: Sequence[ModelInput]) -> list[ModelInput]:
-        """Return the inputs that were not used for fitting, nor any of their shape; each shape once.
+        """Return the inputs not used for fitting, nor any of their shape; of each shape one.
 
         CalibrationError when none is left.
         """
@@ -87,16 +87,16 @@ class Fitted:
                 left.setdefault(shape, item)
         if not left and items:
             raise CalibrationError(
-                f"the profile was fitted to inputs of the shapes of all {len(items)} held-out inputs;"
-                " give more inputs"
+                f"the profile was fitted to inputs of the shapes of all {len(items)} held-out"
+                " inputs; give more inputs"
             )
         return list(left.values())
 
 
-def fitted_to(runs: Iterable[tuple[ModelInput, TaskGraph, Plan]]) -> Fitted:
+def used_by(runs: Iterable[tuple[ModelInput, TaskGraph, Plan]]) -> Used:
     """Return what fitting to these runs uses up."""
     rows = list(runs)
-    return Fitted(
+    return Used(
         frozenset(input_id(item) for item, _, _ in rows),
         frozenset(shape_id(graph) for _, graph, _ in rows),
         frozenset(placement_id(graph, plan) for _, graph, plan in rows),

@@ -9,7 +9,7 @@ J jobs, P numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,12 +107,14 @@ def refit(profile: Profile, jobs: Sequence[Job], deviations: Mapping[str, float]
     )
 
 
-def _factors(names: Sequence[str], logs: FloatArray):  # type: ignore[no-untyped-def]
+def _factors(names: Sequence[str], logs: FloatArray) -> Callable[[str], float]:
     table = dict(zip(names, np.exp(logs).tolist(), strict=True))
     return lambda name: table.get(name, 1.0)
 
 
-def _slopes(misfit, logs: FloatArray, here: FloatArray) -> FloatArray:  # type: ignore[no-untyped-def]
+def _slopes(
+    misfit: Callable[[FloatArray], FloatArray], logs: FloatArray, here: FloatArray
+) -> FloatArray:
     columns = []
     for at in range(len(logs)):
         there = logs.copy()

@@ -53,7 +53,9 @@ def measured(
 def as_plain(numbers: Mapping[str, Number]) -> dict[str, object]:
     """Return numbers as they stand in a profile file."""
     return {
-        name: {key: _rounded(value) for key, value in asdict(number).items() if value not in (None, "")}
+        name: {
+            key: _rounded(value) for key, value in asdict(number).items() if value not in (None, "")
+        }
         for name, number in numbers.items()
     }
 

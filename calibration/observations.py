@@ -142,7 +142,7 @@ class HostTimes(NamedTuple):
 def observe(
     run: int, graph: TaskGraph, cluster: Cluster, trace: Trace, times: HostTimes
 ) -> Observations:
-    """Return what one run tells. `run` is its number, unique among all runs that are put together."""
+    """Return what one run tells. `run`: its number, unique among runs that are put together."""
     found = Observations()
     busy = _Busy(trace, cluster)
     found.launches = list(_launches(run, graph, cluster, trace, busy))
@@ -209,7 +209,9 @@ def _launches(
         sizes = [int(graph.output_bytes[s]) for s in remote]
         sizes += [int(graph.host_bytes[t]) for t in fed]
         read_elsewhere = [
-            t for t in span.tasks if any(place.get(r, device) != device for r in graph.reader_lists[t])
+            t
+            for t in span.tasks
+            if any(place.get(r, device) != device for r in graph.reader_lists[t])
         ]
         yield Launched(
             *(run, number, cell, device, len(span.tasks)),

@@ -1,6 +1,6 @@
 """What a placement takes, of many runs.
 
-The lower quartile: what other work adds to a run is never negative, and the median holds half of it.
+The lower quartile: what other work adds to a run is never negative, and the median is full of it.
 """
 
 from __future__ import annotations

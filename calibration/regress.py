@@ -69,7 +69,7 @@ def robust_fit(design: FloatArray, times: FloatArray) -> Fit:
 def _not_negative(design: FloatArray, times: FloatArray) -> FloatArray:
     """Return the least-squares solution without negative values, by way of a (p, p) problem."""
     length = np.maximum(1e-300, np.sqrt((design**2).sum(axis=0)))
-    small = np.linalg.qr(np.column_stack([design / length, times]), mode="r")
+    small = np.asarray(np.linalg.qr(np.column_stack([design / length, times]), mode="r"))
     values: FloatArray = optimize.nnls(small[:, :-1], small[:, -1])[0] / length
     return values
 
@@ -86,4 +86,3 @@ def _covariance(scaled: FloatArray, residuals: FloatArray, weights: FloatArray) 
     bend = mean_weight / slope if slope > 0 else 1.0
     covariance: FloatArray = bread @ meat @ bread * bend**2 * n / max(1, n - p)
     return covariance
-

@@ -1,7 +1,7 @@
 """Whether costs add up: a real run, simulated with the costs that this very run had.
 
-What is left between both makespans is what the simulator's rules do not say, not what its numbers do
-not know: in virtual time it does not depend on how busy the machine is.
+What is left between both makespans is what the simulator's rules do not say, not what its numbers
+do not know: in virtual time it does not depend on how busy the machine is.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from dynpartition.calibration.candidates import candidate_plans, simulated_ns
-from dynpartition.calibration.heldout import Fitted, placement_id
+from dynpartition.calibration.heldout import Used, placement_id
 from dynpartition.calibration.quantiles import split_half, typical
 from dynpartition.contract import Backend, FixedPlan, Scheduler, run
 from dynpartition.errors import CalibrationError
@@ -60,7 +60,7 @@ class GraphResult:
 
     input: int
     tau: float | None
-    """Kendall's rank correlation of placements that differ by more than 2 %; None: there are none."""
+    """Kendall's rank correlation of placements that differ by more than 2 %; None: none do."""
     regret: float
     """How much slower than the fastest placement that one is that the simulator prefers."""
     optimism: float
@@ -118,15 +118,15 @@ def validate(
 
     Plans are decided once: by the schedulers and, up to `placements` of them, by the simulator
     itself. Repeats of all of them are interleaved in random order. Where too few graphs decide
-    something after `repeats`, measuring goes on for up to `longer_s` seconds. Raises CalibrationError
-    for an input or a placement that the simulator's profile was fitted to.
+    something after `repeats`, measuring goes on for up to `longer_s` seconds. Raises
+    CalibrationError for an input or a placement that the simulator's profile was fitted to.
     """
     if repeats < 2:
         raise CalibrationError(f"repeats is {repeats}; two are needed to know the noise")
-    fitted = Fitted.of(simulator.profile)
+    used = Used.of(simulator.profile)
     jobs: list[_Job] = []
     for number, item in enumerate(inputs):
-        fitted.check_input(item)
+        used.check_input(item)
         plans = {name: run(hardware, item, it).plan for name, it in schedulers.items()}
         count = max(0, placements - len(set(plans.values())))
         if count and len(hardware.profile.cluster.devices) > 1:
@@ -134,7 +134,7 @@ def validate(
             plans |= candidate_plans(simulator, item, known, count=count, seed=seed + number)
         jobs += _jobs(simulator.profile, number, item, plans)
     for job in jobs:
-        fitted.check_placement(placement_id(job.item.graph, job.plan))
+        used.check_placement(placement_id(job.item.graph, job.plan))
     _measure(hardware, jobs, repeats, longer_s, seed, progress)
     return summarise([job.case() for job in jobs])
 

@@ -63,7 +63,7 @@ class Dispatch:
     copy_out: Mapping[str, AffineCost] = field(default_factory=dict)
     """Device → cost of staging one output that has remote readers, inside its launch."""
     first_use_ns: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Cell → device → what its first launch there in a run takes longer: nothing is in the caches."""
+    """Cell → device → what its first launch there in a run takes longer, with cold caches."""
     sync_ns: int = 0
     """From a revealer's output on the host to Python seeing its value."""
     decision_ns: int = 0

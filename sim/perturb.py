@@ -1,7 +1,8 @@
 """Machines like the one in a profile: each number times a factor of its own.
 
-Domain randomisation draws machines that are as likely as the profile, given how exact it is. Every number of a profile is multiplied by its own log-normal factor of median 1, whose standard
-deviation is the profile's `uncertainty`. A factor is keyed by (seed, what the number is), so two
+Domain randomisation draws machines that are as likely as the profile, given how exact it is: every
+number is multiplied by its own log-normal factor of median 1, whose standard deviation is the
+profile's `uncertainty`. A factor is keyed by (seed, what the number is), so two
 schedulers can be compared on the same machine, and adding a device changes no other factor.
 """
 

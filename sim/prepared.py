@@ -99,5 +99,7 @@ def _prices(cost: object, sizes: IntArray) -> IntArray:
 def _longest_ns(priced: PricedGraph, tables: list[IntArray]) -> float:
     """Return a bound for the makespan of any plan."""
     dispatch, n_tasks = priced.profile.dispatch, len(priced.graph)
-    largest = sum(float(np.abs(table).max(initial=0)) for table in (*tables[2:7], tables[9], tables[11]))
+    largest = sum(
+        float(np.abs(table).max(initial=0)) for table in (*tables[2:7], tables[9], tables[11])
+    )
     return (largest + dispatch.h_copy + dispatch.handoff_ns) * (len(tables[1]) + 2 * n_tasks)

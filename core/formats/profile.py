@@ -36,9 +36,14 @@ def read_profile(path: Path) -> Profile:
 def write_profile(path: Path, profile: Profile) -> None:
     """Write `profile`; reading the file gives an equal profile."""
     with in_file(path):
-        data = render(_fields(profile))
+        data = profile_bytes(profile)
         parse_profile(data)
     write_bytes(path, data)
+
+
+def profile_bytes(profile: Profile) -> bytes:
+    """Return the text of the file that `write_profile` writes."""
+    return render(_fields(profile))
 
 
 def parse_profile(data: bytes) -> Profile:

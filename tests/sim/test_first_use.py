@@ -30,7 +30,9 @@ def test_only_the_first_launch_of_a_cell_on_a_device_pays() -> None:
     devices = (Device("cpu:0", "cpu"), Device("cpu:1", "cpu"))
     curves = {"a": {device.name: Curve((1,), (10,)) for device in devices}}
     dispatch = Dispatch(first_use_ns={"a": {"cpu:0": 5, "cpu:1": 7}})
-    profile = Profile(Cluster(devices, (Link("cpu:0", "cpu:1", AffineCost(1, 1)),)), curves, dispatch)
+    profile = Profile(
+        Cluster(devices, (Link("cpu:0", "cpu:1", AffineCost(1, 1)),)), curves, dispatch
+    )
     plan = single_task_plan([(0, "cpu:0"), (1, "cpu:0"), (2, "cpu:1"), (3, "cpu:1")])
     trace = reference.simulate(graph, profile, plan)
     spans = [(span.device, span.start_ns, span.end_ns) for span in trace.launches]
