@@ -17,7 +17,6 @@ from dynpartition.cluster import AffineCost, Cluster, Link, TableCost, TransferC
 from dynpartition.costs import transfer_ns
 from dynpartition.errors import CalibrationError
 from dynpartition.profile import Curve, Dispatch, Noise, Profile
-from dynpartition.types import IntArray
 
 SAMPLES_MIN = 8
 """Fewer observations than this do not make a number."""
@@ -105,27 +104,33 @@ def _hats(
     The third is how many launches speak for a point; points with fewer than SAMPLES_MIN are left
     out.
     """
-    knots: list[tuple[str, int]] = []
-    for cell in sorted({row.cell for row in rows}):
-        sizes = np.array([row.size for row in rows if row.cell == cell])
-        knots += [(cell, size) for size in _told_sizes(sizes)]
-    hats = np.zeros((len(rows), len(knots)))
-    for at, row in enumerate(rows):
-        own = [size for cell, size in knots if cell == row.cell]
-        first = knots.index((row.cell, own[0]))
-        hats[at, first : first + len(own)] = _hat(row.size, own)
+    groups = Counter((row.cell, row.size) for row in rows)
+    told: dict[str, list[int]] = {}
+    for cell in sorted({cell for cell, _ in groups}):
+        told[cell] = _told_sizes({size: n for (name, size), n in groups.items() if name == cell})
+    knots = [(cell, size) for cell, sizes in told.items() for size in sizes]
+    weights: dict[tuple[str, int], FloatArray] = {}
+    for cell, size in groups:
+        weights[cell, size] = np.zeros(len(knots))
+        first = knots.index((cell, told[cell][0]))
+        own = _hat(size, told[cell])
+        weights[cell, size][first : first + len(own)] = own
+    hats = np.array([weights[row.cell, row.size] for row in rows]).reshape(len(rows), len(knots))
     counts = (hats >= 0.5).sum(axis=0).tolist()
     return knots, hats, dict(zip(knots, counts, strict=True))
 
 
-def _told_sizes(sizes: IntArray) -> list[int]:
-    """Return 1, 2, 4, … up to the largest size, without those that few launches are near."""
-    told = [2**step for step in range(int(sizes.max()).bit_length())]
-    told = [*told[:-1], int(sizes.max())] if len(told) > 1 else told
+def _told_sizes(counts: Mapping[int, int]) -> list[int]:
+    """Return 1, 2, 4, … up to the largest size, without those that few launches are near.
+
+    `counts`: size → launches.
+    """
+    largest = max(counts)
+    told = [2**step for step in range(largest.bit_length())]
+    told = [*told[:-1], largest] if len(told) > 1 else told
     while len(told) > 1:
-        near = [
-            int(sum(_hat(int(size), told)[at] >= 0.5 for size in sizes)) for at in range(len(told))
-        ]
+        hats = {size: _hat(size, told) for size in counts}
+        near = [sum(n for s, n in counts.items() if hats[s][at] >= 0.5) for at in range(len(told))]
         least = 1 + int(np.argmin(near[1:]))
         if near[least] >= SAMPLES_MIN:
             break
@@ -444,9 +449,9 @@ def _fit_noise(devices: Iterable[_Device]) -> Noise:
         np.log(np.concatenate(ratio)),
         np.concatenate(weights),
     )
-    edges = np.unique(np.quantile(lasts, [0, 0.25, 0.5, 0.75, 1]))
+    edges = np.unique(np.quantile(lasts, [0, 0.25, 0.5, 0.75, 1])).tolist()
     points: list[tuple[int, float]] = []
-    for low, high in pairwise(edges.tolist()):
+    for low, high in pairwise(edges if len(edges) > 1 else edges * 2):
         inside = (lasts >= low) & (lasts <= high) & (kept > 0)
         if inside.sum() >= SAMPLES_MIN:
             middle = max(1, round(float(np.median(lasts[inside]))))

@@ -119,7 +119,7 @@ def fit_operators(points: Sequence[tuple[str, Work, int, float]]) -> OperatorMod
         errors += np.abs(guess - np.log([ns for *_, ns in left_out])).tolist()
     found = _fitted(points)
     return OperatorModel(
-        Roofs(*np.exp(found[:4]).tolist(), float(found[4])),
+        Roofs(*[*np.exp(found[:4]).tolist(), float(found[4])]),
         held_out_error=float(np.mean(errors)),
         cells=len(names),
         points=len(points),

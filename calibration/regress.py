@@ -19,6 +19,9 @@ _BISQUARE = 4.685
 _SPREAD_LEAST = 1e-6
 """Relative; exact data have no spread to be measured in."""
 _NORMAL_MAD = 0.6745
+_RIDGE = 1e-10
+_CLOSE = 1e-6
+"""Relative change of the values at which there is nothing more to gain."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def robust_fit(design: FloatArray, times: FloatArray) -> Fit:
     spread = 1.0
     for step in range(_ABSOLUTE_ROUNDS + _ROUNDS):
         root = np.sqrt(weights) / scale
+        before = values
         values = _not_negative(design * root[:, None], times * root)
         expected = design @ values
         scale = np.maximum(1.0, expected)
@@ -63,15 +67,24 @@ def robust_fit(design: FloatArray, times: FloatArray) -> Fit:
         spread = max(_SPREAD_LEAST, float(np.median(np.abs(residuals))) / _NORMAL_MAD)
         ratio = np.minimum(1.0, np.abs(residuals) / (_BISQUARE * spread))
         weights = (1 - ratio**2) ** 2
+        if np.abs(values - before).max() <= _CLOSE * values.max():
+            break
     return Fit(values, _covariance(design / scale[:, None], residuals, weights), weights, spread)
 
 
 def _not_negative(design: FloatArray, times: FloatArray) -> FloatArray:
     """Return the least-squares solution without negative values, by way of a (p, p) problem."""
-    length = np.maximum(1e-300, np.sqrt((design**2).sum(axis=0)))
-    small = np.asarray(np.linalg.qr(np.column_stack([design / length, times]), mode="r"))
-    values: FloatArray = optimize.nnls(small[:, :-1], small[:, -1])[0] / length
-    return values
+    gram, pull = design.T @ design, design.T @ times
+    length = np.sqrt(np.maximum(1e-300, np.diag(gram)))
+    gram, pull = gram / np.outer(length, length), pull / length
+    gram += _RIDGE * np.eye(len(gram))  # columns may be the same
+    root = np.linalg.cholesky(gram)
+    small = np.linalg.solve(root, pull)
+    values: FloatArray = np.linalg.solve(root.T, small)
+    if (values < 0).any():
+        values = optimize.nnls(root.T, small)[0]
+    scaled: FloatArray = values / length
+    return scaled
 
 
 def _covariance(scaled: FloatArray, residuals: FloatArray, weights: FloatArray) -> FloatArray:
