@@ -212,6 +212,11 @@ class _Device:
             kept.pop(int(np.argmin(clear)))
         pairs = list(zip(fit.values.tolist(), fit.errors.tolist(), strict=True))
         self.points = dict(zip(names, pairs, strict=False))
+        for cell in sorted({cell for cell, _ in names}):
+            own = [name for name in names if name[0] == cell]
+            values, errors = zip(*(self.points[name] for name in own), strict=True)
+            risen = _risen(values, [1 / max(1.0, error) ** 2 for error in errors])
+            self.points |= dict(zip(own, zip(risen, errors, strict=True), strict=True))
         self.surcharges = dict(zip(kept, pairs[len(names) :], strict=True))
         self.fit, self.expected = fit, design @ fit.values
 
@@ -220,11 +225,8 @@ class _Device:
         points: dict[str, dict[int, float]] = defaultdict(dict)
         for (cell, size), (value, _) in sorted(self.points.items()):
             points[cell][size] = value
-        # More tasks never take less time: a falling end would be extended below zero.
         return {
-            cell: Curve(
-                tuple(row), tuple(round(ns) for ns in np.maximum.accumulate(list(row.values())))
-            )
+            cell: Curve(tuple(row), tuple(round(ns) for ns in row.values()))
             for cell, row in points.items()
         }
 
@@ -413,21 +415,27 @@ def _table(
     """Return a table of the sizes that were seen often; None where there are few."""
     if len(often) < _TABLE_SIZES:
         return None
-    points = []
-    for size in often:
-        typical = _location(times[sizes == size].tolist())
-        numbers[f"{path}/{size}"] = replace(typical, domain=f"{size} bytes")
-        points.append((size, typical.value, len(times[sizes == size])))
-    # More bytes never take less time.
-    rising = optimize.isotonic_regression(
-        [ns for _, ns, _ in points], weights=[n for *_, n in points]
-    )
-    values = [max(1, round(ns)) for ns in rising.x.tolist()]
+    typical = [_location(times[sizes == size].tolist()) for size in often]
+    risen = _risen([part.value for part in typical], [float(part.count) for part in typical])
+    for size, part, ns in zip(often, typical, risen, strict=True):
+        error = (part.deviation or 0.0) * part.value
+        listed = measured(ns, error, count=part.count, domain=f"{size} bytes")
+        numbers[f"{path}/{size}"] = listed
+    values = [max(1, round(ns)) for ns in risen]
     return TableCost(tuple(zip(often, values, strict=True)))
 
 
+def _risen(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Return the values nearest to `values` that never fall: more never takes less time.
+
+    A curve that falls at its end would be extended below zero.
+    """
+    found: list[float] = optimize.isotonic_regression(values, weights=weights).x.tolist()
+    return found
+
+
 def _error(cost: TransferCost, sizes: FloatArray, times: FloatArray) -> float:
-    """Return the error on every second observation of all others' sizes: median, relative."""
+    """Return the median relative error of a cost on what was observed."""
     priced = np.array([transfer_ns(cost, int(size)) for size in sizes], dtype=float)
     return float(np.median(np.abs(np.log(np.maximum(1, times)) - np.log(np.maximum(1, priced)))))
 

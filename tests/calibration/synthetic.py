@@ -66,7 +66,11 @@ def _observe_launches(
     made.truth[f"copy_in/{name}/latency"] = copy_in_ns
     cells = rng.choice(list(curves), count)
     sizes = np.array(TOLD)[rng.integers(0, len(TOLD), count)]
-    copies, waited, is_first = rng.integers(0, 3, count), rng.random(count) < 0.4, rng.random(count) < 0.2
+    copies, waited, is_first = (
+        rng.integers(0, 3, count),
+        rng.random(count) < 0.4,
+        rng.random(count) < 0.2,
+    )
     compute = np.array([curves[c][TOLD.index(k)] for c, k in zip(cells, sizes, strict=True)])
     more = np.array([first[c] for c in cells]) * is_first
     whole = compute + per_task * sizes + copy_in_ns * copies + handoff_ns * waited + more

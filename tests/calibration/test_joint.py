@@ -110,7 +110,9 @@ def test_a_change_of_any_number_moves_what_it_should(model: str) -> None:
     if model == "treelstm":
         unmoved |= {"sync_ns", "decision_ns"}
     for name in number_names(profile):
-        moved = simulator.makespans_ns(rescaled(profile, lambda other, name=name: 1.1 if other == name else 1.0))
+        moved = simulator.makespans_ns(
+            rescaled(profile, lambda other, name=name: 1.1 if other == name else 1.0)
+        )
         change = moved / usual - 1
         if name in unmoved:
             assert not change.any(), name

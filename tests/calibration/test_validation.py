@@ -37,7 +37,7 @@ def test_figures_of_some_cases() -> None:
 
 
 def test_regret_and_optimism_are_of_what_the_simulator_prefers() -> None:
-    """It prefers the first, which really takes 30 % longer than it says, 24 % more than the other."""
+    """It prefers the first, which takes 30 % longer than it says, 24 % longer than the other."""
     result = summarise(cases(0, [(100, 130), (110, 105)]))
     assert result.regret == pytest.approx(130 / 105 - 1)
     assert result.tau == -1
