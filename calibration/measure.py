@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dynpartition.calibration.contention import as_plain as contention_as_plain
+from dynpartition.calibration.contention import find_pairs, overlaps, with_buses
 from dynpartition.calibration.fit import Fitted, fit_cells, fit_profile
 from dynpartition.calibration.heldout import Used, used_by
 from dynpartition.calibration.identity import identities, sealed
@@ -69,7 +71,11 @@ def calibrate(
         main = _part(progress, 0.0, 1 - _PROBE_SHARE)
         measure_jobs(backend, [*fit_jobs, *check_jobs], rng, seconds * (1 - _PROBE_SHARE), main)
     probe = _part(progress, 1 - _PROBE_SHARE, 1.0)
-    probed = _probe(devices, cluster, rng, seconds * _PROBE_SHARE, clock, probe)
+    probe_jobs = _probe(devices, cluster, rng, seconds * _PROBE_SHARE, clock, probe)
+    probed = observations_of(probe_jobs, cluster)
+    traces = [outcome.trace for job in probe_jobs for outcome, _ in job.outcomes]
+    pairs = find_pairs(cluster, traces)
+    cluster = with_buses(cluster, pairs)
     seen = observations_of(fit_jobs, cluster)
     seen.moves += [move._replace(run=-1 - move.run) for move in probed.moves]
     fitted = fit_profile(cluster, seen)
@@ -83,6 +89,7 @@ def calibrate(
         "devices": identities(devices),
         "cells": {cell: asdict(work) for cell, work in works.items()},
         "operators": _operators(cluster, fitted, works, probed),
+        "contention": contention_as_plain(pairs, overlaps(cluster, traces)),
         "noise": asdict(fitted.noise),
         "held_out_error": error,
         "held_out_noise": float(np.mean([job.spread for job in checked])) if checked else None,
@@ -110,14 +117,14 @@ def _probe(
     seconds: float,
     clock: ClockKind,
     progress: Progress,
-) -> Observations:
-    """Return what the same devices do with cells and transfers of many sizes."""
+) -> list[MeasuredJob]:
+    """Run cells and transfers of many sizes on the same devices."""
     model = Probe(ProbeConfig())
     uncapped = [replace(device, memory_bytes=None) for device in devices]
     with HardwareBackend(model, uncapped, clock=clock) as backend:
         jobs = make_jobs(generate_inputs(model, PROBE_JOBS, seed=0), cluster, rng, PROBE_JOBS)
         measure_jobs(backend, jobs, rng, seconds, progress)
-    return observations_of(jobs, cluster)
+    return jobs
 
 
 def _operators(

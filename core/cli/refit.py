@@ -17,7 +17,7 @@ class Refit(Verb):
     profile: str
     """Profile file of this machine, as `calibrate` wrote it."""
     runs: str
-    """File of recorded runs (`validate --record`, `evaluate --record`); several with commas."""
+    """Files of recorded runs, as `validate --record` wrote them, with commas between."""
 
     def execute(self) -> None:
         """Re-fit."""
