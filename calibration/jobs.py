@@ -10,7 +10,7 @@ import numpy as np
 
 from dynpartition.calibration.joint import Job
 from dynpartition.calibration.observations import HostTimes, Observations, observe
-from dynpartition.calibration.quantiles import typical, typical_error
+from dynpartition.calibration.quantiles import typical, typical_error, undisturbed
 from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
 from dynpartition.cluster import Cluster
 from dynpartition.contract import FixedPlan, Outcome, Scheduler, drive
@@ -26,10 +26,6 @@ _BATCHED_SHARE = 0.5
 _PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
 _LAUNCHES_MAX = 60_000
 """More observed launches than this make no number better, and the fit slower."""
-_DELAY_MAX = 0.01
-"""A run whose threads waited longer for a core, relative to its makespan, tells nothing…"""
-_RUNS_LEAST = 0.25
-"""… unless fewer than this share of a placement's runs are better; then those count."""
 _SPREAD_LEAST = 0.003
 """Nobody knows a makespan better than this: machines drift."""
 
@@ -46,13 +42,11 @@ class MeasuredJob:
 
     def best(self) -> list[int]:
         """Return the runs that other work left alone."""
-        waited = np.array(self.waited)
-        limit = max(_DELAY_MAX, float(np.quantile(waited, _RUNS_LEAST)))
-        return np.flatnonzero(waited <= limit).tolist()
+        return undisturbed(self.waited)
 
     def job(self) -> Job:
         """Return what the fit needs to know."""
-        times = [outcome.trace.makespan_ns for outcome, _ in self.outcomes]
+        times = [self.outcomes[run][0].trace.makespan_ns for run in self.best()]
         first = self.outcomes[0][0]
         return Job(
             first.graph, first.plan, typical(times), max(_SPREAD_LEAST, typical_error(times))

@@ -64,6 +64,10 @@ class _Recorded(Session):
     def trace(self) -> Trace:
         return self._session.trace
 
+    @property
+    def waited_ns(self) -> int:
+        return self._session.waited_ns
+
     def advance(self, launches: Sequence[Launch]) -> bool:
         more, session = self._session.advance(launches), self._session
         if not more and not session.lost and len(self._runs) < RUNS_MAX:

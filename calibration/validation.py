@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from dynpartition.calibration.candidates import candidate_plans, simulated_ns
 from dynpartition.calibration.heldout import Used, placement_id
-from dynpartition.calibration.quantiles import split_half, typical
-from dynpartition.contract import Backend, FixedPlan, Scheduler, run
+from dynpartition.calibration.quantiles import split_half, typical, undisturbed
+from dynpartition.contract import Backend, FixedPlan, Scheduler, drive, run
 from dynpartition.errors import CalibrationError
 from dynpartition.models import ModelInput
 from dynpartition.plan import Plan
@@ -44,7 +44,7 @@ class Case:
     scheduler: str
     simulated_ns: int
     measured_ns: int
-    """Lower quartile over the repeats."""
+    """Lower quartile over the repeats whose threads did not wait for a core."""
     half_error: float
     """Relative difference between even and odd repeats."""
 
@@ -146,11 +146,19 @@ class _Job:
     item: ModelInput
     plan: Plan
     simulated_ns: int
-    times: list[int]
+    times: list[int] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+
+    def run_on(self, hardware: Backend) -> None:
+        with hardware.open(self.item) as session:
+            outcome = drive(session, FixedPlan(self.plan), hardware.profile)
+            self.times.append(outcome.trace.makespan_ns)
+            self.waited.append(session.waited_ns / outcome.trace.makespan_ns)
 
     def case(self) -> Case:
-        times = (round(typical(self.times)), split_half(self.times))
-        return Case(self.number, self.name, self.simulated_ns, *times)
+        times = [self.times[run] for run in undisturbed(self.waited)]
+        measured = (round(typical(times)), split_half(times))
+        return Case(self.number, self.name, self.simulated_ns, *measured)
 
 
 def _jobs(
@@ -158,7 +166,7 @@ def _jobs(
 ) -> Iterable[_Job]:
     times = simulated_ns(profile, item.graph, list(plans.values())).tolist() if plans else []
     for (name, plan), ns in zip(plans.items(), times, strict=True):
-        yield _Job(number, name, item, plan, round(ns), [])
+        yield _Job(number, name, item, plan, round(ns))
 
 
 def _measure(
@@ -173,9 +181,7 @@ def _measure(
     done, until_s = 0, float("inf")
     while jobs and (done < repeats or time.monotonic() < until_s):
         for index in rng.permutation(len(jobs)).tolist():
-            job = jobs[index]
-            outcome = run(hardware, job.item, FixedPlan(job.plan))
-            job.times.append(outcome.trace.makespan_ns)
+            jobs[index].run_on(hardware)
         done += 1
         progress(min(1.0, done / repeats))
         if done == repeats:
