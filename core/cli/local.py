@@ -53,12 +53,22 @@ def open_hardware(
 
 
 def check_cells(model: DynamicModel[Any], profile: Profile, source: str) -> None:
-    """Raise ProfileError when a profile knows none of the model's cells."""
+    """Raise ProfileError when a profile knows none of the model's cells, or other ones."""
     if not profile.cells.keys() & model.cells.keys():
         raise ProfileError(
             f"{source} has costs of {', '.join(profile.cells) or 'no cell'}, but {model.name} is"
             f" made of {', '.join(model.cells)}; calibrate this model, or name another with --model"
         )
+    story = profile.provenance.get("cells")
+    for cell in model.graph_cells:
+        measured = story.get(cell.name) if isinstance(story, dict) else None
+        weight_bytes = measured.get("weight_bytes") if isinstance(measured, dict) else None
+        if weight_bytes is not None and weight_bytes != cell.param_bytes:
+            raise ProfileError(
+                f"{source} is of a {cell.name} with {weight_bytes:,} bytes of weights, but that of"
+                f" this model has {cell.param_bytes:,}; calibrate this model, or price it with"
+                " `calibrate --modelled`"
+            )
 
 
 def memory_bytes() -> int:

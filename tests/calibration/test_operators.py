@@ -15,6 +15,7 @@ from dynpartition.calibration.operators import (
     fit_operators,
 )
 from dynpartition.calibration.probe import LENGTHS, WIDTHS, Probe, ProbeConfig
+from dynpartition.cli.local import check_cells
 from dynpartition.errors import CalibrationError, ProfileError
 from dynpartition.formats import read_profile, write_profile
 from dynpartition.models import build_model, check_model, generate_inputs
@@ -126,3 +127,17 @@ def test_missing_and_damaged_operator_models_are_refused() -> None:
         modelled(profile_with(**{"cpu:0": plain, "cpu:1": broken}), model, items, "mathfunc")
     with pytest.raises(CalibrationError, match="no input calls"):
         modelled(profile_with(**{"cpu:0": plain, "cpu:1": plain}), model, [], "mathfunc")
+
+
+def test_a_profile_of_other_shapes_is_refused() -> None:
+    model = build_model("treelstm", {"input_dim": 20, "hidden_dim": 16})
+    other = build_model("treelstm", {"input_dim": 20, "hidden_dim": 32})
+    plain = OperatorModel(ROOFS, 0.1, 12, 40).as_plain()
+    profile = profile_with(**{"cpu:0": plain, "cpu:1": plain})
+    priced = modelled(profile, model, generate_inputs(model, 4, 0), "treelstm")
+    check_cells(model, priced, "--profile here.json")
+    words = (
+        r"here.json is of a leaf with [\d,]+ bytes of weights, but that of this model has [\d,]+;"
+    )
+    with pytest.raises(ProfileError, match=words):
+        check_cells(other, priced, "--profile here.json")
