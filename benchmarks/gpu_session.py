@@ -29,7 +29,8 @@ from typing import Any
 
 import torch
 
-from dynpartition.cli.provenance import cpu_name, library_versions
+from dynpartition.cli.provenance import library_versions
+from dynpartition.hardware.devices import cpu_name
 from dynpartition.models import build_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,31 +1,43 @@
-"""Calibration: a profile of the local devices from stamps taken inside real runs."""
+"""Calibration: a profile of the local devices from real runs of randomised placements."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from dynpartition.calibration.fit import SAMPLES_MIN, fit_profile
-from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
-from dynpartition.calibration.samples import Samples
-from dynpartition.cluster import Device
-from dynpartition.contract import Scheduler, drive
+from dynpartition.calibration.contention import as_plain as contention_as_plain
+from dynpartition.calibration.contention import find_pairs, overlaps, with_buses
+from dynpartition.calibration.fit import Fitted, fit_cells, fit_profile
+from dynpartition.calibration.heldout import Used, used_by
+from dynpartition.calibration.identity import identities, sealed
+from dynpartition.calibration.jobs import (
+    MeasuredJob,
+    Progress,
+    make_jobs,
+    measure_jobs,
+    observations_of,
+)
+from dynpartition.calibration.joint import refit
+from dynpartition.calibration.movable import job_error, moved_numbers, prior_deviations
+from dynpartition.calibration.numbers import as_plain
+from dynpartition.calibration.observations import Observations
+from dynpartition.calibration.operators import Work, count_work, fit_operators
+from dynpartition.calibration.probe import Probe, ProbeConfig
+from dynpartition.cluster import Cluster, Device
 from dynpartition.errors import CalibrationError
 from dynpartition.hardware import HardwareBackend
-from dynpartition.models import DynamicModel, ModelInput
-from dynpartition.profile import Profile
+from dynpartition.hardware.virtual import ClockKind
+from dynpartition.models import DynamicModel, ModelInput, generate_inputs
+from dynpartition.profile import Curve, Profile
 
-Progress = Callable[[float], None]
-"""Called with the share that is done, 0…1."""
-
-_WARM_UP_RUNS = 3
-_ROLLOUTS_PER_ROUND = 4
-_LAUNCH_SHARE = 0.6
-_BATCHED_SHARE = 0.5
-_PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
+FIT_JOBS, CHECK_JOBS, PROBE_JOBS = 48, 16, 36
+"""Placements that numbers are fitted to, and others, of other inputs, that tell how well."""
+_CHECK_SHARE = 0.25
+_PROBE_SHARE = 0.15
+"""Of the time, for shapes and sizes that the model does not have."""
 
 
 def calibrate(
@@ -35,91 +47,115 @@ def calibrate(
     *,
     seconds: float,
     seed: int = 0,
+    clock: ClockKind = "wall",
     progress: Progress = lambda share: None,
     provenance: Mapping[str, object] | None = None,
 ) -> Profile:
     """Return the profile of `devices`, measured for `seconds` while they run `inputs`.
 
-    Launches are measured while the wait for a core is sampled, what lies between them while it is
-    not: reading it takes longer than what lies there. Raises CalibrationError without inputs or
-    when a cell was not measured often enough.
+    Randomised placements and each single device are run again and again in random order, so that a
+    slow phase of the machine touches all alike. Stamps of their launches and transfers make the
+    numbers; then all are re-fitted to the makespans. Raises CalibrationError without inputs, or
+    when a cell or a link was not measured often enough.
     """
     if not inputs:
         raise CalibrationError("calibration needs at least one input")
     if not seconds > 0:
         raise CalibrationError(f"calibration time is {seconds} s; give more than 0")
-    samples = Samples()
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    shares = {True: (0.0, _LAUNCH_SHARE), False: (_LAUNCH_SHARE, 1.0)}
-    for sampled, (begin, end) in shares.items():
-        with HardwareBackend(model, devices, sample_run_delay=sampled) as backend:
-            cluster = backend.profile.cluster
-            for share in _rounds(backend, inputs, rng, seconds * (end - begin), samples, sampled):
-                progress(begin + share * (end - begin))
-    return fit_profile(cluster, samples, provenance or {})
+    with HardwareBackend(model, devices, clock=clock) as backend:
+        cluster = backend.profile.cluster
+        fit_inputs, check_inputs = _divided(inputs)
+        fit_jobs = make_jobs(fit_inputs, cluster, rng, FIT_JOBS)
+        check_jobs = make_jobs(check_inputs, cluster, rng, CHECK_JOBS)
+        main = _part(progress, 0.0, 1 - _PROBE_SHARE)
+        measure_jobs(backend, [*fit_jobs, *check_jobs], rng, seconds * (1 - _PROBE_SHARE), main)
+    probe = _part(progress, 1 - _PROBE_SHARE, 1.0)
+    probe_jobs = _probe(devices, cluster, rng, seconds * _PROBE_SHARE, clock, probe)
+    probed = observations_of(probe_jobs, cluster)
+    traces = [outcome.trace for job in probe_jobs for outcome, _ in job.outcomes]
+    pairs = find_pairs(cluster, traces)
+    cluster = with_buses(cluster, pairs)
+    seen = observations_of(fit_jobs, cluster)
+    seen.moves += [move._replace(run=-1 - move.run) for move in probed.moves]
+    fitted = fit_profile(cluster, seen)
+    again = refit(fitted.profile, [job.job() for job in fit_jobs], prior_deviations(fitted.numbers))
+    checked = [job.job() for job in check_jobs]
+    error = job_error(again.profile, checked)
+    works = count_work(model, inputs)
+    story = {
+        **(provenance or {}),
+        "clock": clock,
+        "devices": identities(devices),
+        "cells": {cell: asdict(work) for cell, work in works.items()},
+        "operators": _operators(cluster, fitted, works, probed),
+        "contention": contention_as_plain(pairs, overlaps(cluster, traces)),
+        "noise": asdict(fitted.noise),
+        "held_out_error": error,
+        "held_out_noise": float(np.mean([job.spread for job in checked])) if checked else None,
+        "left_out": dict(fitted.wrong),
+        "numbers": as_plain(moved_numbers(fitted.numbers, again)),
+        "fitted_to": _used(fit_jobs).as_plain(),
+    }
+    uncertainty = min(3.0, error or 0.0)
+    return sealed(replace(again.profile, provenance=story, uncertainty=uncertainty))
 
 
-def _rounds(
-    backend: HardwareBackend,
-    inputs: Sequence[ModelInput],
+def _part(progress: Progress, begin: float, end: float) -> Progress:
+    return lambda share: progress(begin + share * (end - begin))
+
+
+def _used(jobs: Sequence[MeasuredJob]) -> Used:
+    outcomes = [(job.item, job.outcomes[0][0]) for job in jobs]
+    return used_by((item, outcome.graph, outcome.plan) for item, outcome in outcomes)
+
+
+def _probe(
+    devices: Sequence[Device],
+    cluster: Cluster,
     rng: np.random.Generator,
     seconds: float,
-    samples: Samples,
-    sampled: bool,
-) -> Iterator[float]:
-    """Measure for `seconds`; yield the share of it that has passed.
-
-    Rounds of randomised placements and of each single device are interleaved in random order, so
-    that a slow phase of the machine touches all alike. Half of them launch tasks one by one, half
-    merge them into launches of up to a random size.
-    """
-    names = backend.profile.cluster.names
-    for device in names * _WARM_UP_RUNS:
-        _measure(backend, inputs[0], OneDevice(device), Samples(), sampled)
-    _capture(backend, inputs[0], sampled)
-    started = time.monotonic()
-    elapsed = 0.0
-    while elapsed < seconds or (
-        sampled and samples.fewest() < SAMPLES_MIN and elapsed < _PATIENCE * seconds
-    ):
-        schedulers: list[Scheduler] = [OneDevice(device) for device in names]
-        schedulers += [RandomRollout(rng, len(names)) for _ in range(_ROLLOUTS_PER_ROUND)]
-        for index in rng.permutation(len(schedulers)):
-            item = inputs[int(rng.integers(len(inputs)))]
-            scheduler = schedulers[int(index)]
-            if rng.random() < _BATCHED_SHARE:
-                scheduler = Batched(scheduler, int(rng.choice(LAUNCH_SIZES[1:])))
-            _measure(backend, item, scheduler, samples, sampled)
-        elapsed = time.monotonic() - started
-        yield min(1.0, elapsed / seconds)
+    clock: ClockKind,
+    progress: Progress,
+) -> list[MeasuredJob]:
+    """Run cells and transfers of many sizes on the same devices."""
+    model = Probe(ProbeConfig())
+    uncapped = [replace(device, memory_bytes=None) for device in devices]
+    with HardwareBackend(model, uncapped, clock=clock) as backend:
+        jobs = make_jobs(generate_inputs(model, PROBE_JOBS, seed=0), cluster, rng, PROBE_JOBS)
+        measure_jobs(backend, jobs, rng, seconds, progress)
+    return jobs
 
 
-def _capture(backend: HardwareBackend, item: ModelInput, sampled: bool) -> None:
-    """Let GPUs capture launches of all sizes: later runs replay them."""
-    for device in backend.profile.cluster.devices:
-        for size in LAUNCH_SIZES if device.kind == "cuda" else ():
-            for _ in range(2):  # asked for in the first run, captured before the second
-                _measure(backend, item, Batched(OneDevice(device.name), size), Samples(), sampled)
+def _operators(
+    cluster: Cluster, fitted: Fitted, works: Mapping[str, Work], probed: Observations
+) -> dict[str, object]:
+    """Return device → its operator model; devices for which too little was measured are missing."""
+    probe = Probe(ProbeConfig())
+    works = {**works, **count_work(probe, generate_inputs(probe, PROBE_JOBS, seed=0))}
+    curves = [fitted.profile.cells, fit_cells(cluster, probed)]
+    found: dict[str, object] = {}
+    for device in cluster.names:
+        points = [
+            (cell, works[cell], size, float(ns))
+            for cells in curves
+            for cell, by_device in cells.items()
+            if cell in works and device in by_device
+            for size, ns in zip(*_points(by_device[device]), strict=True)
+        ]
+        model = fit_operators(points)
+        if model is not None:
+            found[device] = model.as_plain()
+    return found
 
 
-def _measure(
-    backend: HardwareBackend,
-    item: ModelInput,
-    scheduler: Scheduler,
-    samples: Samples,
-    sampled: bool,
-) -> None:
-    """Run one input and add what it measured to `samples`."""
-    with backend.open(item) as session:
-        outcome = drive(session, scheduler, backend.profile)
-        if session.lost:
-            raise CalibrationError(
-                f"{', '.join(session.lost)} was lost while it was measured; calibrate again"
-            )
-        if sampled:
-            samples.add_launches(outcome.graph, outcome.trace, session.run_delay_ns)
-        else:
-            host = backend.profile.cluster.host
-            samples.add_surroundings(outcome.graph, outcome.trace, host, session.seen_ns)
-            dispatches = session.dispatch_ns, session.push_ns
-            samples.add_dispatches(outcome.graph, outcome.trace, *dispatches)
+def _points(curve: Curve) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return curve.batch, curve.duration_ns
+
+
+def _divided(inputs: Sequence[ModelInput]) -> tuple[Sequence[ModelInput], Sequence[ModelInput]]:
+    """Return inputs to fit to and, of other content, inputs to check with; none if there is one."""
+    by_content: dict[str, ModelInput] = {item.digest: item for item in inputs}
+    different = list(by_content.values())
+    n_check = int(len(different) * _CHECK_SHARE)
+    return different[n_check:], different[:n_check]

@@ -61,17 +61,17 @@ class OneDevice(Scheduler):
         return [Launch(self._device, (task,)) for task in fresh]
 
 
-LAUNCH_SIZES = (1, 2, 4, 8, 16)
-"""How many tasks the launches have that batch curves are measured at."""
+LAUNCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""How many tasks the launches have that batch curves are told at."""
 
 
 class Batched(Scheduler):
-    """Merges another scheduler's tasks into launches of 1, 2, 4, … up to `largest` tasks."""
+    """Merges another scheduler's tasks into launches of up to `largest` tasks."""
 
     def __init__(self, inner: Scheduler, largest: int) -> None:
         self.name = inner.name
         self._inner = inner
-        self._sizes = [size for size in LAUNCH_SIZES if size <= largest]
+        self._sizes = range(1, largest + 1)
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches; tasks are where the inner scheduler places them."""

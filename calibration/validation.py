@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
-from dynpartition.calibration.measure import Progress
-from dynpartition.contract import Backend, FixedPlan, Scheduler, run
+from dynpartition.calibration.candidates import candidate_plans, simulated_ns
+from dynpartition.calibration.heldout import Used, placement_id
+from dynpartition.calibration.quantiles import split_half, typical, undisturbed
+from dynpartition.contract import Backend, FixedPlan, Scheduler, drive, run
 from dynpartition.errors import CalibrationError
 from dynpartition.models import ModelInput
 from dynpartition.plan import Plan
+from dynpartition.profile import Profile
+
+Progress = Callable[[float], None]
+"""Called with the share that is done, 0…1."""
+
+PLACEMENTS = 12
+"""Placements per input."""
+CONCLUSIVE_NOISE = 0.01
+"""A graph whose placements repeat worse than this, on average, decides nothing."""
+CONCLUSIVE_SHARE = 0.5
+"""Of the graphs, at least so many have to decide something."""
+MAPE_MAX, TAU_MIN, REGRET_MAX = 0.015, 0.95, 0.003
+"""What a profile has to reach on the graphs that decide something."""
+_TELLS_APART = 0.02
+"""Placements that differ by less are not ranked."""
+
+Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +44,62 @@ class Case:
     scheduler: str
     simulated_ns: int
     measured_ns: int
-    """Median over the repeats."""
+    """Lower quartile over the repeats whose threads did not wait for a core."""
     half_error: float
-    """Relative difference between the medians of even and odd repeats."""
+    """Relative difference between even and odd repeats."""
+
+    @property
+    def error(self) -> float:
+        """Signed relative error of the simulator."""
+        return self.simulated_ns / self.measured_ns - 1
+
+
+@dataclass(frozen=True, slots=True)
+class GraphResult:
+    """All placements of one held-out input."""
+
+    input: int
+    tau: float | None
+    """Kendall's rank correlation of placements that differ by more than 2 %; None: none do."""
+    regret: float
+    """How much slower than the fastest placement that one is that the simulator prefers."""
+    optimism: float
+    """How much slower that one is than simulated."""
+    noise: float
+    """Mean difference between the halves of the measurements."""
+    is_conclusive: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Simulated against measured makespans."""
+    """Simulated against measured makespans. All errors are shares: 0.02 is 2 %."""
 
     cases: tuple[Case, ...]
+    graphs: tuple[GraphResult, ...]
     mape: float
     """Mean absolute relative error."""
     bias: float
     """Mean signed relative error; positive: the simulator is too slow."""
+    p95: float
+    """95 % of the absolute relative errors are below."""
     worst: float
     """Largest absolute relative error."""
+    tau: float | None
+    """Mean over graphs."""
+    regret: float
+    """Mean over graphs."""
+    optimism: float
+    """How much more optimistic the simulator is about what it prefers than about all placements."""
     noise: float
     """Mean split-half difference of the measurements: errors below it say nothing."""
+    conclusive: float
+    """Share of the graphs that decide something."""
+    decisive_mape: float | None
+    """As `mape`, `tau` and `regret`, on those graphs alone."""
+    decisive_tau: float | None
+    decisive_regret: float | None
+    verdict: Verdict
+    """Inconclusive counts as not passed."""
 
 
 def validate(
@@ -49,64 +109,156 @@ def validate(
     schedulers: Mapping[str, Scheduler],
     *,
     repeats: int = 8,
+    placements: int = PLACEMENTS,
+    longer_s: float = 0.0,
     seed: int = 0,
     progress: Progress = lambda share: None,
 ) -> Validation:
     """Run the same plans on both backends and compare makespans.
 
-    The plans are decided once; repeats of all of them are interleaved in random order.
+    Plans are decided once: by the schedulers and, up to `placements` of them, by the simulator
+    itself. Repeats of all of them are interleaved in random order. Where too few graphs decide
+    something after `repeats`, measuring goes on for up to `longer_s` seconds. Raises
+    CalibrationError for an input or a placement that the simulator's profile was fitted to.
     """
     if repeats < 2:
         raise CalibrationError(f"repeats is {repeats}; two are needed to know the noise")
-    jobs = [
-        (number, name, item, run(hardware, item, scheduler).plan)
-        for number, item in enumerate(inputs)
-        for name, scheduler in schedulers.items()
-    ]
-    measured = _measure(
-        hardware, [(item, plan) for _, _, item, plan in jobs], repeats, seed, progress
-    )
-    cases = tuple(
-        _case(number, name, _makespan(simulator, item, plan), times)
-        for (number, name, item, plan), times in zip(jobs, measured, strict=True)
-    )
-    return summarise(cases)
+    used = Used.of(simulator.profile)
+    jobs: list[_Job] = []
+    for number, item in enumerate(inputs):
+        used.check_input(item)
+        plans = {name: run(hardware, item, it).plan for name, it in schedulers.items()}
+        count = max(0, placements - len(set(plans.values())))
+        if count and len(hardware.profile.cluster.devices) > 1:
+            known = list(plans.values())
+            plans |= candidate_plans(simulator, item, known, count=count, seed=seed + number)
+        jobs += _jobs(simulator.profile, number, item, plans)
+    for job in jobs:
+        used.check_placement(placement_id(job.item.graph, job.plan))
+    _measure(hardware, jobs, repeats, longer_s, seed, progress)
+    return summarise([job.case() for job in jobs])
 
 
-def summarise(cases: Sequence[Case]) -> Validation:
-    """Return the error figures of some cases."""
-    errors = np.array([case.simulated_ns / case.measured_ns - 1 for case in cases])
-    return Validation(
-        cases=tuple(cases),
-        mape=float(np.abs(errors).mean()),
-        bias=float(errors.mean()),
-        worst=float(np.abs(errors).max()),
-        noise=float(np.mean([case.half_error for case in cases])),
-    )
+@dataclass
+class _Job:
+    number: int
+    name: str
+    item: ModelInput
+    plan: Plan
+    simulated_ns: int
+    times: list[int] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+
+    def run_on(self, hardware: Backend) -> None:
+        with hardware.open(self.item) as session:
+            outcome = drive(session, FixedPlan(self.plan), hardware.profile)
+            self.times.append(outcome.trace.makespan_ns)
+            self.waited.append(session.waited_ns / outcome.trace.makespan_ns)
+
+    def case(self) -> Case:
+        times = [self.times[run] for run in undisturbed(self.waited)]
+        measured = (round(typical(times)), split_half(times))
+        return Case(self.number, self.name, self.simulated_ns, *measured)
+
+
+def _jobs(
+    profile: Profile, number: int, item: ModelInput, plans: Mapping[str, Plan]
+) -> Iterable[_Job]:
+    times = simulated_ns(profile, item.graph, list(plans.values())).tolist() if plans else []
+    for (name, plan), ns in zip(plans.items(), times, strict=True):
+        yield _Job(number, name, item, plan, round(ns))
 
 
 def _measure(
     hardware: Backend,
-    jobs: Sequence[tuple[ModelInput, Plan]],
+    jobs: Sequence[_Job],
     repeats: int,
+    longer_s: float,
     seed: int,
     progress: Progress,
-) -> list[list[int]]:
+) -> None:
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    times: list[list[int]] = [[] for _ in jobs]
-    for done in range(repeats):
-        for job in rng.permutation(len(jobs)):
-            item, plan = jobs[int(job)]
-            times[int(job)].append(_makespan(hardware, item, plan))
-        progress((done + 1) / repeats)
-    return times
+    done, until_s = 0, float("inf")
+    while jobs and (done < repeats or time.monotonic() < until_s):
+        for index in rng.permutation(len(jobs)).tolist():
+            jobs[index].run_on(hardware)
+        done += 1
+        progress(min(1.0, done / repeats))
+        if done == repeats:
+            until_s = time.monotonic() + longer_s
+        if done >= repeats and summarise([job.case() for job in jobs]).verdict != "inconclusive":
+            return
 
 
-def _makespan(backend: Backend, item: ModelInput, plan: Plan) -> int:
-    return run(backend, item, FixedPlan(plan)).trace.makespan_ns
+def summarise(cases: Sequence[Case]) -> Validation:
+    """Return the error figures of some cases; CalibrationError without any."""
+    if not cases:
+        raise CalibrationError("nothing was compared; give at least one input and one scheduler")
+    by_input: dict[int, list[Case]] = {}
+    for case in cases:
+        by_input.setdefault(case.input, []).append(case)
+    graphs = tuple(_graph(number, own) for number, own in by_input.items())
+    errors = np.array([case.error for case in cases])
+    decisive = {graph.input for graph in graphs if graph.is_conclusive}
+    chosen = [graph for graph in graphs if graph.is_conclusive]
+    conclusive = len(chosen) / len(graphs)
+    mape = _mean([abs(case.error) for case in cases if case.input in decisive])
+    tau, regret = _mean([graph.tau for graph in chosen]), _mean([graph.regret for graph in chosen])
+    mean_optimism = float(np.mean([graph.optimism for graph in graphs]))
+    return Validation(
+        cases=tuple(cases),
+        graphs=graphs,
+        mape=float(np.abs(errors).mean()),
+        bias=float(errors.mean()),
+        p95=float(np.quantile(np.abs(errors), 0.95)),
+        worst=float(np.abs(errors).max()),
+        tau=_mean([graph.tau for graph in graphs]),
+        regret=float(np.mean([graph.regret for graph in graphs])),
+        optimism=mean_optimism - float(np.mean([1 / (1 + error) - 1 for error in errors])),
+        noise=float(np.mean([case.half_error for case in cases])),
+        conclusive=conclusive,
+        decisive_mape=mape,
+        decisive_tau=tau,
+        decisive_regret=regret,
+        verdict=_verdict(conclusive, mape, tau, regret),
+    )
 
 
-def _case(number: int, name: str, simulated_ns: int, times: Sequence[int]) -> Case:
-    measured_ns = float(np.median(times))
-    halves = abs(float(np.median(times[::2])) - float(np.median(times[1::2])))
-    return Case(number, name, simulated_ns, round(measured_ns), halves / measured_ns)
+def _verdict(
+    conclusive: float, mape: float | None, tau: float | None, regret: float | None
+) -> Verdict:
+    if conclusive < CONCLUSIVE_SHARE or mape is None or regret is None:
+        return "inconclusive"
+    good = mape <= MAPE_MAX and regret <= REGRET_MAX and (tau is None or tau >= TAU_MIN)
+    return "pass" if good else "fail"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _graph(number: int, cases: Sequence[Case]) -> GraphResult:
+    preferred = min(cases, key=lambda case: case.simulated_ns)
+    fastest_ns = min(case.measured_ns for case in cases)
+    noise = float(np.mean([case.half_error for case in cases]))
+    return GraphResult(
+        input=number,
+        tau=kendall_tau([(case.simulated_ns, case.measured_ns) for case in cases]),
+        regret=preferred.measured_ns / fastest_ns - 1,
+        optimism=preferred.measured_ns / preferred.simulated_ns - 1,
+        noise=noise,
+        is_conclusive=noise <= CONCLUSIVE_NOISE,
+    )
+
+
+def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return Kendall's τ of (simulated, measured) over pairs whose measured times differ by > 2 %.
+
+    A tie of the simulator counts half right. None where no two differ that much (Kendall 1938).
+    """
+    agreed = []
+    for (sim_a, real_a), (sim_b, real_b) in combinations(pairs, 2):
+        if abs(real_a - real_b) > _TELLS_APART * min(real_a, real_b):
+            agreed.append(float(np.sign(sim_a - sim_b) * np.sign(real_a - real_b)))
+    return float(np.mean(agreed)) if agreed else None

@@ -87,6 +87,14 @@ class Session(ABC):
     def trace(self) -> Trace:
         """What happened; only after `advance` has returned False."""
 
+    @property
+    def waited_ns(self) -> int:
+        """How long threads waited for a processor core, all together; 0 where nobody counts.
+
+        Only after `advance` has returned False. Such a run measures what else the machine did.
+        """
+        return 0
+
     def close(self) -> None:
         """Stop what is still running and free what the session holds."""
         return

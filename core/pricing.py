@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ class ProgramPrices:
     """Costs of the L launches of one program, in ns."""
 
     launch_ns: tuple[int, ...]
-    """(L,) time on the device: compute, bookkeeping, copy-in, copy-out, noise."""
+    """(L,) time on the device: compute, bookkeeping, first use, copy-in, copy-out, noise."""
     dispatch_ns: tuple[int, ...]
     """(L,) host time for the launch itself; 0 on CPU devices."""
     push_ns: tuple[int, ...]
@@ -47,6 +48,8 @@ def price(
     """Return what each launch of `program` costs; ProfileError when a cost is missing."""
     devices = program.launch_device.tolist()
     expected = [_launch_ns(program, priced, c, d) for c, d in enumerate(devices)]
+    for launch, ns in _first_uses(program, priced):
+        expected[launch] += ns
     carried, there = _from_before(program, priced, conditions)
     prices = ProgramPrices(
         launch_ns=tuple(_with_luck(expected, program, priced, conditions)),
@@ -123,6 +126,20 @@ def _launch_ns(program: Program, priced: PricedGraph, launch: int, device: int) 
         + _copy_in_ns(program, priced, launch, device)
         + _copy_out_ns(program, priced, launch, device)
     )
+
+
+def _first_uses(program: Program, priced: PricedGraph) -> Iterator[tuple[int, int]]:
+    """Yield the launches that are the first of their cell on their device, and what that costs."""
+    dispatch, names = priced.profile.dispatch, priced.cluster.names
+    cells = [cell.name for cell in priced.graph.cells]
+    if not dispatch.first_use_ns:
+        return
+    seen: set[tuple[int, int]] = set()
+    pairs = zip(program.launch_cell.tolist(), program.launch_device.tolist(), strict=True)
+    for launch, (cell, device) in enumerate(pairs):
+        if (cell, device) not in seen:
+            seen.add((cell, device))
+            yield launch, dispatch.first_use_on(cells[cell], names[device])
 
 
 def _copy_in_ns(program: Program, priced: PricedGraph, launch: int, device: int) -> int:

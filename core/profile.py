@@ -63,6 +63,8 @@ class Dispatch:
     """Device → cost of gathering one remote input inside the launch that reads it."""
     copy_out: Mapping[str, AffineCost] = field(default_factory=dict)
     """Device → cost of staging one output that has remote readers, inside its launch."""
+    first_use_ns: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Cell → device → what its first launch there in a run takes longer, with cold caches."""
     sync_ns: int = 0
     """From a revealer's output on the host to Python seeing its value."""
     decision_ns: int = 0
@@ -76,6 +78,10 @@ class Dispatch:
             return self.h
         own = self.h.get(cell, self.h.get(device.name, 0))
         return own if isinstance(own, int) else own.get(device.name, 0)
+
+    def first_use_on(self, cell: str, device: str) -> int:
+        """Return what the first launch of `cell` on `device` in a run takes longer, in ns."""
+        return self.first_use_ns.get(cell, {}).get(device, 0)
 
     def bookkeeping_on(self, device: str) -> int:
         """Return the executor time per task on `device`, in ns."""

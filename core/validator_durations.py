@@ -64,7 +64,18 @@ def _launch_ns(case: Case, priced: PricedGraph, number: int) -> int:
         + len(launch.tasks) * dispatch.bookkeeping_on(launch.device)
         + _staging_ns(dispatch.copy_in.get(launch.device), _gathered_bytes(case, number))
         + _staging_ns(dispatch.copy_out.get(launch.device), _staged_bytes(case, number))
+        + _first_use_ns(case, number)
     )
+
+
+def _first_use_ns(case: Case, number: int) -> int:
+    launches, graph = case.plan.launches, case.graph
+    own = launches[number]
+    cell = graph.cell_name(own.tasks[0])
+    before = [launch for launch in launches[:number] if launch.device == own.device]
+    if any(graph.cell_name(launch.tasks[0]) == cell for launch in before):
+        return 0
+    return case.profile.dispatch.first_use_on(cell, own.device)
 
 
 def _staging_ns(cost: AffineCost | None, sizes: Iterable[int]) -> int:

@@ -20,6 +20,7 @@ from dynpartition.hardware.monitor import PERIOD_S, GpuMonitor, monitor_of
 from dynpartition.hardware.pool import STALL_TIMEOUT_S
 from dynpartition.hardware.session import HardwareSession
 from dynpartition.hardware.streams import StreamApi
+from dynpartition.hardware.virtual import ClockKind
 from dynpartition.models import DynamicModel, MergedInput, ModelInput
 from dynpartition.profile import Profile
 
@@ -38,8 +39,9 @@ class HardwareBackend(Backend):
     a time. Raises DeviceError for devices that are not there or do not start.
 
     `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
-    own. `streams` replaces CUDA, for tests; it ends with the backend. `sample_run_delay` reads how
-    long threads waited for a core in each launch (Linux; costs about 10 µs per launch).
+    own. `streams` replaces CUDA, for tests; it ends with the backend. `clock`: what stamps are read
+    from; "virtual": the processor time of each CPU device (docs/calibration.md). `sample_run_delay`
+    reads how long threads waited for a core in each launch (Linux; costs about 10 µs per launch).
     `plans_kept`: plans of how many shapes of inputs are kept, to be run again at no cost. A worker
     that makes no progress in one launch for `stall_timeout_s` seconds counts as lost; `math.inf`:
     never. What happens then: docs/hardware.md, "Failures". `workers`: whether CPU devices but the
@@ -55,6 +57,7 @@ class HardwareBackend(Backend):
         profile: Profile | None = None,
         arena_bytes: int = ARENA_BYTES,
         sample_run_delay: bool = False,
+        clock: ClockKind = "wall",
         plans_kept: int = PLANS_MAX,
         stall_timeout_s: float = STALL_TIMEOUT_S,
         workers: Workers = "auto",
@@ -75,6 +78,7 @@ class HardwareBackend(Backend):
             self._stocks,
             _checked_timeout(stall_timeout_s),
             threads=_are_threads(workers, self._profile),
+            virtual=_is_virtual(clock, self.devices),
         )
         try:
             api.prepare(self.devices)
@@ -162,6 +166,15 @@ def _are_threads(workers: str, profile: Profile) -> bool:
         raise DeviceError(f"workers is {workers!r}; {remedy}")
     is_of_threads = profile.dispatch.host_mode == "threads"
     return workers == "threads" or (workers == "auto" and is_of_threads)
+
+
+def _is_virtual(clock: ClockKind, devices: Sequence[Device]) -> bool:
+    if clock not in get_args(ClockKind):
+        raise DeviceError(f"clock is {clock!r}; give 'wall' or 'virtual'")
+    driven = [device.name for device in devices if device.kind != "cpu"]
+    if clock == "virtual" and driven:
+        raise DeviceError(f"{driven[0]} has no virtual time; use CPU devices or the wall clock")
+    return clock == "virtual"
 
 
 def default_streams() -> StreamApi[Any, Any]:

@@ -16,7 +16,7 @@ LINE_WORDS = 8
 LINES = 256
 FLAGS_MAX = 1 << 22
 """Transfers that one session can hold."""
-CONTROL_BYTES = 8 * (LINES * LINE_WORDS + FLAGS_MAX)
+CONTROL_BYTES = 8 * (LINES * LINE_WORDS + 2 * FLAGS_MAX)
 
 NO_LAUNCH = 1 << 62
 """Where a worker is that has done all it knows of."""
@@ -53,8 +53,11 @@ class Control:
         self.bell = Bell()
         words = block.view.cast("q")
         self._words = words
-        self.flags = words[LINES * LINE_WORDS :]
+        times = LINES * LINE_WORDS + FLAGS_MAX
+        self.flags = words[LINES * LINE_WORDS : times]
         """Per transfer: the epoch in which it arrived last."""
+        self.times = words[times:]
+        """Per transfer: when that was, in virtual time; untouched on the wall clock."""
 
     def go(self, epoch: int) -> None:
         """Let all workers begin session `epoch`."""
@@ -121,10 +124,11 @@ class Control:
 class Arrivals:
     """The flags as one session sees them."""
 
-    __slots__ = ("_bell", "_epoch", "_flags")
+    __slots__ = ("_bell", "_epoch", "_flags", "_times")
 
     def __init__(self, control: Control, epoch: int) -> None:
         self._flags = control.flags
+        self._times = control.times
         self._epoch = epoch
         self._bell = control.bell
 
@@ -133,6 +137,15 @@ class Arrivals:
         fence()
         self._flags[copy] = self._epoch
         self._bell.ring()
+
+    def set_at(self, copy: int, now_ns: int) -> None:
+        """Publish that transfer `copy` has arrived, at `now_ns` in virtual time."""
+        self._times[copy] = now_ns
+        self.set(copy)
+
+    def time_ns(self, copy: int) -> int:
+        """Return when transfer `copy`, which has arrived, did so in virtual time."""
+        return self._times[copy]
 
     def has(self, copy: int) -> bool:
         """Return whether transfer `copy` has arrived; its bytes may be read then."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import warnings
 from collections.abc import Sequence
 
@@ -24,6 +25,17 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def cpu_name() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            lines = [line for line in stream if line.startswith("model name")]
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def device_number(device: Device) -> int:

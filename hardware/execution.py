@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from dynpartition.hardware.losses import GpusLost, Loss, WorkerLost
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
 from dynpartition.hardware.pool import NameCell, Pool
+from dynpartition.hardware.virtual import DecisionClock
 from dynpartition.hardware.walk import Walk
 from dynpartition.program import Program
 
@@ -144,6 +144,7 @@ class Execution:
             machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
         )
         self._walk = Walk(machine.host, machine.working_gpus, self._epoch, self._group)
+        self.clock = DecisionClock("virtual" if machine.host.virtual else "wall")
         self._has_begun = False
         self._given: set[int] = set()
         self._done_here: list[Report] = []
@@ -153,11 +154,15 @@ class Execution:
         """When the clock started; 0 before."""
         self.is_over = False
 
-    def append(self, segments: Sequence[Segment]) -> None:
-        """Give every device its segment; the first time, start the clock when all have it."""
+    def append(self, segments: Sequence[Segment], known_ns: int = 0) -> None:
+        """Give every device its segment; the first time, start the clock when all have it.
+
+        `known_ns`: when a later segment became known, in virtual time.
+        """
         is_first, pool = not self._has_begun, self._pool
         for segment in segments:
             segment.epoch = self._epoch
+            segment.known_ns = known_ns if self._has_begun else 0
         for worker in pool.alive:
             segment = segments[pool.device_of[worker]]
             if is_first or segment.code:
@@ -176,7 +181,7 @@ class Execution:
                 self._pause()
         if not self.origin_ns:
             self._walk.start_clock()
-            self.origin_ns = time.perf_counter_ns()
+            self.origin_ns = self.clock.start_ns()
         control.go(self._epoch)
 
     def run_until(self, values: Sequence[Value]) -> list[Value]:
@@ -207,6 +212,15 @@ class Execution:
         if value.copy < 0:
             return value.launch not in self._walk.host.unrecorded
         return self._arrivals.has(value.copy)
+
+    def seen_ns(self, value: Value) -> int:
+        """Return when a value that is there is seen: now or, in virtual time, when it came."""
+        came_ns = 0
+        if self.clock.is_virtual:
+            own, host = value.copy < 0, self._walk.host
+            host.stand_still()
+            came_ns = host.ended_ns(value.launch) if own else self._arrivals.time_ns(value.copy)
+        return self.clock.seen_ns(came_ns)
 
     def _pause(self) -> None:
         self._pool.patience.pause()

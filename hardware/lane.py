@@ -25,9 +25,8 @@ from dynpartition.hardware.messages import (
     Segment,
 )
 from dynpartition.hardware.shelf import Shelf
+from dynpartition.hardware.virtual import VirtualClock
 from dynpartition.program import COPY, RECORD, RUN, WAIT
-
-_now_ns = time.perf_counter_ns
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,10 @@ class Site:
     delay: RunDelay | None = None
     shelf: Shelf | None = None
     """Where weights come and go; None: they are all there."""
+    virtual: bool = False
+    """Whether stamps are in virtual time."""
+    queue: RunDelay | None = None
+    """Read once per session; None where the platform does not count."""
     kept: dict[int, Prepared] = field(default_factory=dict)
     """Segments that come again, by their number."""
 
@@ -72,7 +75,7 @@ class RunDelay:
         os.close(self._fd)
 
 
-def run_delay(wanted: bool) -> RunDelay | None:
+def run_delay(wanted: bool = True) -> RunDelay | None:
     """Return a reader for the calling thread, if wanted and the platform counts."""
     return RunDelay() if wanted and os.path.exists("/proc/thread-self/schedstat") else None
 
@@ -213,6 +216,25 @@ class CpuLane(Lane):
         self._copy_stamps: list[CopyStamp] = []
         self._load_stamps: list[LoadStamp] = []
         self._running = (0, 0, 0)  # start, repeats, run-queue delay at the start
+        self._delayed_ns = 0 if site.queue is None else site.queue.read_ns()
+        self._virtual = VirtualClock() if site.virtual else None
+        self._now_ns = time.perf_counter_ns if self._virtual is None else self._virtual.now_ns
+        self._known_ns: dict[tuple[int, int], int] = {}  # opcode, operand → not before, virtual
+
+    def extend(self, segment: Segment) -> None:
+        """Append a segment; in virtual time, preparing it delays it and not what went before."""
+        if self._virtual is None:
+            super().extend(segment)
+            return
+        self._virtual.stop()
+        begun_ns = time.thread_time_ns()
+        super().extend(segment)
+        if segment.known_ns:
+            known_ns = segment.known_ns + time.thread_time_ns() - begun_ns
+            own = {run.launch for run in segment.runs}
+            rows = [row for row in segment.instructions() if row[0] in (RUN, COPY)]
+            late = [row for row in rows if row[0] == RUN or row[2] not in own]
+            self._known_ns.update(((row[0], row[1]), known_ns) for row in late)
 
     def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
         site, arena = self.site, self.site.arenas[self.site.index]
@@ -220,22 +242,49 @@ class CpuLane(Lane):
         return {run.launch: launch_on_host(run, site.cells, arena, site.name) for run in runs}
 
     def _has_arrived(self, copy: int) -> bool:
-        return self._arrivals.has(copy)
+        if self._virtual is None:
+            return self._arrivals.has(copy)
+        self._virtual.stop()
+        if not self._arrivals.has(copy):
+            return False
+        self._virtual.go(self._arrivals.time_ns(copy))
+        return True
+
+    def _begin(self, opcode: int, operand: int) -> None:
+        """Let virtual time go on with an instruction."""
+        if self._virtual is not None:
+            self._virtual.go(self._known_ns.pop((opcode, operand), 0))
+
+    def _end(self) -> None:
+        """Let virtual time stand when there is nothing more to do."""
+        if self._virtual is not None and self.position + 1 == len(self.code):
+            self._virtual.stop()
+
+    def stand_still(self) -> None:
+        """Stop virtual time: the thread does something that is not the device's work."""
+        if self._virtual is not None:
+            self._virtual.stop()
+
+    def ended_ns(self, launch: int) -> int:
+        """Return when a launch of this lane ended."""
+        return next(s.end_ns for s in reversed(self._launch_stamps) if s.launch == launch)
 
     def _run(self, launch: int, call: LaunchCall) -> None:
         site = self.site
+        self._begin(RUN, launch)
         assert site.shelf is None or call.cell in site.shelf.held, f"{call.cell} is not there"
         repeats = site.repeater.next()
         delay_ns = 0 if site.delay is None else site.delay.read_ns()
-        self._running = (_now_ns(), repeats, delay_ns)
+        self._running = (self._now_ns(), repeats, delay_ns)
         call.run(repeats)
 
     def _record(self, launch: int) -> None:
-        end_ns = _now_ns()
+        end_ns = self._now_ns()
         start_ns, repeats, before_ns = self._running
         delay = self.site.delay
         delay_ns = 0 if delay is None else delay.read_ns() - before_ns
         self._launch_stamps.append(LaunchStamp(launch, start_ns, end_ns, repeats, delay_ns))
+        self._end()
 
     def _copy(self, order: CopyOrder, launch: int) -> None:
         target = self._views[order.dst]
@@ -243,27 +292,39 @@ class CpuLane(Lane):
             # A CUDA device: its driver takes the bytes from here when it sees the flag.
             self._arrivals.set(order.copy)
             return
-        start_ns = _now_ns()
+        self._begin(COPY, order.copy)
+        start_ns = self._now_ns()
         source = self._views[self.site.index]
         assert source is not None
         for src, dst, size in order.spans:
             target[dst : dst + size] = source[src : src + size]
-        self._arrivals.set(order.copy)
-        self._copy_stamps.append(CopyStamp(order.copy, start_ns, _now_ns()))
+        if self._virtual is None:
+            self._arrivals.set(order.copy)
+            self._copy_stamps.append(CopyStamp(order.copy, start_ns, self._now_ns()))
+            return
+        end_ns = self._now_ns()
+        self._arrivals.set_at(order.copy, end_ns)
+        self._copy_stamps.append(CopyStamp(order.copy, start_ns, end_ns))
+        self._end()
 
     def _load(self, order: LoadOrder) -> None:
         shelf = self.site.shelf
         assert shelf is not None
+        self._begin(LOAD, order.launch)
         for cell in order.evict:
             shelf.evict(cell)
         if order.cell:
-            start_ns = _now_ns()
+            start_ns = self._now_ns()
             shelf.load(order.cell)
-            self._load_stamps.append(LoadStamp(self.site.index, order.cell, start_ns, _now_ns()))
+            end_ns = self._now_ns()
+            self._load_stamps.append(LoadStamp(self.site.index, order.cell, start_ns, end_ns))
         shelf.check(order.arena_bytes)
 
     def report(self) -> Report:
         """Return the stamps."""
         shelf = self.site.shelf
         held = [] if shelf is None else list(shelf.held)
-        return Report(self.epoch, self._launch_stamps, self._copy_stamps, self._load_stamps, held)
+        queue = self.site.queue
+        delay_ns = 0 if queue is None else queue.read_ns() - self._delayed_ns
+        stamps = self._launch_stamps, self._copy_stamps, self._load_stamps
+        return Report(self.epoch, *stamps, held, delay_ns)

@@ -38,6 +38,8 @@ class MachineOptions:
     """How long a worker may show no sign of life in one launch."""
     threads: bool = False
     """Whether workers are threads of this process."""
+    virtual: bool = False
+    """Whether stamps are in virtual time; only without CUDA devices."""
 
 
 def build_machine(
@@ -46,7 +48,8 @@ def build_machine(
     """Start the workers and prepare the devices of the calling thread."""
     cores = available_cores()
     cpus = [index for index, device in enumerate(devices) if device.kind == "cpu"]
-    polite = any(core_of(devices[index], cores) is None for index in cpus)
+    # In virtual time waiting takes none, so it may as well leave the cores to others.
+    polite = options.virtual or any(core_of(devices[index], cores) is None for index in cpus)
     arena_bytes = [-(-size // _PAGE_BYTES) * _PAGE_BYTES for size in options.arena_bytes]
     pool_options = PoolOptions(
         host=cpus[0],
@@ -56,6 +59,7 @@ def build_machine(
         stocks=options.stocks,
         stall_timeout_s=options.stall_timeout_s,
         threads=options.threads,
+        virtual=options.virtual,
     )
     pool = start_pool(model, devices, pool_options)
     try:
@@ -111,7 +115,11 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
     device, delay = pool.devices[options.host], run_delay(options.sample_run_delay)
     # Its program leaves pushes to CUDA devices to their own driver.
     reach, repeater = pool.memory.arenas, Repeater(device.speed)
-    return Site(device.name, options.host, model.cells, reach, pool.control, repeater, delay)
+    return Site(
+        *(device.name, options.host, model.cells, reach, pool.control, repeater, delay),
+        virtual=options.virtual,
+        queue=run_delay(),
+    )
 
 
 def _graphs(api: Api, streams: DeviceStreams, site: Site) -> GraphCache:

@@ -83,6 +83,8 @@ class Segment(msgspec.Struct, tag=True):
     """How many messages its worker has been sent, with this one."""
     goes_on: bool = False
     """Whether the session goes on after a loss: what lies on the device is still needed."""
+    known_ns: int = 0
+    """When this became known, in virtual time; 0: from the start, or on the wall clock."""
     number: int = 0
     """Which plan this is of those that devices keep; 0: of none."""
     is_kept: bool = False
@@ -139,6 +141,8 @@ class Setup(msgspec.Struct, tag=True):
     """None: the device holds all weights."""
     master: tuple[int, int] = (-1, 0)
     """(file descriptor, bytes) of the weights that `stock` is loaded from."""
+    virtual: bool = False
+    """Whether stamps are in virtual time."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -185,6 +189,8 @@ class Report(msgspec.Struct, tag=True):
     loads: list[LoadStamp] = []
     held: list[str] = []
     """Cells whose weights are on the device, where they come and go."""
+    run_delay_ns: int = 0
+    """How long a CPU device's thread waited for a core from its first segment to here."""
 
 
 class Failure(msgspec.Struct, tag=True):

@@ -46,6 +46,8 @@ class PoolOptions:
     """By device index, the devices whose weights come and go."""
     stall_timeout_s: float = STALL_TIMEOUT_S
     """How long a worker may show no sign of life in one launch."""
+    virtual: bool = False
+    """Whether stamps are in virtual time."""
 
 
 class _Watch:

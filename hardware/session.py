@@ -126,6 +126,11 @@ class HardwareSession(Session):
         return self._result()[1].push_ns
 
     @property
+    def waited_ns(self) -> int:
+        """How long threads waited for a core in this run, all together; 0 where not counted."""
+        return self._result()[1].waited_ns
+
+    @property
     def seen_ns(self) -> Mapping[int, int]:
         """Revealer → when its value was seen, before anything was decided."""
         return {task: at - self._execution.origin_ns for task, at in self._seen.items()}
@@ -197,13 +202,13 @@ class HardwareSession(Session):
         """Run until values are there and return their tasks: none at the end; None: a loss."""
         segments = self._blueprint.extend(launches)
         with self._undisturbed():
-            now_ns = time.perf_counter_ns()  # before workers may act on it
+            now_ns = self._execution.clock.planned_ns()  # before workers may act on it
             self._known |= {task: now_ns for task in self._seen if task not in self._known}
             try:
-                self._execution.append(segments)
-                awaited = self._blueprint.awaited(self._seen)
-                due = [value.task for value in self._execution.run_until(awaited)]
-                self._seen.update(dict.fromkeys(due, time.perf_counter_ns()))
+                self._execution.append(segments, now_ns)
+                values = self._execution.run_until(self._blueprint.awaited(self._seen))
+                due = [value.task for value in values]
+                self._seen.update({v.task: self._execution.seen_ns(v) for v in values})
                 if not due:
                     self._reports = self._execution.finish()
             except Loss as loss:
@@ -214,6 +219,8 @@ class HardwareSession(Session):
     def _recover(self, loss: Loss) -> None:
         """Give up what lost devices had and have not passed on, and keep the rest."""
         machine, blueprint, cut = self._machine, self._blueprint, self._execution
+        if cut.clock.is_virtual:
+            raise DeviceLost(f"{loss}; virtual time ends with a device") from loss
         if isinstance(loss, OutOfMemoryOn):
             self._full[self._profile.cluster.index(loss.place)] = str(loss)
         cut.rescue(loss)

@@ -98,6 +98,7 @@ class ProcessStarter(_Starter):
             sample_run_delay=options.sample_run_delay,
             stock=options.stocks.get(index),
             master=(memory.master_block.fd, memory.master_block.size_bytes),
+            virtual=options.virtual,
         )
 
 
@@ -144,8 +145,11 @@ class ThreadStarter(_Starter):
             shelf = CpuShelf(cells, memory.master, stock, block)
             shelf.reset()
         delay, repeater = run_delay(self.options.sample_run_delay), Repeater(device.speed)
-        arenas, control = memory.arenas, memory.control
-        return Site(device.name, index, cells, arenas, control, repeater, delay, shelf)
+        return Site(
+            *(device.name, index, cells, memory.arenas, memory.control, repeater, delay, shelf),
+            virtual=self.options.virtual,
+            queue=run_delay(),
+        )
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ class Measured:
     Empty for runs that lost a device."""
     push_ns: tuple[int, ...] = ()
     """Per transfer: the same; 0 between CPU devices, empty likewise."""
+    waited_ns: int = 0
+    """How long threads of CPU devices waited for a core, all together; 0 where not counted."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def measured(ran: Ran, reports: Sequence[Report]) -> Measured:
         run_delay_ns=tuple(s.run_delay_ns for s in stamps),
         dispatch_ns=tuple(s.dispatch_ns for s in stamps),
         push_ns=tuple(ns for _, ns in pushes),
+        waited_ns=sum(report.run_delay_ns for report in reports),
     )
 
 

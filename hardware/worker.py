@@ -62,7 +62,11 @@ def _attach(setup: Setup) -> Site:
     name, index = setup.names[setup.device], setup.device
     repeater = Repeater(setup.speed)
     shelf = _shelf(setup, model)
-    return Site(name, index, model.cells, arenas, control, repeater, delay, shelf)
+    return Site(
+        *(name, index, model.cells, arenas, control, repeater, delay, shelf),
+        virtual=setup.virtual,
+        queue=run_delay(),
+    )
 
 
 def _shelf(setup: Setup, model: DynamicModel[object]) -> Shelf | None:

@@ -302,7 +302,8 @@ def _world_sizes(facts: dict[str, int], *, is_plain: bool) -> dict[str, int]:
 
 def _scratch_sizes(facts: dict[str, int]) -> dict[str, int]:
     n_tasks, n_copies = facts["n_launches"], facts["n_copies"]
-    sizes = (n_tasks, n_tasks * facts["n_devices"], n_copies, n_tasks)
+    n_pairs = n_tasks * facts["n_devices"]
+    sizes = (n_tasks, n_pairs, n_copies, n_tasks, n_pairs)
     return dict(zip(kernel.Lowering._fields, sizes, strict=True))
 
 

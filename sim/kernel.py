@@ -294,6 +294,10 @@ class GraphPlaces(NamedTuple):
     """(D, D) link index, or -1."""
     h_ns: int
     """(N, D) host time of a launch of the task."""
+    kind: int
+    """(N,) cell of the task, numbered among those of the graph's tasks."""
+    first_ns: int
+    """(N, D) what a launch of the task takes longer when its cell is used there first."""
 
 
 LOWERED_LAUNCHES = 0
@@ -312,6 +316,8 @@ class Lowering(NamedTuple):
     """(C,) plan position, NONE for host inputs."""
     is_staged: int
     """(N,) whether the launch has paid for remote readers."""
+    is_used: int
+    """(N, D) whether a cell has been used on a device."""
 
 
 ARRIVED_UP_TO, HANDED_FROM, HANDED_TO, TELLING_FROM, TELLING_TO = range(5)  # `fifo`
@@ -1804,7 +1810,7 @@ def lower_plans(
     Places of the tables; how many launches and transfers there are is noted there. `host_costs`:
     h_copy in ns, parts per million of CPU launches that hold the lock; empty for plain worlds.
     """
-    at = Lowering(scratch[0], scratch[1], scratch[2], scratch[3])
+    at = Lowering(scratch[0], scratch[1], scratch[2], scratch[3], scratch[4])
     for plan in range(len(graph_of)):
         g = graph_places_of(graphs[graph_of[plan]])
         p = places_of(worlds[plan], worlds[plan])
@@ -1823,7 +1829,19 @@ def lower_plans(
 def graph_places_of(row: IntArray) -> GraphPlaces:
     """Return the places of one graph."""
     return GraphPlaces(
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10]
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
     )
 
 
@@ -1870,6 +1888,7 @@ def lower_plan(
         s[at.is_staged + task] = 0
     for entry in range(g.n_tasks * p.n_devices):
         s[at.copy_of + entry] = NONE
+        s[at.is_used + entry] = 0
     n_copies = 0
     n_rows = 0
     for launch in range(n_launches):
@@ -1883,6 +1902,10 @@ def lower_plan(
         s[row + DEVICE] = own
         s[row + WAITS] = n_rows
         lasts_ns = t[g.alone_ns + task * p.n_devices + own]
+        use = at.is_used + t[g.kind + task] * p.n_devices + own
+        if s[use] == 0:
+            s[use] = 1
+            lasts_ns += t[g.first_ns + task * p.n_devices + own]
         for entry in range(t[g.input_start + task], t[g.input_start + task + 1]):
             source = t[g.inputs + entry]
             made_by = s[at.position + source]

@@ -1,7 +1,8 @@
-"""Domain randomisation: machines that are as likely as the profile, given how exact it is.
+"""Machines like the one in a profile: each number times a factor of its own.
 
-Every number of a profile is multiplied by its own log-normal factor of median 1, whose standard
-deviation is the profile's `uncertainty`. A factor is keyed by (seed, what the number is), so two
+Domain randomisation draws machines that are as likely as the profile, given how exact it is: every
+number is multiplied by its own log-normal factor of median 1, whose standard deviation is the
+profile's `uncertainty`. A factor is keyed by (seed, what the number is), so two
 schedulers can be compared on the same machine, and adding a device changes no other factor.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -29,7 +30,33 @@ def perturbed(profile: Profile, seed: int, *, uncertainty: float | None = None) 
     sigma = profile.uncertainty if uncertainty is None else uncertainty
     if not sigma:
         return profile
-    draw = _Draw(seed, sigma)
+
+    def factor(key: str) -> float:
+        digest = hashlib.blake2b(f"{seed}|{key}".encode(), digest_size=8).digest()
+        uniform = ((int.from_bytes(digest, "little") >> 12) + 0.5) / 2**52
+        return math.exp(sigma * _NORMAL.inv_cdf(uniform))
+
+    return rescaled(profile, factor)
+
+
+def number_names(profile: Profile) -> list[str]:
+    """Return the names that `rescaled` has for the numbers of a profile."""
+    names: dict[str, None] = {}
+
+    def note(key: str) -> float:
+        names[key] = None
+        return 1.0
+
+    rescaled(profile, note)
+    return list(names)
+
+
+def rescaled(profile: Profile, factor: Callable[[str], float]) -> Profile:
+    """Return `profile` with every number multiplied by the factor of its name.
+
+    Batch curves and link tables have one name each, so they keep their shape.
+    """
+    draw = _Scaling(factor)
     links = tuple(draw.link(link) for link in profile.cluster.links)
     cells = {
         cell: {d: draw.curve(curve, f"{cell}/{d}") for d, curve in curves.items()}
@@ -43,15 +70,9 @@ def perturbed(profile: Profile, seed: int, *, uncertainty: float | None = None) 
     )
 
 
-class _Draw:
-    def __init__(self, seed: int, sigma: float) -> None:
-        self._seed = seed
-        self._sigma = sigma
-
-    def factor(self, key: str) -> float:
-        digest = hashlib.blake2b(f"{self._seed}|{key}".encode(), digest_size=8).digest()
-        uniform = ((int.from_bytes(digest, "little") >> 12) + 0.5) / 2**52
-        return math.exp(self._sigma * _NORMAL.inv_cdf(uniform))
+class _Scaling:
+    def __init__(self, factor: Callable[[str], float]) -> None:
+        self.factor = factor
 
     def amount(self, value: int, key: str) -> int:
         return min(VALUE_MAX, round(value * self.factor(key)))
@@ -88,6 +109,10 @@ class _Draw:
             bookkeeping_ns=self._per_device(dispatch.bookkeeping_ns, "bookkeeping"),
             copy_in=copies["copy_in"],
             copy_out=copies["copy_out"],
+            first_use_ns={
+                cell: {d: self.amount(ns, f"first_use/{cell}/{d}") for d, ns in row.items()}
+                for cell, row in dispatch.first_use_ns.items()
+            },
             h_copy=self.amount(dispatch.h_copy, "h_copy"),
             handoff_ns=self.amount(dispatch.handoff_ns, "handoff_ns"),
             sync_ns=self.amount(dispatch.sync_ns, "sync_ns"),

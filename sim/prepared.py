@@ -66,6 +66,7 @@ def _graph_tables(priced: PricedGraph) -> list[IntArray]:
     return [
         *(graph.inputs.start, graph.inputs.values, alone_ns, gather_ns, stage_ns),
         *(output_ns, feed_ns, np.asarray(graph.returns), link_of, _dispatch_ns(priced)),
+        *(np.unique(graph.cell_of, return_inverse=True)[1], _first_use_ns(priced)),
     ]
 
 
@@ -73,6 +74,14 @@ def _dispatch_ns(priced: PricedGraph) -> IntArray:
     """Return (N, D) host times of launches of each task."""
     dispatch, devices = priced.profile.dispatch, priced.cluster.devices
     rows = [[dispatch.h_ns(name, device) for device in devices] for name in priced.graph.cell_names]
+    return np.array(rows, dtype=np.int64)[np.asarray(priced.graph.cell_of)]
+
+
+def _first_use_ns(priced: PricedGraph) -> IntArray:
+    """Return (N, D) what the first launch of each task's cell takes longer."""
+    dispatch, names = priced.profile.dispatch, priced.cluster.names
+    cells = priced.graph.cell_names
+    rows = [[dispatch.first_use_on(cell, name) for name in names] for cell in cells]
     return np.array(rows, dtype=np.int64)[np.asarray(priced.graph.cell_of)]
 
 
@@ -90,5 +99,7 @@ def _prices(cost: object, sizes: IntArray) -> IntArray:
 def _longest_ns(priced: PricedGraph, tables: list[IntArray]) -> float:
     """Return a bound for the makespan of any plan."""
     dispatch, n_tasks = priced.profile.dispatch, len(priced.graph)
-    largest = sum(float(np.abs(table).max(initial=0)) for table in [*tables[2:7], tables[9]])
+    largest = sum(
+        float(np.abs(table).max(initial=0)) for table in (*tables[2:7], tables[9], tables[11])
+    )
     return (largest + dispatch.h_copy + dispatch.handoff_ns) * (len(tables[1]) + 2 * n_tasks)

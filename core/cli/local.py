@@ -11,6 +11,7 @@ from dynpartition.errors import DeviceError, ProfileError
 if TYPE_CHECKING:
     from dynpartition.cluster import Device
     from dynpartition.hardware import HardwareBackend
+    from dynpartition.hardware.virtual import ClockKind
     from dynpartition.models import DynamicModel
     from dynpartition.profile import Profile
 
@@ -35,7 +36,9 @@ def default_devices() -> str:
     return ",".join(["cpu:0", *gpus] if gpus else ["cpu:0", "cpu:1"])
 
 
-def open_hardware(model: DynamicModel[Any], profile: Profile) -> HardwareBackend:
+def open_hardware(
+    model: DynamicModel[Any], profile: Profile, clock: ClockKind = "wall"
+) -> HardwareBackend:
     """Return the backend of the devices that a profile names.
 
     Raises ProfileError or DeviceError where they are not devices of this machine.
@@ -46,16 +49,26 @@ def open_hardware(model: DynamicModel[Any], profile: Profile) -> HardwareBackend
     for device in devices:
         _check_name(device)
     _check_devices(devices)
-    return HardwareBackend(model, devices, profile=profile)
+    return HardwareBackend(model, devices, profile=profile, clock=clock)
 
 
 def check_cells(model: DynamicModel[Any], profile: Profile, source: str) -> None:
-    """Raise ProfileError when a profile knows none of the model's cells."""
+    """Raise ProfileError when a profile knows none of the model's cells, or other ones."""
     if not profile.cells.keys() & model.cells.keys():
         raise ProfileError(
             f"{source} has costs of {', '.join(profile.cells) or 'no cell'}, but {model.name} is"
             f" made of {', '.join(model.cells)}; calibrate this model, or name another with --model"
         )
+    story = profile.provenance.get("cells")
+    for cell in model.graph_cells:
+        measured = story.get(cell.name) if isinstance(story, dict) else None
+        weight_bytes = measured.get("weight_bytes") if isinstance(measured, dict) else None
+        if weight_bytes is not None and weight_bytes != cell.param_bytes:
+            raise ProfileError(
+                f"{source} is of a {cell.name} with {weight_bytes:,} bytes of weights, but that of"
+                f" this model has {cell.param_bytes:,}; calibrate this model, or price it with"
+                " `calibrate --modelled`"
+            )
 
 
 def memory_bytes() -> int:

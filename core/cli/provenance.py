@@ -23,6 +23,8 @@ def library_versions() -> dict[str, str]:
 
 def measured_here(model: str, seed: int) -> dict[str, object]:
     """Return the provenance of a profile that is measured on this machine now."""
+    from dynpartition.hardware.devices import cpu_name
+
     return {
         "origin": "measured",
         "model": model,
@@ -35,15 +37,3 @@ def measured_here(model: str, seed: int) -> dict[str, object]:
         "run_delay_filtered": os.path.exists("/proc/self/schedstat"),
         "versions": library_versions(),
     }
-
-
-def cpu_name() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
-            names = [
-                line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

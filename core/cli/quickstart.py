@@ -21,6 +21,7 @@ from dynpartition.cli.training import CHECKPOINT, describe_training, make_folder
 from dynpartition.cli.validate import describe_validation, placements
 from dynpartition.contract import FixedPlan, Outcome, Scheduler
 from dynpartition.contract import run as run_workload
+from dynpartition.errors import CalibrationError
 from dynpartition.formats import (
     write_bytes,
     write_graph,
@@ -157,19 +158,28 @@ class _Loop:
         print(f"pretrain: {describe_training(result)}")
 
     def _validate(self, simulator: Backend, hardware: Backend) -> None:
+        from dynpartition.calibration.heldout import Used
         from dynpartition.calibration.validation import validate
 
+        try:
+            inputs = Used.of(hardware.profile).held_out(self.test)[:VALIDATION_CASES]
+        except CalibrationError as error:
+            print(f"validate: left out, {error}")
+            return
         with self.writer.stage("validate"), progress_bar("validate") as progress:
             validation = validate(
                 simulator,
                 hardware,
-                self.test[:VALIDATION_CASES],
-                placements(hardware.profile, self.asked.seed),
+                inputs,
+                placements(hardware.profile, self.asked.seed, self._policy()),
                 seed=self.asked.seed,
                 progress=progress,
             )
             self.writer.write("validation.json", asdict(validation))
         print(f"validate: {describe_validation(validation)}")
+
+    def _policy(self) -> Path:
+        return self.folder / "pretrain" / CHECKPOINT
 
     def _finetune(self, hardware: Backend) -> None:
         from dynpartition.agent.checkpoint import load_checkpoint

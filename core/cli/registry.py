@@ -12,6 +12,7 @@ VERBS: Mapping[str, str] = {
     "quickstart": "the whole loop on this machine's devices, in minutes",
     "calibrate": "measure this machine's devices, write a profile file",
     "validate": "compare simulated with measured makespans",
+    "refit": "improve a profile with recorded runs",
     "schedule": "plan a graph with a scheduler, write a plan file",
     "simulate": "run a plan in the simulator, write a trace file",
     "pretrain": "train a policy in the simulator",

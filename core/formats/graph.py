@@ -54,13 +54,17 @@ def read_graph(path: Path) -> TaskGraph:
 def write_graph(path: Path, graph: TaskGraph) -> None:
     """Write `graph`; reading the file gives an equal graph."""
     with in_file(path):
-        data = render(_fields(graph))
+        data = render(graph_fields(graph))
         _parse(data)
     write_bytes(path, data)
 
 
 def _parse(data: bytes) -> TaskGraph:
-    fields = decode(data, GraphFields)
+    return graph_of(decode(data, GraphFields))
+
+
+def graph_of(fields: GraphFields) -> TaskGraph:
+    """Return the graph of decoded fields; GraphError names the place."""
     cells = [Cell(cell.name, cell.param_bytes) for cell in fields.cells]
     return TaskGraph.from_tasks(fields.name, cells, [_task(task) for task in fields.tasks])
 
@@ -69,7 +73,8 @@ def _task(fields: TaskFields) -> Task:
     return Task(**msgspec.structs.asdict(fields))
 
 
-def _fields(graph: TaskGraph) -> GraphFields:
+def graph_fields(graph: TaskGraph) -> GraphFields:
+    """Return a graph as it stands in files."""
     return GraphFields(
         version=1,
         name=graph.name,

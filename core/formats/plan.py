@@ -51,21 +51,26 @@ def write_plan(path: Path, plan: Plan, graph: TaskGraph) -> None:
     """Write `plan` with the task ids of `graph`."""
     with in_file(path):
         ids = TaskIds(graph)
-        data = render(_fields(plan, ids))
+        data = render(plan_fields(plan, ids))
         _parse(data, ids)
     write_bytes(path, data)
 
 
 def _parse(data: bytes, ids: TaskIds) -> Plan:
-    launches = decode(data, PlanFields).launches
+    return plan_of(decode(data, PlanFields), ids)
+
+
+def plan_of(fields: PlanFields, ids: TaskIds) -> Plan:
+    """Return the plan of decoded fields; FileFormatError names the place."""
     return Plan(
         tuple(
             Launch(launch.device, ids.indices(launch.tasks, f"$.launches[{number}].tasks"))
-            for number, launch in enumerate(launches)
+            for number, launch in enumerate(fields.launches)
         )
     )
 
 
-def _fields(plan: Plan, ids: TaskIds) -> PlanFields:
+def plan_fields(plan: Plan, ids: TaskIds) -> PlanFields:
+    """Return a plan as it stands in files."""
     rows = (LaunchFields(device=row.device, tasks=ids.ids(row.tasks)) for row in plan.launches)
     return PlanFields(version=1, launches=tuple(rows))

@@ -36,9 +36,14 @@ def read_profile(path: Path) -> Profile:
 def write_profile(path: Path, profile: Profile) -> None:
     """Write `profile`; reading the file gives an equal profile."""
     with in_file(path):
-        data = render(_fields(profile))
+        data = profile_bytes(profile)
         parse_profile(data)
     write_bytes(path, data)
+
+
+def profile_bytes(profile: Profile) -> bytes:
+    """Return the text of the file that `write_profile` writes."""
+    return render(_fields(profile))
 
 
 def parse_profile(data: bytes) -> Profile:
@@ -129,6 +134,8 @@ def _check_devices(fields: DispatchFields, cluster: Cluster) -> None:
         _check_names(table, cluster, f"$.dispatch.{name}")
     if not isinstance(fields.bookkeeping_ns, int):
         _check_names(fields.bookkeeping_ns, cluster, "$.dispatch.bookkeeping_ns")
+    for cell, row in fields.first_use_ns.items():
+        _check_names(row, cluster, f'$.dispatch.first_use_ns["{cell}"]')
     if not isinstance(fields.h, int):
         _check_host_times(fields.h, cluster)
 
@@ -214,6 +221,7 @@ def _dispatch_fields(dispatch: Dispatch) -> DispatchFields:
         bookkeeping_ns=_plain(dispatch.bookkeeping_ns),
         copy_in=_affine_fields(dispatch.copy_in),
         copy_out=_affine_fields(dispatch.copy_out),
+        first_use_ns={cell: dict(row) for cell, row in dispatch.first_use_ns.items()},
         sync_ns=dispatch.sync_ns,
         decision_ns=dispatch.decision_ns,
     )

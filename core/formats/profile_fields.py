@@ -72,6 +72,7 @@ class DispatchFields(Record):
     bookkeeping_ns: AmountPerDevice = 0
     copy_in: dict[Name, AffineFields] = msgspec.field(default_factory=dict)
     copy_out: dict[Name, AffineFields] = msgspec.field(default_factory=dict)
+    first_use_ns: dict[Name, dict[Name, Amount]] = msgspec.field(default_factory=dict)
     sync_ns: Amount = 0
     decision_ns: Amount = 0
 

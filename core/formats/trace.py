@@ -104,7 +104,7 @@ def write_trace(path: Path, trace: Trace, graph: TaskGraph) -> None:
     with in_file(path):
         _check_length(trace)
         ids = TaskIds(graph)
-        data = render(_fields(trace, ids))
+        data = render(trace_fields(trace, ids))
         _parse(data, ids)
     write_bytes(path, data)
 
@@ -126,7 +126,11 @@ def _check_length(trace: Trace) -> None:
 
 
 def _parse(data: bytes, ids: TaskIds) -> Trace:
-    fields = decode(data, TraceFields)
+    return trace_of(decode(data, TraceFields), ids)
+
+
+def trace_of(fields: TraceFields, ids: TaskIds) -> Trace:
+    """Return the trace of decoded fields; FileFormatError names the place."""
     return Trace(
         fields.makespan_ns,
         tuple(
@@ -186,7 +190,8 @@ def _load(span: LoadFields, place: str, ids: TaskIds) -> LoadSpan:
     return LoadSpan(span.device, span.cell, span.bytes, span.start_ns, span.end_ns)
 
 
-def _fields(trace: Trace, ids: TaskIds) -> TraceFields:
+def trace_fields(trace: Trace, ids: TaskIds) -> TraceFields:
+    """Return a trace as it stands in files."""
     return TraceFields(
         version=1,
         makespan_ns=trace.makespan_ns,

@@ -5,35 +5,66 @@ from __future__ import annotations
 import pytest
 
 from dynpartition import parse_devices
+from dynpartition.calibration.heldout import Used, input_id
+from dynpartition.calibration.identity import is_as_measured
 from dynpartition.calibration.measure import calibrate
+from dynpartition.calibration.refitting import numbers_in
+from dynpartition.cluster import AffineCost
 from dynpartition.errors import CalibrationError
 from dynpartition.formats import read_profile, write_profile
 from dynpartition.hardware.session import HardwareSession
 from dynpartition.models import build_model, generate_inputs
+from dynpartition.sim.perturb import number_names
 
 
-@pytest.mark.parametrize("name", ["treelstm", "moe"])
-def test_every_cell_device_and_link_is_measured(name: str, tmp_path) -> None:
+@pytest.mark.parametrize(("name", "clock"), [("treelstm", "wall"), ("moe", "virtual")])
+def test_everything_is_measured_and_says_how_well(name: str, clock: str, tmp_path) -> None:
     small = {
         "treelstm": {"input_dim": 16, "hidden_dim": 16},
         "moe": {"width": 16, "heads": 2, "experts": 2},
     }
     model = build_model(name, small[name])
     devices = parse_devices("cpu:0,cpu:1x0.25")
-    shares = []
-    profile = calibrate(
-        model, devices, generate_inputs(model, 6, 0), seconds=3, progress=shares.append
-    )
+    shares: list[float] = []
+    inputs = generate_inputs(model, 12, 0)
+    profile = calibrate(model, devices, inputs, seconds=4, clock=clock, progress=shares.append)
     assert set(profile.cells) == set(model.cells)
     for curves in profile.cells.values():
         assert set(curves) == {"cpu:0", "cpu:1"}
         assert all(curve.at(1) > 0 for curve in curves.values())
-    assert all(link.cost.latency_ns >= 0 for link in profile.cluster.links)
     assert profile.cluster.devices == devices
     assert shares == sorted(shares)
     assert shares[-1] <= 1
+    story = profile.provenance
+    listed = story["numbers"]
+    for path, value in numbers_in(profile).items():
+        if value:
+            assert listed[path]["value"] == pytest.approx(value, rel=0.02, abs=1), path
+            assert listed[path]["unit"] in ("ns", "bytes/s")
+            assert listed[path]["source"] in ("measured", "fitted", "assumed")
+    assert set(number_names(profile)) >= {
+        "cells/" + "/".join((cell, d)) for cell in model.cells for d in ("cpu:0", "cpu:1")
+    }
+    assert story["clock"] == clock
+    assert story["devices"]["cpu:1"]["emulated_speed"] == 0.25
+    assert set(story["operators"]) == {"cpu:0", "cpu:1"}
+    assert story["held_out_error"] == profile.uncertainty
+    assert set(story["cells"]) == set(model.cells)
+    domains = [listed[path]["domain"] for path in listed if path.startswith("links/")]
+    costs = [link.cost for link in profile.cluster.links]
+    assert all("bytes" in domain for domain in domains)
+    assert all(isinstance(cost, AffineCost) or len(cost.points) >= 4 for cost in costs)
+    used = Used.of(profile)
+    assert 0 < len(used.inputs) <= 9
+    assert used.inputs <= {input_id(item) for item in inputs}
     write_profile(tmp_path / "profile.json", profile)
-    assert read_profile(tmp_path / "profile.json") == profile
+    read = read_profile(tmp_path / "profile.json")
+    assert (read.cells, read.dispatch, read.cluster) == (
+        profile.cells,
+        profile.dispatch,
+        profile.cluster,
+    )
+    assert is_as_measured(read)
 
 
 def test_no_time_and_no_inputs_are_refused() -> None:

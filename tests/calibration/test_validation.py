@@ -1,25 +1,79 @@
-"""Error figures, and the comparison of a backend with itself."""
+"""Error figures, verdicts, placements, and the comparison of backends with themselves."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dynpartition import FixedPlan, check_plan, run
 from dynpartition.agent.registry import make_scheduler
+from dynpartition.calibration.candidates import candidate_plans, simulated_ns
+from dynpartition.calibration.heldout import Used, input_id, placement_id, shape_id, used_by
+from dynpartition.calibration.quantiles import split_half, typical, typical_error
 from dynpartition.calibration.rollouts import OneDevice, RandomRollout
-from dynpartition.calibration.validation import Case, summarise, validate
+from dynpartition.calibration.validation import Case, kendall_tau, summarise, validate
 from dynpartition.errors import CalibrationError
 from dynpartition.formats import load_shipped
 from dynpartition.models import build_model, generate_inputs
 from dynpartition.sim import SimBackend
+from dynpartition.sim.perturb import rescaled
+
+
+def cases(number: int, times: list[tuple[int, int]], noise: float = 0.001) -> list[Case]:
+    return [Case(number, f"p{at}", sim, real, noise) for at, (sim, real) in enumerate(times)]
 
 
 def test_figures_of_some_cases() -> None:
-    cases = [Case(0, "a", 110, 100, 0.02), Case(0, "b", 80, 100, 0.04)]
-    result = summarise(cases)
-    assert (result.mape, result.bias) == (pytest.approx(0.15), pytest.approx(-0.05))
-    assert (result.worst, result.noise) == (pytest.approx(0.2), pytest.approx(0.03))
+    result = summarise(cases(0, [(110, 100), (160, 200)]) + cases(1, [(105, 100)]))
+    assert result.mape == pytest.approx(0.35 / 3)
+    assert result.bias == pytest.approx((0.1 - 0.2 + 0.05) / 3)
+    assert result.worst == pytest.approx(0.2)
+    assert result.p95 == pytest.approx(np.quantile([0.1, 0.2, 0.05], 0.95))
+    assert result.tau == 1
+    assert result.regret == 0
+    assert result.noise == pytest.approx(0.001)
+
+
+def test_regret_and_optimism_are_of_what_the_simulator_prefers() -> None:
+    """It prefers the first, which takes 30 % longer than it says, 24 % longer than the other."""
+    result = summarise(cases(0, [(100, 130), (110, 105)]))
+    assert result.regret == pytest.approx(130 / 105 - 1)
+    assert result.tau == -1
+    assert result.graphs[0].optimism == pytest.approx(0.3)
+    assert result.optimism == pytest.approx(0.3 - (0.3 + 105 / 110 - 1) / 2)
+
+
+def test_tau_leaves_out_what_cannot_be_told_apart() -> None:
+    assert kendall_tau([(1, 100), (2, 101)]) is None
+    assert kendall_tau([(1, 100), (2, 101), (3, 150)]) == 1
+    assert kendall_tau([(3, 100), (2, 101), (2, 150)]) == pytest.approx((-1 + 0) / 2)
+
+
+def test_verdicts() -> None:
+    good, noisy = [(100, 100), (150, 151)], 0.02
+    assert summarise(cases(0, good)).verdict == "pass"
+    assert summarise(cases(0, [(103, 100), (154, 151)])).verdict == "fail"
+    assert summarise(cases(0, [(101, 100), (100, 101)])).verdict == "fail"  # regret 1 %
+    assert summarise(cases(0, good, noisy)).verdict == "inconclusive"
+    mixed = cases(0, good) + cases(1, [(300, 100), (900, 150)], noisy)
+    result = summarise(mixed)
+    assert (result.conclusive, result.verdict) == (0.5, "pass")
+    assert result.decisive_mape < 0.01 < result.mape
+    assert summarise(mixed + cases(2, good, noisy)).verdict == "inconclusive"
+    with pytest.raises(CalibrationError, match="nothing was compared"):
+        summarise([])
+
+
+def test_typical_times_and_their_errors() -> None:
+    rng = np.random.default_rng(0)
+    runs = 1000 * (1 + 0.1 * rng.random((4000, 64)))
+    found = np.array([typical(row) for row in runs])
+    assert found.mean() == pytest.approx(1025, rel=0.002)
+    claimed = np.mean([typical_error(row) for row in runs])
+    assert claimed == pytest.approx(found.std() / found.mean(), rel=0.15)
+    assert split_half([1, 9, 1, 9]) == pytest.approx(8 / typical([1, 9, 1, 9]))
 
 
 @pytest.fixture
@@ -27,17 +81,73 @@ def backend() -> SimBackend:
     return SimBackend(load_shipped("synthetic-cpu-2gpu"))
 
 
-def test_a_simulator_agrees_with_itself(backend: SimBackend) -> None:
-    for name in ("treelstm", "moe"):
-        inputs = generate_inputs(build_model(name), 3, 0)
-        schedulers = {key: make_scheduler(key) for key in ("heft", "random")}
-        result = validate(backend, backend, inputs, schedulers, repeats=2)
-        assert (result.mape, result.noise, len(result.cases)) == (0, 0, 6)
+@pytest.mark.parametrize("name", ["treelstm", "moe"])
+def test_a_simulator_agrees_with_itself(backend: SimBackend, name: str) -> None:
+    inputs = generate_inputs(build_model(name), 3, 0)
+    schedulers = {key: make_scheduler(key) for key in ("heft", "random")}
+    result = validate(backend, backend, inputs, schedulers, repeats=2)
+    assert (result.mape, result.noise, result.regret) == (0, 0, 0)
+    assert (result.tau, result.verdict, result.conclusive) == (1, "pass", 1)
+    assert {case.input for case in result.cases} == {0, 1, 2}
+    assert len(result.cases) >= 30
+
+
+def test_a_machine_unlike_its_profile_fails(backend: SimBackend) -> None:
+    slower = SimBackend(rescaled(backend.profile, lambda name: 0.9))
+    inputs = generate_inputs(build_model("treelstm"), 3, 0)
+    result = validate(slower, backend, inputs, {"heft": make_scheduler("heft")}, repeats=2)
+    assert result.verdict == "fail"
+    assert result.bias == pytest.approx(-0.1, abs=0.03)
 
 
 def test_one_repeat_cannot_tell_the_noise(backend: SimBackend) -> None:
     with pytest.raises(CalibrationError, match="repeats is 1"):
         validate(backend, backend, [], {}, repeats=1)
+
+
+def test_candidates_are_new_and_the_best_is_the_simulators(backend: SimBackend) -> None:
+    item = generate_inputs(build_model("treelstm"), 1, 3)[0]
+    given = [run(backend, item, make_scheduler("heft")).plan]
+    found = candidate_plans(backend, item, given, count=8, seed=0)
+    assert len(found) == 8
+    assert len({*found.values(), *given}) == 9
+    assert {"adversarial", "random-1"} <= set(found)
+    for plan in found.values():
+        check_plan(item.graph, backend.profile.cluster, plan)
+    times = simulated_ns(backend.profile, item.graph, [*given, *found.values()])
+    if "sim-best" in found:
+        assert times.min() == times[1 + list(found).index("sim-best")]
+    else:
+        assert times.min() == times[0]
+
+
+def test_what_was_fitted_to_is_not_judged_by(backend: SimBackend) -> None:
+    """An input, one of the same shape, and a placement of a profile's fit are refused by name."""
+    items = generate_inputs(build_model("treelstm"), 40, 0)
+    fitted = [(item, run(backend, item, make_scheduler("heft"))) for item in items[:10]]
+    used = used_by((item, outcome.graph, outcome.plan) for item, outcome in fitted)
+    story = {"fitted_to": used.as_plain()}
+    profile = replace(backend.profile, provenance=story)
+    assert Used.of(profile) == used
+    left = used.held_out(items)
+    assert left
+    shapes = {shape_id(item.graph) for item, _ in fitted}
+    assert shapes.isdisjoint(shape_id(item.graph) for item in left)
+    assert len({shape_id(item.graph) for item in left}) == len(left)
+    schedulers = {"heft": make_scheduler("heft")}
+    simulator = SimBackend(profile)
+    validate(simulator, backend, left[:2], schedulers, repeats=2)
+    with pytest.raises(CalibrationError, match=f"fitted to {items[0].name!r}"):
+        validate(simulator, backend, [items[0]], schedulers, repeats=2)
+    with pytest.raises(CalibrationError, match="shapes of all 10 held-out"):
+        used.held_out(items[:10])
+    plan = run(backend, left[0], schedulers["heft"]).plan
+    placement = placement_id(left[0].graph, plan)
+    only = replace(used, placements=frozenset([placement]))
+    profile = replace(backend.profile, provenance={"fitted_to": only.as_plain()})
+    with pytest.raises(CalibrationError, match=f"fitted to placement {placement}"):
+        validate(SimBackend(profile), backend, left[:1], schedulers, repeats=2)
+    assert input_id(items[0]) in used.inputs
 
 
 @pytest.mark.parametrize("model", ["treelstm", "mathfunc", "moe"])

@@ -1,0 +1,151 @@
+"""Placements that are run again and again, and what their runs tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dynpartition.calibration.joint import Job
+from dynpartition.calibration.observations import HostTimes, Observations, observe
+from dynpartition.calibration.quantiles import typical, typical_error, undisturbed
+from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
+from dynpartition.cluster import Cluster
+from dynpartition.contract import FixedPlan, Outcome, Scheduler, drive
+from dynpartition.errors import CalibrationError
+from dynpartition.hardware import HardwareBackend
+from dynpartition.models import ModelInput
+
+Progress = Callable[[float], None]
+"""Called with the share that is done, 0…1."""
+
+_WARM_UP_RUNS = 3
+_BATCHED_SHARE = 0.5
+_PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
+_LAUNCHES_MAX = 60_000
+"""More observed launches than this make no number better, and the fit slower."""
+_SPREAD_LEAST = 0.003
+"""Nobody knows a makespan better than this: machines drift."""
+
+
+@dataclass
+class MeasuredJob:
+    """A placement of one input, and its runs."""
+
+    item: ModelInput
+    scheduler: Scheduler
+    outcomes: list[tuple[Outcome, HostTimes]] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+    """Per run: how long threads waited for a core, relative to the makespan."""
+
+    def best(self) -> list[int]:
+        """Return the runs that other work left alone."""
+        return undisturbed(self.waited)
+
+    def job(self) -> Job:
+        """Return what the fit needs to know."""
+        times = [self.outcomes[run][0].trace.makespan_ns for run in self.best()]
+        first = self.outcomes[0][0]
+        return Job(
+            first.graph, first.plan, typical(times), max(_SPREAD_LEAST, typical_error(times))
+        )
+
+
+def make_jobs(
+    inputs: Sequence[ModelInput], cluster: Cluster, rng: np.random.Generator, count: int
+) -> list[MeasuredJob]:
+    """Return placements: every single device, and random ones, one by one and merged.
+
+    Each device alone runs every cell that the inputs call.
+    """
+    names = cluster.names
+    order = [inputs[at] for at in rng.permutation(len(inputs)).tolist()]
+    jobs = [MeasuredJob(item, OneDevice(name)) for name in names for item in _covering(order)]
+    for number in range(len(jobs), count if inputs else 0):
+        scheduler: Scheduler = RandomRollout(rng, len(names))
+        if number % 4 == 0 or len(names) == 1:
+            scheduler = OneDevice(names[number // 4 % len(names)])
+        if rng.random() < _BATCHED_SHARE:
+            scheduler = Batched(scheduler, int(rng.choice(LAUNCH_SIZES[1:])))
+        jobs.append(MeasuredJob(order[number % len(order)], scheduler))
+    return jobs
+
+
+def _covering(inputs: Sequence[ModelInput]) -> list[ModelInput]:
+    """Return the first inputs that call a cell which those before do not."""
+    chosen, seen = [], set[int]()
+    for item in inputs:
+        cells = set(item.graph.cell_of.tolist())
+        if not cells <= seen:
+            chosen.append(item)
+            seen |= cells
+    return chosen
+
+
+def measure_jobs(
+    backend: HardwareBackend,
+    jobs: Sequence[MeasuredJob],
+    rng: np.random.Generator,
+    seconds: float,
+    progress: Progress,
+) -> None:
+    """Run all jobs in random order, round after round, for `seconds`."""
+    for device in backend.profile.cluster.names * _WARM_UP_RUNS:
+        run_once(backend, jobs[0].item, OneDevice(device))
+    _capture(backend, jobs[0].item)
+    started = time.monotonic()
+    elapsed = 0.0
+    while elapsed < seconds or (_rounds(jobs) < 2 and elapsed < _PATIENCE * seconds):
+        for index in rng.permutation(len(jobs)).tolist():
+            job = jobs[index]
+            outcome, times, waited_ns = run_once(backend, job.item, job.scheduler)
+            if not job.outcomes:
+                job.scheduler = FixedPlan(outcome.plan)
+            job.outcomes.append((outcome, times))
+            job.waited.append(waited_ns / outcome.trace.makespan_ns)
+            elapsed = time.monotonic() - started
+            if elapsed > seconds and _rounds(jobs) >= 2:
+                break
+        progress(min(1.0, elapsed / seconds))
+
+
+def _rounds(jobs: Sequence[MeasuredJob]) -> int:
+    return min(len(job.outcomes) for job in jobs)
+
+
+def _capture(backend: HardwareBackend, item: ModelInput) -> None:
+    """Let GPUs capture launches of all sizes: later runs replay them."""
+    for device in backend.profile.cluster.devices:
+        for size in LAUNCH_SIZES if device.kind == "cuda" else ():
+            for _ in range(2):  # asked for in the first run, captured before the second
+                run_once(backend, item, Batched(OneDevice(device.name), size))
+
+
+def run_once(
+    backend: HardwareBackend, item: ModelInput, scheduler: Scheduler
+) -> tuple[Outcome, HostTimes, int]:
+    """Run one input; return what happened and how long threads waited for a core."""
+    with backend.open(item) as session:
+        outcome = drive(session, scheduler, backend.profile)
+        if session.lost:
+            raise CalibrationError(
+                f"{', '.join(session.lost)} was lost while it was measured; calibrate again"
+            )
+        times = HostTimes(dict(session.seen_ns), session.dispatch_ns, session.push_ns)
+        return outcome, times, session.waited_ns
+
+
+def observations_of(jobs: Sequence[MeasuredJob], cluster: Cluster) -> Observations:
+    """Return what the runs tell that other work left alone, of all jobs alike."""
+    per_round = sum(len(job.outcomes[0][0].trace.launches) for job in jobs)
+    runs_max = max(2, _LAUNCHES_MAX // max(1, per_round))
+    found, number = Observations(), 0
+    for job in jobs:
+        best = job.best()
+        for run in best[:: -(-len(best) // runs_max)]:
+            outcome, times = job.outcomes[run]
+            found += observe(number, outcome.graph, cluster, outcome.trace, times)
+            number += 1
+    return found
