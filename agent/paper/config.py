@@ -45,7 +45,7 @@ class PaperConfig:
     learning_rate: float = 5e-4
     epsilon: float = 0.05
     """DQN: share of the nodes that go to a random device while training."""
-    entropy: float = 0.5
+    entropy: float = 4.0
     """Policy-value: weight of the mean entropy of a node's choice, which the paper lacks."""
     batch: int = 32
     """Episodes that one step of the learner looks at."""
