@@ -277,6 +277,7 @@ def restricted(profile: Profile, names: Sequence[str]) -> Profile:
             bookkeeping_ns=_restricted_numbers(dispatch.bookkeeping_ns, kept),
             copy_in=_only(dispatch.copy_in, kept),
             copy_out=_only(dispatch.copy_out, kept),
+            first_use_ns={cell: _only(row, kept) for cell, row in dispatch.first_use_ns.items()},
         ),
     )
 
