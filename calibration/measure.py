@@ -29,6 +29,8 @@ from dynpartition.calibration.probe import Probe, ProbeConfig
 from dynpartition.cluster import Cluster, Device
 from dynpartition.errors import CalibrationError
 from dynpartition.hardware import HardwareBackend
+from dynpartition.hardware.backend import Workers
+from dynpartition.hardware.locking import choose_workers
 from dynpartition.hardware.virtual import ClockKind
 from dynpartition.models import DynamicModel, ModelInput, generate_inputs
 from dynpartition.profile import Curve, Profile
@@ -36,6 +38,8 @@ from dynpartition.profile import Curve, Profile
 FIT_JOBS, CHECK_JOBS, PROBE_JOBS = 48, 16, 36
 """Placements that numbers are fitted to, and others, of other inputs, that tell how well."""
 _CHECK_SHARE = 0.25
+_INPUTS_FOR_LOCK = 3
+"""So many inputs tell how often each cell is called."""
 _PROBE_SHARE = 0.15
 """Of the time, for shapes and sizes that the model does not have."""
 
@@ -48,6 +52,7 @@ def calibrate(
     seconds: float,
     seed: int = 0,
     clock: ClockKind = "wall",
+    workers: Workers = "auto",
     progress: Progress = lambda share: None,
     provenance: Mapping[str, object] | None = None,
 ) -> Profile:
@@ -55,15 +60,17 @@ def calibrate(
 
     Randomised placements and each single device are run again and again in random order, so that a
     slow phase of the machine touches all alike. Stamps of their launches and transfers make the
-    numbers; then all are re-fitted to the makespans. Raises CalibrationError without inputs, or
-    when a cell or a link was not measured often enough.
+    numbers; then all are re-fitted to the makespans. `workers`: see `HardwareBackend`; `auto` finds
+    out what suits the cells. Raises CalibrationError without inputs, or when a cell or a link was
+    not measured often enough.
     """
     if not inputs:
         raise CalibrationError("calibration needs at least one input")
     if not seconds > 0:
         raise CalibrationError(f"calibration time is {seconds} s; give more than 0")
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    with HardwareBackend(model, devices, clock=clock) as backend:
+    kind, why = _suiting_workers(workers, devices, inputs)
+    with HardwareBackend(model, devices, clock=clock, workers=kind) as backend:
         cluster = backend.profile.cluster
         fit_inputs, check_inputs = _divided(inputs)
         fit_jobs = make_jobs(fit_inputs, cluster, rng, FIT_JOBS)
@@ -86,6 +93,8 @@ def calibrate(
     story = {
         **(provenance or {}),
         "clock": clock,
+        "workers": kind,
+        **({"workers_because": why} if why else {}),
         "devices": identities(devices),
         "cells": {cell: asdict(work) for cell, work in works.items()},
         "operators": _operators(cluster, fitted, works, probed),
@@ -99,6 +108,17 @@ def calibrate(
     }
     uncertainty = min(3.0, error or 0.0)
     return sealed(replace(again.profile, provenance=story, uncertainty=uncertainty))
+
+
+def _suiting_workers(
+    workers: Workers, devices: Sequence[Device], inputs: Sequence[ModelInput]
+) -> tuple[Workers, str]:
+    """Return what workers are, and why where it was found out."""
+    n_cpus = sum(device.kind == "cpu" for device in devices)
+    if workers != "auto" or n_cpus < 2:
+        return ("processes" if workers == "auto" else workers), ""
+    choice = choose_workers(inputs[:_INPUTS_FOR_LOCK])
+    return choice.workers, str(choice)
 
 
 def _part(progress: Progress, begin: float, end: float) -> Progress:

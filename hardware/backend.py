@@ -164,7 +164,8 @@ def _are_threads(workers: str, profile: Profile) -> bool:
     if workers not in get_args(Workers):
         remedy = did_you_mean(workers, get_args(Workers))
         raise DeviceError(f"workers is {workers!r}; {remedy}")
-    is_of_threads = profile.dispatch.host_mode == "threads"
+    said = profile.provenance.get("workers"), profile.dispatch.host_mode
+    is_of_threads = "threads" in said
     return workers == "threads" or (workers == "auto" and is_of_threads)
 
 

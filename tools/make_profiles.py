@@ -70,7 +70,11 @@ def measured_profile(devices: str = "cpu:0,cpu:1", seconds: float = 20.0) -> Pro
     errors = {name: story["held_out_error"] for name, story in stories if "held_out_error" in story}
     if errors:
         provenance["error"] = errors
-    return replace(profiles[0], cells=cells, provenance=provenance)
+    first_uses = {
+        cell: uses for profile in profiles for cell, uses in profile.dispatch.first_use_ns.items()
+    }
+    dispatch = replace(profiles[0].dispatch, first_use_ns=first_uses)
+    return replace(profiles[0], cells=cells, dispatch=dispatch, provenance=provenance)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ class Calibrate(ModelVerb):
     """How long to measure."""
     clock: Literal["wall", "virtual"] = "wall"
     """Real time, or the processor time of each CPU device, which other work disturbs less."""
+    workers: Literal["auto", "processes", "threads"] = "auto"
+    """What CPU devices but the first are; by itself, what suits the model's cells."""
     modelled: str | None = None
     """Measure nothing: price this model's cells by the operator models of a profile file."""
 
@@ -52,6 +54,7 @@ class Calibrate(ModelVerb):
                 seconds=self.seconds,
                 seed=self.seed,
                 clock=self.clock,
+                workers=self.workers,
                 progress=progress,
                 provenance=measured_here(self.model, self.seed),
             )

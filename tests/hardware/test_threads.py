@@ -154,10 +154,17 @@ def test_the_callers_thread_keeps_its_settings(toy):
     assert (torch.get_num_threads(), os.sched_getaffinity(0)) == settings
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("threads", "thread"), ("processes", "process")])
-def test_a_profile_decides_what_workers_are(toy, mode, kind):
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ({"dispatch": Dispatch(host_mode="threads")}, "thread"),
+        ({"dispatch": Dispatch(host_mode="processes")}, "process"),
+        ({"provenance": {"workers": "threads"}}, "thread"),
+    ],
+)
+def test_a_profile_decides_what_workers_are(toy, said, kind):
     devices = parse_devices("cpu:0,cpu:1")
-    profile = dataclasses.replace(uncalibrated_profile(devices), dispatch=Dispatch(host_mode=mode))
+    profile = dataclasses.replace(uncalibrated_profile(devices), **said)
     with HardwareBackend(toy, devices, profile=profile) as backend:
         (worker,) = backend._machine.pool.workers
     assert kind in type(worker).__name__.lower()
