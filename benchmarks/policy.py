@@ -30,6 +30,7 @@ from dynpartition import GraphWorkload, Plan, Profile, Scheduler, TaskGraph, run
 from dynpartition.agent.families import FAMILIES, Setting, draw_world
 from dynpartition.agent.machines import WIRINGS, Machine
 from dynpartition.agent.registry import make_scheduler
+from dynpartition.agent.warming import warm_up
 from dynpartition.formats import find_profile, read_graph, write_json
 from dynpartition.sim import SimBackend
 
@@ -120,8 +121,8 @@ def measure(
     """Return (S, W) makespans in ns and decision times in µs of each scheduler on each world."""
     makespan, decision = np.empty((2, len(names), len(cases)))
     schedulers = [scheduler_of(name, options.policy, options.seed) for name in names]
-    for scheduler in schedulers:  # compile
-        scheduler.schedule(cases[0].graph, cases[0].profile, Plan())
+    for scheduler in schedulers:
+        warm_up(scheduler, cases[0].profile)
     for column, case in enumerate(cases):
         backend, workload = SimBackend(case.profile), GraphWorkload(case.graph)
         for row, scheduler in enumerate(schedulers):
