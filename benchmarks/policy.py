@@ -205,6 +205,7 @@ def plot(file: Path, rows: Sequence[dict[str, object]]) -> None:
         axes.annotate(str(row["scheduler"]), (decision, gap), fontsize=8, xytext=(4, 4),
                       textcoords="offset points")  # fmt: skip
     axes.set(xscale="log", xlabel="decision, µs", ylabel="gap to the best known plan, %")
+    axes.set_yscale("symlog", linthresh=1.0)  # from a fraction of a percent to many times
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.tight_layout()
