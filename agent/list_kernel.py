@@ -399,6 +399,8 @@ def first_fit(w: Work, resource: int, ready_ns: int, length_ns: int) -> int:
 @inlined
 def take(w: Work, resource: int, start_ns: int, end_ns: int) -> None:
     """Mark an interval busy that `first_fit` found; intervals that touch become one."""
+    if start_ns == end_ns:  # see `agent.occupancy`
+        return
     count = w.n_busy[resource]
     at = count
     while at > 0 and w.busy[resource, at - 1, START] > start_ns:
