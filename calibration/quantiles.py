@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 QUANTILE = 0.25
 DELAY_MAX = 0.01
 """A run whose threads waited longer for a core, relative to its makespan, tells nothing…"""
-RUNS_LEAST = 0.25
+RUNS_LEAST = 0.5
 """… unless fewer than this share of a placement's runs are better; then those count."""
 
 

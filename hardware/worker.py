@@ -159,7 +159,7 @@ def _attach(setup: Setup) -> tuple[Control, Site]:
     site = Site(
         *(name, index, model.cells, arenas, control, repeater, delay, shelf),
         virtual=setup.virtual,
-        queue=run_delay(),
+        queue=run_delay(not setup.virtual),
     )
     return control, site
 
