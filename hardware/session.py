@@ -125,7 +125,7 @@ class HardwareSession(Session):
 
     @property
     def waited_ns(self) -> int:
-        """How long threads waited for a core in this run; 0 in virtual time or where not counted."""
+        """How long threads waited for a core; 0 in virtual time, and where not counted."""
         return self._result()[1].waited_ns
 
     @property
