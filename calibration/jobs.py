@@ -10,7 +10,7 @@ import numpy as np
 
 from dynpartition.calibration.joint import Job
 from dynpartition.calibration.observations import HostTimes, Observations, observe
-from dynpartition.calibration.quantiles import typical, typical_error, undisturbed
+from dynpartition.calibration.quantiles import split_half, typical, typical_error, undisturbed
 from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
 from dynpartition.cluster import Cluster
 from dynpartition.contract import FixedPlan, Outcome, Scheduler, drive
@@ -26,6 +26,8 @@ _BATCHED_SHARE = 0.5
 _PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
 _LAUNCHES_MAX = 60_000
 """More observed launches than this make no number better, and the fit slower."""
+_HALVES = 1.6
+"""Halves of normal samples differ on average by so many standard errors of the whole: 2·√(2/π)."""
 _SPREAD_LEAST = 0.003
 """Nobody knows a makespan better than this: machines drift."""
 
@@ -44,13 +46,26 @@ class MeasuredJob:
         """Return the runs that other work left alone."""
         return undisturbed(self.waited)
 
-    def job(self) -> Job:
-        """Return what the fit needs to know."""
-        times = [self.outcomes[run][0].trace.makespan_ns for run in self.best()]
-        first = self.outcomes[0][0]
-        return Job(
-            first.graph, first.plan, typical(times), max(_SPREAD_LEAST, typical_error(times))
-        )
+    def times_ns(self) -> list[int]:
+        """Return the makespans of those runs."""
+        return [self.outcomes[run][0].trace.makespan_ns for run in self.best()]
+
+
+def told(jobs: Sequence[MeasuredJob]) -> list[Job]:
+    """Return what the fit needs to know.
+
+    No placement is known better than halves of its runs agree, on average over all placements:
+    errors that follow from few runs of one are themselves too uncertain.
+    """
+    if not jobs:
+        return []
+    common = float(np.mean([split_half(job.times_ns()) for job in jobs])) / _HALVES
+    found = []
+    for job in jobs:
+        times, first = job.times_ns(), job.outcomes[0][0]
+        spread = max(_SPREAD_LEAST, common, typical_error(times))
+        found.append(Job(first.graph, first.plan, typical(times), spread))
+    return found
 
 
 def make_jobs(

@@ -19,6 +19,7 @@ from dynpartition.calibration.jobs import (
     make_jobs,
     measure_jobs,
     observations_of,
+    told,
 )
 from dynpartition.calibration.joint import refit
 from dynpartition.calibration.movable import job_error, moved_numbers, prior_deviations
@@ -86,8 +87,8 @@ def calibrate(
     seen = observations_of(fit_jobs, cluster)
     seen.moves += [move._replace(run=-1 - move.run) for move in probed.moves]
     fitted = fit_profile(cluster, seen)
-    again = refit(fitted.profile, [job.job() for job in fit_jobs], prior_deviations(fitted.numbers))
-    checked = [job.job() for job in check_jobs]
+    again = refit(fitted.profile, told(fit_jobs), prior_deviations(fitted.numbers))
+    checked = told(check_jobs)
     error = job_error(again.profile, checked)
     works = count_work(model, inputs)
     story = {

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 QUANTILE = 0.25
 DELAY_MAX = 0.01
 """A run whose threads waited longer for a core, relative to its makespan, tells nothing…"""
-RUNS_LEAST = 0.25
-"""… unless fewer than this share of a placement's runs are better; then those count."""
+RUNS_LEAST = 4
+"""… unless fewer of a placement's runs are better; then the best so many count."""
 
 
 def undisturbed(waited: Sequence[float]) -> list[int]:
@@ -23,7 +23,7 @@ def undisturbed(waited: Sequence[float]) -> list[int]:
 
     `waited`: per run, how long its threads waited for a core, relative to the makespan.
     """
-    limit = max(DELAY_MAX, float(np.quantile(waited, RUNS_LEAST)))
+    limit = max(DELAY_MAX, sorted(waited)[:RUNS_LEAST][-1])
     return [run for run, share in enumerate(waited) if share <= limit]
 
 

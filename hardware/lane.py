@@ -46,7 +46,7 @@ class Site:
     virtual: bool = False
     """Whether stamps are in virtual time."""
     queue: RunDelay | None = None
-    """Read once per session; None where the platform does not count."""
+    """Read twice per session; None in virtual time, and where the platform does not count."""
     kept: dict[int, Prepared] = field(default_factory=dict)
     """Segments that come again, by their number."""
 
@@ -75,7 +75,7 @@ class RunDelay:
         os.close(self._fd)
 
 
-def run_delay(wanted: bool = True) -> RunDelay | None:
+def run_delay(wanted: bool) -> RunDelay | None:
     """Return a reader for the calling thread, if wanted and the platform counts."""
     return RunDelay() if wanted and os.path.exists("/proc/thread-self/schedstat") else None
 

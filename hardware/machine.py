@@ -118,7 +118,7 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
     return Site(
         *(device.name, options.host, model.cells, reach, pool.control, repeater, delay),
         virtual=options.virtual,
-        queue=run_delay(),
+        queue=run_delay(not options.virtual),
     )
 
 

@@ -127,7 +127,7 @@ class HardwareSession(Session):
 
     @property
     def waited_ns(self) -> int:
-        """How long threads waited for a core in this run, all together; 0 where not counted."""
+        """How long threads waited for a core; 0 in virtual time, and where not counted."""
         return self._result()[1].waited_ns
 
     @property

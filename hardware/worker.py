@@ -65,7 +65,7 @@ def _attach(setup: Setup) -> Site:
     return Site(
         *(name, index, model.cells, arenas, control, repeater, delay, shelf),
         virtual=setup.virtual,
-        queue=run_delay(),
+        queue=run_delay(not setup.virtual),
     )
 
 

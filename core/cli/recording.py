@@ -7,14 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from dynpartition.cli.provenance import library_versions
-from dynpartition.formats import RecordedRun, Runs, check_writable, write_runs
+from dynpartition.formats import RecordedRun, Runs, write_runs
 from dynpartition.profile import Profile
-
-
-def check_writable_runs(path: Path | None) -> None:
-    """Raise OutputError before hours of runs if their file cannot be written."""
-    if path is not None:
-        check_writable(path)
 
 
 def write_recorded(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from dynpartition.cli.local import check_cells, open_hardware
 from dynpartition.cli.options import SECONDS_LIMIT, ModelVerb, check_count
 from dynpartition.cli.progress import progress_bar
-from dynpartition.cli.recording import check_writable_runs, write_recorded
+from dynpartition.cli.recording import write_recorded
 from dynpartition.errors import UsageError
-from dynpartition.formats import find_profile, write_json
+from dynpartition.formats import check_writable, find_profile, write_json
 from dynpartition.profile import Profile
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ class Validate(ModelVerb):
         check_count("--repeats", self.repeats, least=2)
         if not 0 <= self.longer < SECONDS_LIMIT:
             raise UsageError(f"--longer is {self.longer:g}; give seconds from 0 on")
-        check_writable_runs(self.record)
+        for path in (self.record, self.plot):
+            if path is not None:
+                check_writable(path)  # before minutes of runs
 
 
 def clock_of(profile: Profile) -> Literal["wall", "virtual"]:

@@ -11,7 +11,7 @@ from dynpartition import FixedPlan, check_plan, run
 from dynpartition.agent.registry import make_scheduler
 from dynpartition.calibration.candidates import candidate_plans, simulated_ns
 from dynpartition.calibration.heldout import Used, input_id, placement_id, shape_id, used_by
-from dynpartition.calibration.quantiles import split_half, typical, typical_error
+from dynpartition.calibration.quantiles import split_half, typical, typical_error, undisturbed
 from dynpartition.calibration.rollouts import OneDevice, RandomRollout
 from dynpartition.calibration.validation import Case, kendall_tau, summarise, validate
 from dynpartition.errors import CalibrationError
@@ -162,3 +162,10 @@ def test_rollouts_are_legal_and_cover_the_devices(backend: SimBackend, model: st
         assert set(single.plan.placement().values()) == {"cuda:1"}
         assert run(backend, item, FixedPlan(single.plan)).trace == single.trace
     assert used == set(backend.profile.cluster.names)
+
+
+def test_runs_that_waited_for_a_core_are_left_out_while_others_are_there() -> None:
+    assert undisturbed([0.0] * 9) == list(range(9))
+    assert undisturbed([0.5, 0, 0, 0.9, 0, 0.005, 0]) == [1, 2, 4, 5, 6]
+    assert undisturbed([0.5, 0.4, 0.1, 0.9, 0.3, 0.2]) == [1, 2, 4, 5]
+    assert undisturbed([0.7, 0.1]) == [0, 1]
