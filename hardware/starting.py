@@ -148,7 +148,7 @@ class ThreadStarter(_Starter):
         return Site(
             *(device.name, index, cells, memory.arenas, memory.control, repeater, delay, shelf),
             virtual=self.options.virtual,
-            queue=run_delay(),
+            queue=run_delay(not self.options.virtual),
         )
 
 
