@@ -5,6 +5,7 @@ n observations, p parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,3 +100,12 @@ def _covariance(scaled: FloatArray, residuals: FloatArray, weights: FloatArray) 
     bend = mean_weight / slope if slope > 0 else 1.0
     covariance: FloatArray = bread @ meat @ bread * bend**2 * n / max(1, n - p)
     return covariance
+
+
+def risen(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Return the values nearest to `values` that never fall: more never takes less time.
+
+    A curve that falls at its end would be extended below zero.
+    """
+    found: list[float] = optimize.isotonic_regression(values, weights=weights).x.tolist()
+    return found

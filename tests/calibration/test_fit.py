@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynpartition import AffineCost, Cluster, Device, Link
-from dynpartition.calibration.fit import fit_line, fit_profile
+from dynpartition.calibration.fit import fit_profile
+from dynpartition.calibration.fit_links import fit_line
 from dynpartition.calibration.observations import Launched, Moved, Noted, Observations
 from dynpartition.cluster import TableCost
 from dynpartition.costs import transfer_ns
