@@ -15,12 +15,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dynpartition.agent.observe import FEATURE_VERSION, FEATURES
-from dynpartition.agent.policy import Policy, weight_shapes
+from dynpartition.agent.network import FEATURE_VERSION, FEATURES, weight_shapes
+from dynpartition.agent.policy import Policy
 from dynpartition.errors import CheckpointError
 from dynpartition.types import FloatArray
 
-FORMAT, VERSION = "dynpartition-checkpoint", 1
+FORMAT, VERSION = "dynpartition-checkpoint", 2
 POLICY, OPTIMIZER, MANIFEST = "policy.safetensors", "optimizer.safetensors", "manifest.json"
 
 
@@ -67,9 +67,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     manifest = _read_manifest(folder)
     weights = _read_arrays(folder, manifest, POLICY)
     _check_shapes(folder, manifest, weights)
-    # A safetensors file has no order, and sums over all weights depend on it by a rounding.
-    weights = {name: weights[name] for name in weight_shapes()}
-    policy = Policy(weights, _number(folder, manifest, "max_ready"))
+    policy = Policy({name: weights[name] for name in weight_shapes()})
     training = manifest.get("training", {})
     if not isinstance(training, dict):
         raise CheckpointError(f"{folder / MANIFEST}: training is not an object")
@@ -83,9 +81,8 @@ def _manifest(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> dict[str, o
         "format": FORMAT,
         "version": VERSION,
         "feature_version": FEATURE_VERSION,
-        "features": list(FEATURES),
-        "hidden": checkpoint.policy.hidden,
-        "max_ready": checkpoint.policy.max_ready,
+        "features": {kind: list(names) for kind, names in FEATURES.items()},
+        "styles": checkpoint.policy.n_styles,
         "training": dict(checkpoint.training),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
@@ -146,7 +143,7 @@ def _check_version(path: Path, manifest: Mapping[str, object]) -> None:
     expected: dict[str, object] = {
         "version": VERSION,
         "feature_version": FEATURE_VERSION,
-        "features": list(FEATURES),
+        "features": {kind: list(names) for kind, names in FEATURES.items()},
     }
     for key, value in expected.items():
         if manifest.get(key) != value:
@@ -176,7 +173,7 @@ def _read_arrays(folder: Path, manifest: Mapping[str, object], name: str) -> dic
 def _check_shapes(
     folder: Path, manifest: Mapping[str, object], weights: Mapping[str, FloatArray]
 ) -> None:
-    expected = weight_shapes(_number(folder, manifest, "hidden"))
+    expected = weight_shapes(_number(folder, manifest, "styles"))
     found = {name: array.shape for name, array in weights.items()}
     if found != expected:
         raise CheckpointError(f"{folder / POLICY} holds {found}, its manifest promises {expected}")
@@ -208,6 +205,6 @@ def _check_finite(path: Path, arrays: Mapping[str, FloatArray]) -> None:
 
 def _number(folder: Path, manifest: Mapping[str, object], key: str) -> int:
     value = manifest.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
-        raise CheckpointError(f"{folder / MANIFEST}: {key} is {value!r}; it must be 1 to 4096")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64:
+        raise CheckpointError(f"{folder / MANIFEST}: {key} is {value!r}; it must be 1 to 64")
     return value
