@@ -124,6 +124,20 @@ class Estimate:
             ready = max(ready, there)
         return ready
 
+    def alone_there_ns(self, source: int, device: int) -> int:
+        """Return when the output of a committed task could be on `device`; ABSENT without a link.
+
+        As if a transfer that is not booked yet were the only new one.
+        """
+        return self._there_ns(source, device, {})
+
+    def moved_ns(self, size_bytes: int, home: int, device: int, ready_ns: int) -> int:
+        """Return when bytes pushed at `ready_ns` could be read elsewhere; ABSENT without a link."""
+        link = self.prices.link[home][device]
+        if link < 0:
+            return ABSENT
+        return sum(self._fit(link, size_bytes, ready_ns)) + self.prices.handoff_ns
+
     def _there_ns(self, source: int, device: int, after: dict[int, int]) -> int:
         launch = self.launch_of[source]
         home = self._device[launch]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynpartition.agent.facts import Facts
+from dynpartition.agent.listing import ListPlanner
 from dynpartition.agent.partial import PartialPlan
+from dynpartition.agent.prices import ABSENT
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan, single_task_launches
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import IntArray
+
+if TYPE_CHECKING:
+    from dynpartition.agent.list_kernel import Before
+    from dynpartition.agent.list_tables import ListGraph
 
 
 class Placer(Scheduler):
@@ -85,7 +92,7 @@ def _cannot_run(priced: PricedGraph, task: int, device: int) -> SchedulerError:
     )
 
 
-class BestSingle(OneDevice):
+class BestSingle(OneDevice, ListPlanner):
     """Everything on the device with the smallest estimated makespan.
 
     Decided at the first call, from the revealed tasks; later calls stay on that device. Cells of
@@ -96,19 +103,80 @@ class BestSingle(OneDevice):
 
     def choose(self, priced: PricedGraph, planned: Plan) -> str:
         """Return the device; SchedulerError if no single one can run every cell."""
+        given = _only_choice(priced, planned)
+        if given is not None:
+            return given
+        from dynpartition.agent.list_tables import list_graph  # needs numba
+
+        lists = list_graph(priced.graph, priced.profile)
+        if lists is None:
+            return self._chosen(priced)
+        device = _best_device(lists)
+        if device == ABSENT:
+            raise _no_single(priced.graph)
+        return lists.machine.names[device]
+
+    def define(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches, by the readable estimate."""
+        priced = PricedGraph(graph, profile)
+        device = _only_choice(priced, planned) or self._chosen(priced)
+        return SingleDevice(device).schedule(graph, profile, planned)
+
+    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
+        """Plan everything on one device, the one of the first launch where there is one."""
         if planned:
-            return SingleDevice(planned.launches[0].device).choose(priced, planned)
-        if len(priced.cluster.devices) == 1:
-            return SingleDevice(priced.cluster.names[0]).choose(priced, planned)
-        graph = priced.graph
-        facts = Facts(graph, priced.profile)
+            device = lists.machine.profile.cluster.index(planned.launches[0].device)
+            joined = lists.machine.all_linked and _runs_all(lists, device, planned)
+            return joined and _plan_single(lists, device, before)
+        device = _best_device(lists)
+        return device != ABSENT and _plan_single(lists, device, before)
+
+    def _chosen(self, priced: PricedGraph) -> str:
+        facts = Facts(priced.graph, priced.profile)
         feasible = single_devices(facts)
         if not feasible:
-            raise SchedulerError(
-                f"no single device can run all cells of graph {graph.name!r};"
-                " use a scheduler that splits, or add costs to the profile"
-            )
+            raise _no_single(priced.graph)
         return facts.names[min(feasible, key=lambda d: (_makespan_ns(facts, d), d))]
+
+
+def _only_choice(priced: PricedGraph, planned: Plan) -> str | None:
+    """Return the device of what is planned, or the only one there is, if it runs all tasks."""
+    if planned:
+        return SingleDevice(planned.launches[0].device).choose(priced, planned)
+    if len(priced.cluster.devices) == 1:
+        return SingleDevice(priced.cluster.names[0]).choose(priced, planned)
+    return None
+
+
+def _no_single(graph: TaskGraph) -> SchedulerError:
+    return SchedulerError(
+        f"no single device can run all cells of graph {graph.name!r};"
+        " use a scheduler that splits, or add costs to the profile"
+    )
+
+
+def _plan_single(lists: ListGraph, device: int, before: Before) -> bool:
+    from dynpartition.agent import list_kernel  # needs numba
+
+    return lists.plan(list_kernel.FORCED, before, np.full(len(lists.graph), device))
+
+
+def _runs_all(lists: ListGraph, device: int, planned: Plan) -> bool:
+    """Return whether a device runs every task that is not planned."""
+    cannot = np.flatnonzero(lists.run_ns[:, device] < 0).tolist()
+    return not cannot or planned.placement().keys() >= set(cannot)
+
+
+def _best_device(lists: ListGraph) -> int:
+    """Return the device that ends first with everything on it, or ABSENT if none can run it."""
+    if len(lists.machine.names) == 1:
+        return 0
+    nothing = lists.before(Plan())
+    found = []
+    for device in lists.single_devices():
+        _plan_single(lists, device, nothing)
+        found.append((lists.latest_ns, device))
+    return min(found)[1] if found else ABSENT
 
 
 def single_devices(facts: Facts) -> list[int]:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynpartition.agent.facts import Facts
 from dynpartition.agent.heuristics import Placer
-from dynpartition.agent.partial import PartialPlan
 from dynpartition.contract import Scheduler
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan, single_task_launches
@@ -45,12 +43,11 @@ def _better(
     alone: Sequence[Launch],
 ) -> Sequence[Launch]:
     """Return the launches with the smaller estimate; the merged ones where equal."""
-    facts = Facts(graph, profile)
+    from dynpartition.agent.list_tables import estimated_ns  # needs numba
 
-    def makespan_ns(launches: Sequence[Launch]) -> int:
-        return PartialPlan(facts, planned + launches).estimate.makespan_ns
-
-    return min((together, alone), key=makespan_ns)
+    return min(
+        (together, alone), key=lambda launches: estimated_ns(graph, profile, planned + launches)
+    )
 
 
 def _merged_choices(priced: PricedGraph, planned: Plan, choices: IntArray) -> Sequence[Launch]:

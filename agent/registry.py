@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
-from dynpartition.agent.listing import Cpop, Heft, MinMin, Peft
+from dynpartition.agent.listing import Cpop, Heft, ListPlanner, Lookahead, MinMin, Peft
 from dynpartition.agent.merging import SUFFIX, Merging
 from dynpartition.agent.policy import PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
@@ -16,10 +16,10 @@ from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError, did_you_mean
 
 
-def _best_of_heuristics(seed: int) -> Scheduler:
-    listing = (Heft(), Peft(), Cpop(), MinMin())
-    members = (BestSingle(), *listing, SplitLeftRight(), SplitStateOutput())
-    return BestOf("best-of-heuristics", members)
+def heuristics() -> tuple[ListPlanner, ...]:
+    """Return the members of `best-of-heuristics`, around whose plans others search."""
+    listing = (Heft(), Peft(), Cpop(), MinMin(), Lookahead())
+    return (BestSingle(), *listing, SplitLeftRight(), SplitStateOutput())
 
 
 _MAKERS: dict[str, Callable[[int], Scheduler]] = {
@@ -32,12 +32,15 @@ _MAKERS: dict[str, Callable[[int], Scheduler]] = {
     "peft": lambda seed: Peft(),
     "cpop": lambda seed: Cpop(),
     "min-min": lambda seed: MinMin(),
-    "best-of-heuristics": _best_of_heuristics,
+    "lookahead": lambda seed: Lookahead(),
+    "best-of-heuristics": lambda seed: BestOf("best-of-heuristics", heuristics()),
 }
+_EFFORTS: dict[str, dict[str, float]] = {
+    "local-search": {"evaluations": 2_000},
+    "annealing": {"evaluations": 20_000, "hot": 0.05, "cold": 0.001},
+}
+"""Schedulers that search, with what they spend by default."""
 NOT_BUILT_YET = (
-    "lookahead",
-    "local-search",
-    "annealing",
     "optimal",
     "dqn",
     "policy-value",
@@ -48,24 +51,39 @@ NOT_BUILT_YET = (
 
 def scheduler_names() -> tuple[str, ...]:
     """Return the names that can be made; `single:DEVICE` stands for one name per device."""
-    return ("single:DEVICE", *_MAKERS, "policy")
+    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "policy")
 
 
-def make_scheduler(name: str, *, seed: int = 0, policy: Path | None = None) -> Scheduler:
+def make_scheduler(
+    name: str,
+    *,
+    seed: int = 0,
+    policy: Path | None = None,
+    budget_us: float | None = None,
+    evaluations: int | None = None,
+) -> Scheduler:
     """Return the scheduler called `name`.
 
     NAME+merge is NAME whose tasks are merged into launches; NAME+cache is NAME that is asked once
     for all graphs of one content.
 
-    `policy`: the checkpoint folder that `policy` plays. Raises SchedulerError for a name that is
-    unknown or not built yet, CheckpointError for a checkpoint that cannot be used.
+    `policy`: the checkpoint folder that `policy` plays. `budget_us`, `evaluations`: what a
+    scheduler that searches may spend on a decision: time, or a number of plans (repeatable); the
+    others take no notice. Raises SchedulerError for a name that is unknown or not built yet,
+    CheckpointError for a checkpoint that cannot be used.
     """
+
+    def make(inner: str) -> Scheduler:
+        return make_scheduler(
+            inner, seed=seed, policy=policy, budget_us=budget_us, evaluations=evaluations
+        )
+
     if name.endswith(caching.SUFFIX):
-        inner = make_scheduler(name.removesuffix(caching.SUFFIX), seed=seed, policy=policy)
-        return caching.Caching(inner)
+        return caching.Caching(make(name.removesuffix(caching.SUFFIX)))
     if name.endswith(SUFFIX):
-        inner = make_scheduler(name.removesuffix(SUFFIX), seed=seed, policy=policy)
-        return Merging(inner)
+        return Merging(make(name.removesuffix(SUFFIX)))
+    if name in _EFFORTS:
+        return _make_search(name, seed, budget_us, evaluations)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
     if name == "policy":
@@ -78,6 +96,24 @@ def make_scheduler(name: str, *, seed: int = 0, policy: Path | None = None) -> S
         remedy = did_you_mean(name, scheduler_names())
         raise SchedulerError(f"no scheduler is named {name!r}; {remedy}")
     return _MAKERS[name](seed)
+
+
+def _make_search(
+    name: str, seed: int, budget_us: float | None, evaluations: int | None
+) -> Scheduler:
+    from dynpartition.agent.searching import Effort, Search  # needs numba
+
+    for what, value in (("budget_us", budget_us), ("evaluations", evaluations)):
+        if value is not None and not value > 0:
+            raise SchedulerError(f"{name}: {what} is {value}; it must be above 0")
+    usual = _EFFORTS[name]
+    effort = Effort(
+        evaluations=int(usual["evaluations"] if evaluations is None else evaluations),
+        budget_us=budget_us,
+        hot=usual.get("hot", 0.0),
+        cold=usual.get("cold", 0.0),
+    )
+    return Search(name, heuristics(), effort, seed)
 
 
 def _device_name(name: str) -> str:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynpartition.agent.heuristics import Placer
+from dynpartition.agent.listing import ListPlanner
 from dynpartition.agent.partial import PartialPlan
+from dynpartition.cluster import Cluster
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Plan
-from dynpartition.profile import PricedGraph
+from dynpartition.plan import Launch, Plan
+from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import BoolArray, IntArray
 
+if TYPE_CHECKING:
+    from dynpartition.agent.list_kernel import Before
+    from dynpartition.agent.list_tables import ListGraph
 
-class _Split(Placer):
+
+class _Split(Placer, ListPlanner):
     """Tasks chosen by `_on_first` on the first device, the others on the second, if there is one.
 
     A task that cannot go to its device goes to the legal one where it would end first.
@@ -25,22 +32,43 @@ class _Split(Placer):
         """Return task and device of all tasks that are not planned, in topological order."""
         graph, second = priced.graph, min(1, len(priced.cluster.devices) - 1)
         wanted = np.where(self._on_first(graph), 0, second)  # (N,)
-        if planned or not _all_go(priced, wanted):
+        if planned or not _all_go(priced.cluster, priced.task_ns, wanted):
             return _placed_where_possible(priced, planned, wanted)
         order = np.array(graph.topological_order, dtype=np.int64)
         return np.stack([order, wanted[order]], axis=1)
+
+    def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches; SchedulerError where a task has no legal device."""
+        return Placer.schedule(self, graph, profile, planned)
+
+    def define(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
+        """Return the launches."""
+        return self.schedule(graph, profile, planned)
+
+    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
+        """Plan every task where it is meant to go, or where it would end first."""
+        from dynpartition.agent import list_kernel  # needs numba
+
+        graph, second = lists.graph, min(1, len(lists.machine.names) - 1)
+        wanted = np.where(self._on_first_of_many(graph), 0, second)
+        forced = not planned and _all_go(lists.machine.profile.cluster, lists.run_ns, wanted)
+        method = list_kernel.FORCED if forced else list_kernel.GIVEN
+        return lists.plan(method, before, wanted)
+
+    def _on_first_of_many(self, graph: TaskGraph) -> BoolArray:
+        """Return the same as `_on_first`, by compiled code where there is some."""
+        return self._on_first(graph)
 
     @abstractmethod
     def _on_first(self, graph: TaskGraph) -> BoolArray:
         """Return (N,) whether each task is meant for the first device."""
 
 
-def _all_go(priced: PricedGraph, wanted: IntArray) -> bool:
+def _all_go(cluster: Cluster, task_ns: IntArray, wanted: IntArray) -> bool:
     """Whether every task runs on the device it is meant for, and all of these are linked."""
-    cluster = priced.cluster
     used = sorted({cluster.host_index, *np.unique(wanted).tolist()})
     linked = all(cluster.link_table[a, b] >= 0 for a in used for b in used if a != b)
-    return linked and bool((priced.task_ns[np.arange(len(wanted)), wanted] >= 0).all())
+    return linked and bool((task_ns[np.arange(len(wanted)), wanted] >= 0).all())
 
 
 def _placed_where_possible(priced: PricedGraph, planned: Plan, wanted: IntArray) -> IntArray:
@@ -72,6 +100,11 @@ class SplitLeftRight(_Split):
 
             return left_of_many_roots(graph)
         return left_of_roots(graph)
+
+    def _on_first_of_many(self, graph: TaskGraph) -> BoolArray:
+        from dynpartition.agent.subtrees import left_of_many_roots  # needs numba
+
+        return left_of_many_roots(graph)
 
 
 class SplitStateOutput(_Split):

@@ -44,6 +44,10 @@ class Evaluate(ModelVerb):
     """Comma-separated names; default: every baseline, and the policy where one is given."""
     policy: Path | None = None
     """Checkpoint folder for the scheduler `policy`."""
+    budget_us: float | None = None
+    """Time for each decision of a scheduler that searches, in microseconds."""
+    evaluations: int | None = None
+    """How many plans such a scheduler may try instead, which is repeatable."""
     cases: int = 40
     """How many held-out inputs."""
     repeats: int = 3
@@ -62,7 +66,14 @@ class Evaluate(ModelVerb):
         profile = find_profile(self.profile)
         names = self._names(profile)
         schedulers = {
-            name: make_scheduler(name, seed=self.seed, policy=self.policy) for name in names
+            name: make_scheduler(
+                name,
+                seed=self.seed,
+                policy=self.policy,
+                budget_us=self.budget_us,
+                evaluations=self.evaluations,
+            )
+            for name in names
         }
         model = self.load_model()
         check_cells(model, profile, f"--profile {self.profile}")

@@ -29,6 +29,10 @@ class Schedule(Verb):
     """Name of the scheduler, for instance heft, best-single, single:cpu:0 or policy."""
     policy: Path | None = None
     """Folder of a trained policy, for the schedulers that use one."""
+    budget_us: float | None = None
+    """Time for each decision of a scheduler that searches, in microseconds."""
+    evaluations: int | None = None
+    """How many plans such a scheduler may try instead, which is repeatable."""
 
     def execute(self) -> None:
         """Schedule the graph."""
@@ -36,7 +40,13 @@ class Schedule(Verb):
 
         graph = read_graph(self.graph)
         profile = find_profile(self.profile)
-        scheduler = make_scheduler(self.scheduler, seed=self.seed, policy=self.policy)
+        scheduler = make_scheduler(
+            self.scheduler,
+            seed=self.seed,
+            policy=self.policy,
+            budget_us=self.budget_us,
+            evaluations=self.evaluations,
+        )
         plan, outcome = _schedule(graph, profile, scheduler)
         if self.json:
             write_plan(self.json, plan, graph)

@@ -52,11 +52,12 @@ def every_scheduler() -> list[Scheduler]:
     named = [n for n in scheduler_names() if n not in ("single:DEVICE", "policy")]
     return [
         make_scheduler("single:cpu:0"),
-        *(make_scheduler(name, seed=3) for name in named),
+        *(make_scheduler(name, seed=3, evaluations=40) for name in named),
         PolicyScheduler(Policy.untrained(1)),
         make_scheduler("best-single+merge"),
         make_scheduler("heft+merge"),
         make_scheduler("heft+merge+cache"),
+        make_scheduler("local-search+merge+cache", evaluations=40),
     ]
 
 
@@ -110,6 +111,12 @@ def test_unknown_names_get_the_nearest():
         make_scheduler("single:")
     with pytest.raises(SchedulerError, match="--policy"):
         make_scheduler("policy")
+
+
+@pytest.mark.parametrize("budget", [{"budget_us": 0.0}, {"budget_us": -1.0}, {"evaluations": -3}])
+def test_a_budget_of_nothing_is_refused(budget):
+    with pytest.raises(SchedulerError, match="must be above 0"):
+        make_scheduler("local-search", **budget)
 
 
 @pytest.mark.parametrize("name", NOT_BUILT_YET)
@@ -204,7 +211,7 @@ def test_a_surely_better_merging_needs_no_estimate(monkeypatch):
     curve = Curve((1, 16), (10**6, 2 * 10**6))
     cells = {cell: {"cpu:0": curve, "cpu:1": curve} for cell in graph.cell_names}
     profile = Profile(two_cpus().cluster, cells)
-    monkeypatch.setattr(merging, "Facts", None)
+    monkeypatch.setattr(merging, "_better", None)
     launches = make_scheduler("split-left-right+merge").schedule(graph, profile, Plan())
     assert len(launches) < len(graph) / 2
     assert {launch.device for launch in launches} == {"cpu:0", "cpu:1"}

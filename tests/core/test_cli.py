@@ -235,6 +235,7 @@ def test_an_error_with_control_characters_stays_one_line(capsys):
 
 
 HEAVY = ["torch", "scipy", "matplotlib", "cuda", "pynvml"]
+HEAVY += ["scipy.linalg", "scipy.optimize", "scipy.sparse", "scipy.stats"]
 CHILD = f"""
 import sys
 from dynpartition.__main__ import main
@@ -254,4 +255,6 @@ def test_light_commands_import_nothing_heavy(tmp_path, world, verb):
         [sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "heavy: []"
+    # Heuristics are compiled, and numba itself imports these two.
+    expected = ["scipy", "scipy.linalg"] if verb == "schedule" else []
+    assert done.stdout.splitlines()[-1] == f"heavy: {expected}"

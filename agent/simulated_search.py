@@ -1,0 +1,123 @@
+"""The same search where only the simulator itself can price plans, one after the other.
+
+That is where tasks are hidden or arrive later, where weights come and go, where the host delays
+launches, and where part of the plan is under way. A plan takes tens of µs to ms here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dynpartition.agent import search_kernel as kernel
+from dynpartition.agent.list_tables import ListGraph
+from dynpartition.agent.search import Budget, Problem, launches_of
+from dynpartition.contract import INFEASIBLE_NS
+from dynpartition.errors import DynPartitionError
+from dynpartition.plan import Launch, Plan
+from dynpartition.profile import PricedGraph
+from dynpartition.sim.evaluate import Evaluator, evaluate_many
+from dynpartition.sim.kernel_pack import machine_tables
+from dynpartition.sim.prepared import PreparedGraph
+from dynpartition.types import IntArray
+
+_TRIES_MAX = 20
+"""Moves that are drawn to find one that leaves alone what is planned."""
+
+
+class _Pricer:
+    """Prices plans that go on from launches which cannot be changed any more."""
+
+    def __init__(self, lists: ListGraph, planned: Plan) -> None:
+        # Without luck: a plan must not profit from knowing it.
+        self.profile = replace(lists.machine.profile, noise=None)
+        self.problem = Problem(lists, machine_tables(lists.machine.profile))
+        self.planned = planned
+        self.n_fixed = sum(len(launch.tasks) for launch in planned.launches)
+        self._prepared = PreparedGraph(PricedGraph(lists.graph, self.profile))
+        self._evaluator = Evaluator()
+
+    def complete(self, start: IntArray) -> IntArray:
+        """Return a plan (3, N) whose order begins with what is planned; see `member_plans`."""
+        plan = start.copy()
+        names = self.profile.cluster.names
+        fixed = [task for launch in self.planned.launches for task in launch.tasks]
+        plan[kernel.ORDER, self.n_fixed :] = start[kernel.ORDER, : plan.shape[1] - self.n_fixed]
+        plan[kernel.ORDER, : self.n_fixed] = fixed
+        for launch in self.planned.launches:
+            plan[kernel.DEVICE, list(launch.tasks)] = names.index(launch.device)
+        return plan
+
+    def launches(self, plan: IntArray) -> list[Launch]:
+        """Return the launches that follow what is planned."""
+        kept = self.problem.unmarked(plan)
+        rest = kept[kernel.ORDER, self.n_fixed :]
+        kept[kernel.JOINED, rest[:1]] = 0
+        names = self.profile.cluster.names
+        return [
+            Launch(names[device], tasks) for device, tasks in launches_of(kept, first=self.n_fixed)
+        ]
+
+    def price_ns(self, plan: IntArray) -> int:
+        """Return the makespan of a plan, INFEASIBLE_NS where it is not legal or has no room."""
+        whole = self.planned + self.launches(plan)
+        try:
+            found = evaluate_many(
+                [self._prepared], [whole], self.profile, evaluator=self._evaluator
+            )
+        except DynPartitionError:
+            return INFEASIBLE_NS
+        return int(found[0])
+
+
+def improve_simulated(
+    lists: ListGraph,
+    planned: Plan,
+    starts: Sequence[IntArray],
+    budget: Budget,
+    *,
+    seed: int = 0,
+    hot: float = 0.0,
+    cold: float = 0.0,
+) -> Sequence[Launch]:
+    """Return what follows `planned` in the best plan found; never slower than the best start."""
+    pricer = _Pricer(lists, planned)
+    plans = [pricer.complete(start) for start in starts]
+    prices_ns = [pricer.price_ns(plan) for plan in plans]
+    budget.spent += len(plans)
+    current_ns, first = min((price, number) for number, price in enumerate(prices_ns))
+    best_ns, best = current_ns, plans[first].copy()
+    walk, start_ns = pricer.problem.walk(plans[first], seed), current_ns
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 7]))
+    while (share := budget.share) < 1 and pricer.n_fixed < len(lists.graph):
+        budget.spent += 1
+        if not _moved(pricer, walk):
+            continue
+        limit_ns = float(current_ns)
+        if hot > 0 and start_ns < INFEASIBLE_NS:
+            temperature_ns = start_ns * hot * (cold / hot) ** share
+            limit_ns -= temperature_ns * math.log(1 - rng.random())
+        price_ns = pricer.price_ns(walk.plan)
+        if price_ns > limit_ns:
+            kernel.undo(walk)
+            continue
+        current_ns = price_ns
+        if price_ns < best_ns:
+            best_ns, best = price_ns, walk.plan.copy()
+    return pricer.launches(best)
+
+
+def _moved(pricer: _Pricer, walk: kernel.Walk) -> bool:
+    """Change the plan of a walk, but not what is planned; return False if the dice found no way."""
+    for _ in range(_TRIES_MAX):
+        if kernel.propose_one(pricer.problem.arrays, walk):
+            moved = walk.moved[kernel.TASK, : walk.sums[kernel.N_MOVED]]
+            shifted = walk.sums[[kernel.SHIFT_FROM, kernel.SHIFT_TO]]
+            in_place = shifted[0] == shifted[1] or shifted.min() >= pricer.n_fixed
+            if in_place and (walk.position[moved] >= pricer.n_fixed).all():
+                return True
+        kernel.undo(walk)
+    return False
