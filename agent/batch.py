@@ -67,6 +67,13 @@ class Batch:
         """What lies where in `ints`."""
         return self._places
 
+    def views(self) -> list[dict[str, Any]]:
+        """Return what each slot holds, by the names of `kernel.Places`."""
+        return [
+            {name: view[slot] for name, view in self._views.items()}
+            for slot in range(self.n_slots)
+        ]
+
     def make_room(self, n_tasks: int, n_rows: int) -> None:
         """Make room for a graph, where all devices are linked."""
         room = self._room

@@ -212,6 +212,10 @@ class Decoder:
         )
         return Rolled(choices, ends_ns)
 
+    def views(self) -> list[dict[str, IntArray]]:
+        """Return what the two slots hold, by the names of `kernel.Places`; for tests."""
+        return self._batch.views()
+
     @property
     def records(self) -> Records:
         """What the rollouts of the last call saw; overwritten by the next."""

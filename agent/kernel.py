@@ -29,14 +29,15 @@ ABSENT = -1
 FOUR = np.float32(4)
 NEVER = 1 << 62
 
-# Columns of tasks (N, 24). Ranges lie in `rows`; FOLLOWS: where `above` counts the task. CHECKED:
-# N_CHANGES when SEEN, the traffic of the inputs' devices, was last compared.
+# Columns of tasks (N, 25). Ranges lie in `rows`; FOLLOWS: where `above` counts the task. CHECKED:
+# N_CHANGES when SEEN, the traffic of the inputs' devices, was last compared. REST_NS, for policies:
+# no plan ends sooner than so long after the task.
 (
     INPUTS, INPUTS_END, READERS, READERS_END, FOLLOWS, FOLLOWS_END, GATES, GATES_END, PRIORITY,
     NEAR, FAR, NEAR_SIZE, RANK_NS, BELOW_NS, HAS_HOST_INPUT, RETURNS, BEST_NS, RELEASE_NS, MISSING,
-    HOME, SPAN, STAGED, SEEN, CHECKED,
-) = range(24)  # fmt: skip
-N_TASK_COLUMNS = 24
+    HOME, SPAN, STAGED, SEEN, CHECKED, REST_NS,
+) = range(25)  # fmt: skip
+N_TASK_COLUMNS = 25
 
 # Rows of pairs (N, 9, D): a task on each device. THERE_NS: when the task's output is there. What
 # every observation reads comes first: it fills few lines of the cache.
@@ -954,7 +955,7 @@ def act(
 # The policy. What it knows of each task does not change while a plan grows and is computed once;
 # then it is asked step by step: which of the ready tasks comes next, and on which device.
 
-N_WINDOW = 16
+N_WINDOW = 8
 """Ready tasks that are considered at a step, best priority first."""
 N_STATIC, N_EMBEDDED = 25, 16  # features of a task, and units that describe it to the heads
 N_READY_FEATURES, N_READY_UNITS = 10, 8  # of a ready task, and the hidden layer of its head
@@ -1032,7 +1033,9 @@ def study(
         for place in range(first, last):
             source = s[p.rows + place]
             down = max(down, z[source, 3] + z[source, 0] + z[source, 2])
-            n_readers = s[of_task(p.tasks, source, READERS_END)] - s[of_task(p.tasks, source, READERS)]
+            n_readers = (
+                s[of_task(p.tasks, source, READERS_END)] - s[of_task(p.tasks, source, READERS)]
+            )
             work += z[source, 4] / max(n_readers, 1)
             total_move += z[source, 2]
         n_edges += last - first
@@ -1054,6 +1057,7 @@ def study(
                 near[t] = reader
         z[t, 5], z[t, 6], z[t, 7] = up + z[t, 0], up_min + z[t, 1], work
         s[of_task(p.tasks, t, BELOW_NS)] = int(up)
+        s[of_task(p.tasks, t, REST_NS)] = int(up_min)
         longest = max(longest, z[t, 5] + z[t, 3])
         longest_min = max(longest_min, z[t, 6])
     unit = max(1.0, total_mean / max(n, 1))
@@ -1094,7 +1098,10 @@ def study(
         f[7] = move / max(move + mean, 1.0)
         f[8], f[9] = 4.0 * n_inputs / (4.0 + n_inputs), 4.0 * n_readers / (4.0 + n_readers)
         f[10], f[11] = above / (above + unit), z[t, 7] / (z[t, 7] + unit)
-        f[12], f[13] = min(1.0, above / max(total_min, 1.0)), min(1.0, z[t, 7] / max(total_min, 1.0))
+        f[12], f[13] = (
+            min(1.0, above / max(total_min, 1.0)),
+            min(1.0, z[t, 7] / max(total_min, 1.0)),
+        )
         f[14] = 1.0 if n_readers == 0 else 0.0
         f[15] = 1.0 if s[of_task(p.tasks, t, HAS_HOST_INPUT)] != 0 else 0.0
         f[16] = balance
@@ -1118,14 +1125,28 @@ MAX_DEVICES = 64
 def product(n_in: int, n_out: int) -> Callable[[FloatArray, FloatArray, int, FloatArray], None]:
     """Return the compiled y += x W for x (n_in,), W = w[at:] as (n_in, n_out), y (n_out,).
 
-    Sizes that are known when it is compiled make it several times faster.
+    Sizes that are known when it is compiled, and eight sums at a time that stay in registers, make
+    it several times faster.
     """
+    assert n_out % 8 == 0
 
     def add_product(x: FloatArray, w: FloatArray, at: int, y: FloatArray) -> None:
-        for i in range(n_in):
-            xi, row = x[i], at + i * n_out
-            for j in range(n_out):
-                y[j] += xi * w[row + j]
+        m = w[at : at + n_in * n_out]
+        for b in range(0, n_out, 8):
+            y0, y1, y2, y3 = y[b], y[b + 1], y[b + 2], y[b + 3]
+            y4, y5, y6, y7 = y[b + 4], y[b + 5], y[b + 6], y[b + 7]
+            for i in range(n_in):
+                xi, row = x[i], i * n_out + b
+                y0 += xi * m[row]
+                y1 += xi * m[row + 1]
+                y2 += xi * m[row + 2]
+                y3 += xi * m[row + 3]
+                y4 += xi * m[row + 4]
+                y5 += xi * m[row + 5]
+                y6 += xi * m[row + 6]
+                y7 += xi * m[row + 7]
+            y[b], y[b + 1], y[b + 2], y[b + 3] = y0, y1, y2, y3
+            y[b + 4], y[b + 5], y[b + 6], y[b + 7] = y4, y5, y6, y7
 
     return part(add_product)
 
@@ -1206,7 +1227,9 @@ def mean_of(
 
 
 @inlined
-def sort_by_priority(priority: FloatArray, style: int, n: int, order: IntArray, spare: IntArray) -> None:
+def sort_by_priority(
+    priority: FloatArray, style: int, n: int, order: IntArray, spare: IntArray
+) -> None:
     """Write tasks by descending priority, ties by number: merge sort from below."""
     for t in range(n):
         order[t] = t
@@ -1256,11 +1279,15 @@ def squash(value: float) -> float:
 
 @inlined
 def score_units(units: FloatArray, n: int, w: FloatArray, at: int) -> float:
-    """Return relu(units) · w[at:]."""
-    total = np.float32(0)
-    for j in range(n):
-        total += max(units[j], np.float32(0)) * w[at + j]
-    return total
+    """Return relu(units) · w[at:], four sums side by side."""
+    zero = np.float32(0)
+    one = two = three = four = zero
+    for j in range(0, n, 4):
+        one += max(units[j], zero) * w[at + j]
+        two += max(units[j + 1], zero) * w[at + j + 1]
+        three += max(units[j + 2], zero) * w[at + j + 2]
+        four += max(units[j + 3], zero) * w[at + j + 3]
+    return (one + two) + (three + four)
 
 
 @inlined
@@ -1357,6 +1384,8 @@ def roll(
     first_word, last_task, n_chosen = 0, ABSENT, 0
     n_steps = n_left
     draw = seed * 1_000_003
+    ready_bias = net.ready_bias + style * N_READY_UNITS
+    option_bias = net.option_bias + style * N_OPTION_UNITS
     for step in range(n_steps):
         # Which ready task comes next.
         n_ready = 0
@@ -1394,9 +1423,11 @@ def roll(
             for at in range(n_ready):
                 t = window[at]
                 seen = rec_ready[step, at] if records != 0 else view_ready[0]
-                see_ready(s, p, t, near, related, fresh, seen, per_unit, least_free, step, at, share)
+                see_ready(
+                    s, p, t, near, related, fresh, seen, per_unit, least_free, step, at, share
+                )
                 for j in range(N_READY_UNITS):
-                    units[j] = to_ready[t, j] + w[net.ready_bias + style * N_READY_UNITS + j]
+                    units[j] = to_ready[t, j] + w[ready_bias + j]
                 add_ready(seen, w, net.ready, units)
                 score = priority[t, style] + score_units(units, N_READY_UNITS, w, net.ready_score)
                 if seed >= 0:
@@ -1425,7 +1456,7 @@ def roll(
         for d in range(n_devices):
             if only < 0 and legal & (1 << d) != 0:
                 for j in range(N_OPTION_UNITS):
-                    units[j] = to_option[t, j] + w[net.option_bias + style * N_OPTION_UNITS + j]
+                    units[j] = to_option[t, j] + w[option_bias + j]
                 add_option(seen[d], w, net.option, units)
                 score = np.float64(score_units(units, N_OPTION_UNITS, w, net.option_score))
                 if seed >= 0:
@@ -1439,7 +1470,8 @@ def roll(
         chosen[n_chosen, 0], chosen[n_chosen, 1] = t, device
         window[0] = t
         commit(s, p, window, 0, 1, device, s[of_pair(p.pairs, n_devices, t, device, RUN_NS)])
-        if s[p.sums + LATEST_NS] >= bound_ns:
+        end_ns = s[of_device(p.devices, device, FREE_NS)] + s[of_task(p.tasks, t, REST_NS)]
+        if max(end_ns, s[p.sums + LATEST_NS]) >= bound_ns:
             return NEVER
         n_chosen += 1
         last_task = t
@@ -1480,8 +1512,8 @@ def roll_many(
         at = r if records != 0 else 0
         ends_ns[r] = roll(
             s, s0, p, w, net, about, near, priority, to_ready, to_option, by_priority, place_of,
-            words, fresh, related, left, window, units, styles[r], seeds[r], bound_ns, chosen[r], records,
-            rec[at], rec_ready[at], rec_option[at], view_ready, view_option,
+            words, fresh, related, left, window, units, styles[r], seeds[r], bound_ns, chosen[r],
+            records, rec[at], rec_ready[at], rec_option[at], view_ready, view_option,
         )  # fmt: skip
 
 
@@ -1601,7 +1633,7 @@ def see_ready(
     seen[0] = squash((fresh[task, FRESH_NS] - least_free) * per_unit)
     seen[1] = 1.0 if age == 0 else 0.0
     seen[2] = squash(0.25 * age)
-    seen[3] = place / N_WINDOW
+    seen[3] = place * 0.0625
     seen[4] = fresh[task, IS_ALIKE] if home >= 0 else 0.5
     seen[5] = (n_inputs - s[of_task(p.tasks, at, MISSING)]) / max(n_inputs, 1)
     seen[6] = (

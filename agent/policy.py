@@ -12,7 +12,7 @@ import numpy as np
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan, single_task_launches
+from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
 from dynpartition.types import FloatArray, IntArray
 
@@ -25,6 +25,9 @@ MAX_READY = 16
 """Ready tasks that an environment shows at once, if not told otherwise."""
 SHIPPED = Path(__file__).parent / "shipped"
 """The checkpoint that comes with the package."""
+GREEDY_TASKS, DRAWN_TASKS, DRAWN_MAX = 256, 256, 12
+"""As many plans are made greedily, and in all, as so many tasks hold the input; at least one, and
+at most DRAWN_MAX are drawn."""
 
 
 class Policy:
@@ -32,6 +35,7 @@ class Policy:
 
     def __init__(self, weights: Weights) -> None:
         self.weights: dict[str, FloatArray] = dict(weights)
+        self._known_tries: dict[tuple[int, int], tuple[IntArray, IntArray]] = {}
 
     @staticmethod
     def untrained(seed: int = 0, n_styles: int | None = None) -> Policy:
@@ -59,17 +63,31 @@ class Policy:
 
         return net_of(self.n_styles)
 
-    @cached_property
-    def greedy(self) -> tuple[IntArray, IntArray]:
-        """Styles and seeds of a decision: everything on one device, then every style."""
+    def tries(self, n_tasks: int) -> tuple[IntArray, IntArray]:
+        """Return styles and seeds of the plans of a decision, for so many tasks.
+
+        First everything on one device, then the first styles greedily, then drawn plans with fixed
+        seeds. Larger inputs get fewer: a decision must not cost more than it gains.
+        """
+        n_greedy = max(1, min(self.n_styles, GREEDY_TASKS // max(1, n_tasks)))
+        n_drawn = min(DRAWN_MAX, max(0, DRAWN_TASKS // max(1, n_tasks) - n_greedy))
+        return self._tries(n_greedy, n_drawn)
+
+    def _tries(self, n_greedy: int, n_drawn: int) -> tuple[IntArray, IntArray]:
         from dynpartition.agent.decoder import GREEDY, ONE_DEVICE
 
-        styles = np.array([ONE_DEVICE, *range(self.n_styles)], dtype=np.int64)
-        return styles, np.full(len(styles), GREEDY, dtype=np.int64)
+        known = self._known_tries.get((n_greedy, n_drawn))
+        if known is None:
+            drawn = [number % self.n_styles for number in range(n_drawn)]
+            styles = [ONE_DEVICE, *range(n_greedy), *drawn]
+            seeds = [*[GREEDY] * (1 + n_greedy), *range(n_drawn)]
+            known = np.array(styles, dtype=np.int64), np.array(seeds, dtype=np.int64)
+            self._known_tries[n_greedy, n_drawn] = known
+        return known
 
 
 class PolicyScheduler(Scheduler):
-    """Plays a policy: of its styles' plans and one on a single device, the best by estimate."""
+    """Plays a policy: of several plans and one on a single device, the best by estimate."""
 
     name = "policy"
 
@@ -77,6 +95,7 @@ class PolicyScheduler(Scheduler):
         self.policy = policy
         self._profile: Profile | None = None
         self._decoder: Decoder | None = None
+        self._made: list[list[Launch]] = []
 
     @staticmethod
     def load(folder: Path | None = None) -> PolicyScheduler:
@@ -92,13 +111,23 @@ class PolicyScheduler(Scheduler):
         """Return the launches in the order of choosing."""
         decoder = self._decoder_for(profile)
         decoder.begin(graph, planned)
-        return single_task_launches(decide(self.policy, decoder, graph), profile.cluster.names)
+        made = self._launches_of(len(graph), profile)
+        chosen = decide(self.policy, decoder, graph).tolist()
+        return [made[device][task] for task, device in chosen]
+
+    def _launches_of(self, n_tasks: int, profile: Profile) -> list[list[Launch]]:
+        """Return the launch of each task alone on each device: making them takes longer."""
+        names, made = profile.cluster.names, self._made
+        if not made or len(made[0]) < n_tasks:
+            made = self._made = [[Launch(name, (task,)) for task in range(n_tasks)] for name in names]
+        return made
 
     def _decoder_for(self, profile: Profile) -> Decoder:
         if self._decoder is None or self._profile is not profile:
             from dynpartition.agent.decoder import Decoder  # needs numba
 
             self._profile, self._decoder = profile, Decoder(profile)
+            self._made = []
         return self._decoder
 
 
@@ -110,7 +139,7 @@ def decide(policy: Policy, decoder: Decoder, graph: TaskGraph) -> IntArray:
     if not decoder.n_left:
         return np.zeros((0, 2), dtype=np.int64)
     decoder.think(policy.flat, policy.net)
-    rolled = decoder.roll(*policy.greedy, prunes=True)
+    rolled = decoder.roll(*policy.tries(decoder.n_left), prunes=True)
     ends_ns = np.where(rolled.ends_ns < 0, np.iinfo(np.int64).max, rolled.ends_ns)
     best = int(ends_ns.argmin())
     if rolled.ends_ns[best] < 0:

@@ -38,13 +38,13 @@ _MAKERS: dict[str, Callable[[int], Scheduler]] = {
 _EFFORTS: dict[str, dict[str, float]] = {
     "local-search": {"evaluations": 2_000},
     "annealing": {"evaluations": 20_000, "hot": 0.05, "cold": 0.001},
+    "policy-search": {"evaluations": 500},
 }
 """Schedulers that search, with what they spend by default."""
 NOT_BUILT_YET = (
     "optimal",
     "dqn",
     "policy-value",
-    "policy-search",
 )
 """Names that are promised and have no scheduler yet."""
 
@@ -67,7 +67,8 @@ def make_scheduler(
     NAME+merge is NAME whose tasks are merged into launches; NAME+cache is NAME that is asked once
     for all graphs of one content.
 
-    `policy`: the checkpoint folder that `policy` plays. `budget_us`, `evaluations`: what a
+    `policy`: the checkpoint folder that `policy` and `policy-search` play; default: the shipped
+    one. `budget_us`, `evaluations`: what a
     scheduler that searches may spend on a decision: time, or a number of plans (repeatable); the
     others take no notice. Raises SchedulerError for a name that is unknown or not built yet,
     CheckpointError for a checkpoint that cannot be used.
@@ -83,11 +84,11 @@ def make_scheduler(
     if name.endswith(SUFFIX):
         return Merging(make(name.removesuffix(SUFFIX)))
     if name in _EFFORTS:
-        return _make_search(name, seed, budget_us, evaluations)
+        return _make_search(name, seed, policy, budget_us, evaluations)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
     if name == "policy":
-        return _make_policy(policy)
+        return PolicyScheduler.load(policy)
     if name in NOT_BUILT_YET:
         raise SchedulerError(
             f"scheduler {name!r} is not built yet; built: {', '.join(scheduler_names())}"
@@ -99,7 +100,11 @@ def make_scheduler(
 
 
 def _make_search(
-    name: str, seed: int, budget_us: float | None, evaluations: int | None
+    name: str,
+    seed: int,
+    policy: Path | None,
+    budget_us: float | None,
+    evaluations: int | None,
 ) -> Scheduler:
     from dynpartition.agent.searching import Effort, Search  # needs numba
 
@@ -113,7 +118,12 @@ def _make_search(
         hot=usual.get("hot", 0.0),
         cold=usual.get("cold", 0.0),
     )
-    return Search(name, heuristics(), effort, seed)
+    starts = None
+    if name == "policy-search":
+        from dynpartition.agent.policy_search import PolicyStarts
+
+        starts = PolicyStarts(PolicyScheduler.load(policy).policy, seed)
+    return Search(name, heuristics(), effort, seed, starts)
 
 
 def _device_name(name: str) -> str:
@@ -123,9 +133,3 @@ def _device_name(name: str) -> str:
             f"scheduler {name!r} names no device; write single:cpu:0, for instance"
         )
     return device
-
-
-def _make_policy(folder: Path | None) -> Scheduler:
-    if folder is None:
-        raise SchedulerError("scheduler 'policy' needs a checkpoint; give its folder with --policy")
-    return PolicyScheduler.load(folder)

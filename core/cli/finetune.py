@@ -53,13 +53,14 @@ VALIDATION_INPUTS = 12
 
 
 def hardware_config(seconds: float, seed: int) -> TrainConfig:
-    """Return the training configuration for real runs: one session at a time, gentle steps."""
+    """Return the training configuration for real runs: few of them per update, gentle steps."""
     from dynpartition.agent.config import TrainConfig
 
     return TrainConfig(
         seconds=seconds,
         seed=seed,
-        lockstep=1,
+        groups=2,
+        rollouts=8,
         learning_rate=5e-4,
         keep="last",
         baseline_repeats=5,

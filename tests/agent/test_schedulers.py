@@ -109,8 +109,6 @@ def test_unknown_names_get_the_nearest():
         make_scheduler("hefd")
     with pytest.raises(SchedulerError, match="names no device"):
         make_scheduler("single:")
-    with pytest.raises(SchedulerError, match="--policy"):
-        make_scheduler("policy")
 
 
 @pytest.mark.parametrize("budget", [{"budget_us": 0.0}, {"budget_us": -1.0}, {"evaluations": -3}])
