@@ -70,8 +70,7 @@ class Batch:
     def views(self) -> list[dict[str, Any]]:
         """Return what each slot holds, by the names of `kernel.Places`."""
         return [
-            {name: view[slot] for name, view in self._views.items()}
-            for slot in range(self.n_slots)
+            {name: view[slot] for name, view in self._views.items()} for slot in range(self.n_slots)
         ]
 
     def make_room(self, n_tasks: int, n_rows: int) -> None:

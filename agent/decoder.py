@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from dynpartition.agent import kernel
 from dynpartition.agent.batch import NOTHING, Batch
@@ -230,9 +231,9 @@ class Decoder:
         self,
         gradient: FloatArray,
         styles: IntArray,
-        advantages: FloatArray,
+        advantages: npt.NDArray[np.float64],
         entropy: float,
-        totals: FloatArray,
+        totals: npt.NDArray[np.float64],
     ) -> None:
         """Add the gradient of Σ advantage · log probability of the recorded rollouts, and more."""
         ints = self._batch.ints

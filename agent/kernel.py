@@ -1261,7 +1261,7 @@ def random_bits(state: int) -> int:
     v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     v = v ^ (v >> np.uint64(31))
-    return np.int64(v >> np.uint64(12))
+    return int(v >> np.uint64(12))
 
 
 @inlined
@@ -1287,7 +1287,7 @@ def score_units(units: FloatArray, n: int, w: FloatArray, at: int) -> float:
         two += max(units[j + 1], zero) * w[at + j + 1]
         three += max(units[j + 2], zero) * w[at + j + 2]
         four += max(units[j + 3], zero) * w[at + j + 3]
-    return (one + two) + (three + four)
+    return float((one + two) + (three + four))
 
 
 @inlined
@@ -1311,7 +1311,7 @@ def reset_slot(s: IntArray, s0: IntArray, p: Places) -> None:
             s[p.finished + p.n_tasks * device + position] = s0[
                 p.finished + p.n_tasks * device + position
             ]
-    for resource in range((p.busy - p.n_busy)):
+    for resource in range(p.busy - p.n_busy):
         count = s0[p.n_busy + resource]
         s[p.n_busy + resource] = count
         at = of_busy(p.busy, p.n_intervals, resource, 0, START)
@@ -1344,10 +1344,10 @@ def roll(
     """Place all tasks that slot `s0` has not placed; return the estimated end, or ABSENT.
 
     NEVER where the end would not be before `bound_ns`. `style` ABSENT: everything goes to the one
-    device that can run it all soonest. `seed` < 0: greedy. `chosen`: (N, 2) tasks and devices in order of choice. With `records` what
-    was seen and done at each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready`
-    (N, N_WINDOW, …), `rec_option` (N, D, …): number of ready tasks, choice among them, device,
-    legal devices as bits; then the tasks.
+    device that can run it all soonest. `seed` < 0: greedy. `chosen`: (N, 2) tasks and devices in
+    order of choice. With `records` what was seen and done at each step is written to `rec`
+    (N, 4 + N_WINDOW), `rec_ready` (N, N_WINDOW, …), `rec_option` (N, D, …): number of ready tasks,
+    choice among them, device, legal devices as bits; then the tasks.
     """
     n, n_devices = s0[p.sums + N_TASKS], p.n_devices
     reset_slot(s, s0, p)
@@ -1381,12 +1381,11 @@ def roll(
             note_ready(s, p, t, ABSENT, fresh)
     for device in range(n_devices):
         rates += about[ABOUT_DEVICES + MAX_DEVICES + device]
-    first_word, last_task, n_chosen = 0, ABSENT, 0
-    n_steps = n_left
+    first_word, last_task = 0, ABSENT
     draw = seed * 1_000_003
     ready_bias = net.ready_bias + style * N_READY_UNITS
     option_bias = net.option_bias + style * N_OPTION_UNITS
-    for step in range(n_steps):
+    for step in range(n_left):
         # Which ready task comes next.
         n_ready = 0
         while words[first_word] == 0:
@@ -1449,7 +1448,7 @@ def roll(
         seen = rec_option[step] if records != 0 else view_option
         if only < 0:
             see_options(
-                s, p, t, legal, near, related, left, seen, about, mean_free, fluid, n_chosen,
+                s, p, t, legal, near, related, left, seen, about, mean_free, fluid, step,
                 last_task,
             )  # fmt: skip
         best = -1e300
@@ -1467,13 +1466,12 @@ def roll(
         if records != 0:
             rec[step, 2], rec[step, 3] = device, legal
         # Place it.
-        chosen[n_chosen, 0], chosen[n_chosen, 1] = t, device
+        chosen[step, 0], chosen[step, 1] = t, device
         window[0] = t
         commit(s, p, window, 0, 1, device, s[of_pair(p.pairs, n_devices, t, device, RUN_NS)])
         end_ns = s[of_device(p.devices, device, FREE_NS)] + s[of_task(p.tasks, t, REST_NS)]
         if max(end_ns, s[p.sums + LATEST_NS]) >= bound_ns:
             return NEVER
-        n_chosen += 1
         last_task = t
         work_left -= about_least(s, p, t)
         for d in range(n_devices):

@@ -79,7 +79,9 @@ def net_of(n_styles: int) -> kernel.Net:
 def flat(weights: Weights) -> FloatArray:
     """Return all weights as one array, in the order of `kernel.Net`."""
     names = weight_shapes(len(weights["ready_bias"]))
-    return np.concatenate([np.asarray(weights[name], dtype=np.float32).ravel() for name in names])
+    parts = [np.asarray(weights[name], dtype=np.float32).ravel() for name in names]
+    joined: FloatArray = np.concatenate(parts)
+    return joined
 
 
 def unflat(values: FloatArray, n_styles: int) -> dict[str, FloatArray]:
@@ -134,8 +136,9 @@ class GraphCodes:
         """Return the score of each of n ready tasks with features (n, N_READY_FEATURES)."""
         w, mixed = self._weights, self._mixed[list(tasks)]
         units = mixed @ w["to_ready"] + seen @ w["ready"] + w["ready_bias"][style]
-        scores: FloatArray = np.maximum(units, 0) @ w["ready_score"]
-        return scores + mixed @ w["priority"][:, style]
+        priority = mixed @ w["priority"][:, style]
+        scores: FloatArray = np.maximum(units, 0) @ w["ready_score"] + priority
+        return scores
 
     def option_scores(self, task: int, seen: FloatArray, style: int) -> FloatArray:
         """Return the score of `task` on each of n devices with features (n, N_OPTION_FEATURES)."""

@@ -34,7 +34,8 @@ class Adam:
         )
         mean = self.mean / (1 - BETA**self.n_steps)
         square = self.square / (1 - BETA_SQUARE**self.n_steps)
-        return (weights + rate * mean / (np.sqrt(square) + TINY)).astype(np.float32)
+        stepped: FloatArray = (weights + rate * mean / (np.sqrt(square) + TINY)).astype(np.float32)
+        return stepped
 
     def state(self) -> dict[str, FloatArray]:
         """Return copies of both moments by weight name, and the number of steps; {} before any."""

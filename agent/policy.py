@@ -25,9 +25,9 @@ MAX_READY = 16
 """Ready tasks that an environment shows at once, if not told otherwise."""
 SHIPPED = Path(__file__).parent / "shipped"
 """The checkpoint that comes with the package."""
-GREEDY_TASKS, DRAWN_TASKS, DRAWN_MAX = 256, 256, 12
-"""As many plans are made greedily, and in all, as so many tasks hold the input; at least one, and
-at most DRAWN_MAX are drawn."""
+ROOM, PLANS_MAX = 192, 12
+"""A decision makes as many plans as hold so many tasks together, at most so many: what it costs
+hardly depends on the size of small inputs."""
 
 
 class Policy:
@@ -35,7 +35,7 @@ class Policy:
 
     def __init__(self, weights: Weights) -> None:
         self.weights: dict[str, FloatArray] = dict(weights)
-        self._known_tries: dict[tuple[int, int], tuple[IntArray, IntArray]] = {}
+        self._tries: dict[int, tuple[IntArray, IntArray]] = {}
 
     @staticmethod
     def untrained(seed: int = 0, n_styles: int | None = None) -> Policy:
@@ -63,26 +63,22 @@ class Policy:
 
         return net_of(self.n_styles)
 
-    def tries(self, n_tasks: int) -> tuple[IntArray, IntArray]:
-        """Return styles and seeds of the plans of a decision, for so many tasks.
+    def tries(self, n_tasks: int, room: int = ROOM) -> tuple[IntArray, IntArray]:
+        """Return styles and seeds of the plans of a decision for so many tasks.
 
-        First everything on one device, then the first styles greedily, then drawn plans with fixed
-        seeds. Larger inputs get fewer: a decision must not cost more than it gains.
+        First everything on one device, then the first style greedily, then drawn plans with fixed
+        seeds, style by style: as many plans as hold `room` tasks together, but one at least.
         """
-        n_greedy = max(1, min(self.n_styles, GREEDY_TASKS // max(1, n_tasks)))
-        n_drawn = min(DRAWN_MAX, max(0, DRAWN_TASKS // max(1, n_tasks) - n_greedy))
-        return self._tries(n_greedy, n_drawn)
-
-    def _tries(self, n_greedy: int, n_drawn: int) -> tuple[IntArray, IntArray]:
-        from dynpartition.agent.decoder import GREEDY, ONE_DEVICE
-
-        known = self._known_tries.get((n_greedy, n_drawn))
+        n_plans = max(1, min(PLANS_MAX, room // max(1, n_tasks)))
+        known = self._tries.get(n_plans)
         if known is None:
-            drawn = [number % self.n_styles for number in range(n_drawn)]
-            styles = [ONE_DEVICE, *range(n_greedy), *drawn]
-            seeds = [*[GREEDY] * (1 + n_greedy), *range(n_drawn)]
+            from dynpartition.agent.decoder import GREEDY, ONE_DEVICE
+
+            drawn = range(n_plans - 1)
+            styles = [ONE_DEVICE, 0, *((number + 1) % self.n_styles for number in drawn)]
+            seeds = [GREEDY, GREEDY, *drawn]
             known = np.array(styles, dtype=np.int64), np.array(seeds, dtype=np.int64)
-            self._known_tries[n_greedy, n_drawn] = known
+            self._tries[n_plans] = known
         return known
 
 
@@ -119,7 +115,9 @@ class PolicyScheduler(Scheduler):
         """Return the launch of each task alone on each device: making them takes longer."""
         names, made = profile.cluster.names, self._made
         if not made or len(made[0]) < n_tasks:
-            made = self._made = [[Launch(name, (task,)) for task in range(n_tasks)] for name in names]
+            made = self._made = [
+                [Launch(name, (task,)) for task in range(n_tasks)] for name in names
+            ]
         return made
 
     def _decoder_for(self, profile: Profile) -> Decoder:

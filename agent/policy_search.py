@@ -6,27 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
+from dynpartition.agent.decoder import Decoder
 from dynpartition.agent.policy import Policy
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
 from dynpartition.types import IntArray
 
-N_DRAWN = 8
-"""Plans that are drawn besides the greedy ones."""
+ROOM = 384
+"""Tasks of all plans together: twice those of a decision without search."""
 
 
 class PolicyStarts:
     """Plans around which a search begins."""
 
-    def __init__(self, policy: Policy, seed: int = 0, n_drawn: int = N_DRAWN) -> None:
-        styles = [ONE_DEVICE, *range(policy.n_styles)]
-        drawn = np.arange(n_drawn) % policy.n_styles
-        seeds = np.random.default_rng(seed).integers(1 << 40, size=n_drawn)
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._styles = np.array([*styles, *drawn], dtype=np.int64)
-        self._seeds = np.array([*[GREEDY] * len(styles), *seeds], dtype=np.int64)
         self._profile: Profile | None = None
         self._decoder: Decoder | None = None
 
@@ -39,7 +34,7 @@ class PolicyStarts:
         if not decoder.n_left:
             return []
         decoder.think(self._policy.flat, self._policy.net)
-        rolled = decoder.roll(self._styles, self._seeds)
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left, ROOM))
         found = []
         for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
             if rolled.ends_ns[number] < 0:

@@ -118,12 +118,12 @@ def _make_search(
         hot=usual.get("hot", 0.0),
         cold=usual.get("cold", 0.0),
     )
-    starts = None
-    if name == "policy-search":
-        from dynpartition.agent.policy_search import PolicyStarts
+    if name != "policy-search":
+        return Search(name, heuristics(), effort, seed)
+    from dynpartition.agent.policy_search import PolicyStarts
 
-        starts = PolicyStarts(PolicyScheduler.load(policy).policy, seed)
-    return Search(name, heuristics(), effort, seed, starts)
+    starts = PolicyStarts(PolicyScheduler.load(policy).policy)
+    return Search(name, (BestSingle(), Heft(), Lookahead()), effort, seed, starts)
 
 
 def _device_name(name: str) -> str:

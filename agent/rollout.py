@@ -47,7 +47,8 @@ class Rollouts:
     def n_decisions(self) -> int:
         """How many tasks were placed, over all rollouts."""
         return sum(
-            len(each.rollouts) * (len(each.graph) - sum(len(one.tasks) for one in each.planned.launches))
+            len(each.rollouts)
+            * (len(each.graph) - sum(len(one.tasks) for one in each.planned.launches))
             for each in self.segments
         )
 

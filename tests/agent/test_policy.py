@@ -116,8 +116,12 @@ def test_compiled_gradient_is_that_of_the_readable_network(seed):
         codes = codes_of(world, unflat(changed, N_STYLES), decoder, np.float64)
         records, total = decoder.records, 0.0
         for r, step, tasks, pick, devices, which in decisions(decoder, len(styles)):
-            scored = [(codes.option_scores(tasks[pick], records.option[r, step][devices],
-                                           styles[r]), which)]
+            scored = [
+                (
+                    codes.option_scores(tasks[pick], records.option[r, step][devices], styles[r]),
+                    which,
+                )
+            ]
             if len(tasks) > 1:
                 seen = records.ready[r, step, : len(tasks)]
                 scored.append((codes.ready_scores(tasks, seen, styles[r]), pick))
@@ -160,7 +164,9 @@ def test_the_quick_beginning_is_that_of_the_readable_tables(seed):
             kernel.MISSING, kernel.HOME,
         ):  # fmt: skip
             assert (views["tasks"][:n, column] == tables.tasks[:, column]).all()
-        assert (views["pairs"][:n, : kernel.HOST_COPY_NS] == tables.pairs[:, : kernel.HOST_COPY_NS]).all()
+        assert (
+            views["pairs"][:n, : kernel.HOST_COPY_NS] == tables.pairs[:, : kernel.HOST_COPY_NS]
+        ).all()
         fed = world.graph.host_bytes > 0
         copies = tables.pairs[fed, kernel.HOST_COPY_NS]
         assert (views["pairs"][:n][fed, kernel.HOST_COPY_NS] == copies).all()
@@ -226,7 +232,9 @@ def test_goes_on_from_what_is_planned():
     launches = scheduler.schedule(graph, profile, Plan())
     begun = Plan(tuple(launches[:4]))
     rest = scheduler.schedule(graph, profile, begun)
-    assert sorted(t for one in [*begun.launches, *rest] for t in one.tasks) == list(range(len(graph)))
+    assert sorted(t for one in [*begun.launches, *rest] for t in one.tasks) == list(
+        range(len(graph))
+    )
 
 
 def test_too_many_devices_are_refused_in_one_line():

@@ -152,7 +152,8 @@ def test_random_worlds_depend_on_the_seed_alone():
     worlds = WorldConfig(ranges=Ranges(n_tasks=(4, 9), n_devices=(2, 3)), n_validation=3, reuse=2)
     config = TrainConfig(seconds=None, episodes=48, groups=2, rollouts=8, keep="last")
     results = [
-        train_on_worlds(Policy.untrained(), replace(config, seed=seed), worlds) for seed in (1, 1, 2)
+        train_on_worlds(Policy.untrained(), replace(config, seed=seed), worlds)
+        for seed in (1, 1, 2)
     ]
     first, second, other = (result.policy.weights["own"] for result in results)
     np.testing.assert_array_equal(first, second)
