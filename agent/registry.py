@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
@@ -14,6 +15,9 @@ from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitStateOutput
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError, did_you_mean
+
+if TYPE_CHECKING:
+    from dynpartition.agent.searching import Search
 
 
 def heuristics() -> tuple[ListPlanner, ...]:
@@ -42,7 +46,6 @@ _EFFORTS: dict[str, dict[str, float]] = {
 }
 """Schedulers that search, with what they spend by default."""
 NOT_BUILT_YET = (
-    "optimal",
     "dqn",
     "policy-value",
 )
@@ -51,7 +54,7 @@ NOT_BUILT_YET = (
 
 def scheduler_names() -> tuple[str, ...]:
     """Return the names that can be made; `single:DEVICE` stands for one name per device."""
-    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "policy")
+    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "optimal", "policy")
 
 
 def make_scheduler(
@@ -79,12 +82,17 @@ def make_scheduler(
             inner, seed=seed, policy=policy, budget_us=budget_us, evaluations=evaluations
         )
 
+    for what, value in (("budget_us", budget_us), ("evaluations", evaluations)):
+        if value is not None and not value > 0:
+            raise SchedulerError(f"{what} is {value}; it must be above 0")
     if name.endswith(caching.SUFFIX):
         return caching.Caching(make(name.removesuffix(caching.SUFFIX)))
     if name.endswith(SUFFIX):
         return Merging(make(name.removesuffix(SUFFIX)))
     if name in _EFFORTS:
         return _make_search(name, seed, policy, budget_us, evaluations)
+    if name == "optimal":
+        return _make_optimal(seed, budget_us, evaluations)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
     if name == "policy":
@@ -105,12 +113,9 @@ def _make_search(
     policy: Path | None,
     budget_us: float | None,
     evaluations: int | None,
-) -> Scheduler:
+) -> Search:
     from dynpartition.agent.searching import Effort, Search  # needs numba
 
-    for what, value in (("budget_us", budget_us), ("evaluations", evaluations)):
-        if value is not None and not value > 0:
-            raise SchedulerError(f"{name}: {what} is {value}; it must be above 0")
     usual = _EFFORTS[name]
     effort = Effort(
         evaluations=int(usual["evaluations"] if evaluations is None else evaluations),
@@ -124,6 +129,13 @@ def _make_search(
 
     starts = PolicyStarts(PolicyScheduler.load(policy).policy)
     return Search(name, (BestSingle(), Heft(), Lookahead()), effort, seed, starts)
+
+
+def _make_optimal(seed: int, budget_us: float | None, evaluations: int | None) -> Scheduler:
+    from dynpartition.agent.optimal import Optimal
+
+    time_s = None if budget_us is None else budget_us / 1e6
+    return Optimal(_make_search("annealing", seed, None, None, evaluations), time_s)
 
 
 def _device_name(name: str) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 from dynpartition.agent import list_kernel
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph
+from dynpartition.by_id import ById
 from dynpartition.costs import transfer_ns
-from dynpartition.profile import PricedGraph
+from dynpartition.profile import PricedGraph, Profile
 from dynpartition.residency import needs_memory
 from dynpartition.sim.kernel_pack import MachineTables, machine_tables
 from dynpartition.types import IntArray
@@ -22,6 +23,7 @@ from dynpartition.types import IntArray
 BATCH_MAX = 32
 """Tasks per launch that searches go up to."""
 _BYTES_MAX = 2**62 // 10**9
+_ZERO = np.zeros(1, dtype=np.int64)
 
 
 class Found(NamedTuple):
@@ -87,8 +89,9 @@ class Problem:
         position[plan[kernel.ORDER]] = np.arange(self.n_tasks)
         sums = np.zeros(kernel.N_SUMS, dtype=np.int64)
         sums[kernel.CURRENT_NS] = sums[kernel.BEST_NS] = kernel.NEVER
-        words = np.random.SeedSequence(seed).generate_state(2)
-        sums[kernel.SEED_A], sums[kernel.SEED_B] = 1 + words % 2_147_483_398
+        # Any two numbers from 1 on; far apart for seeds that are close.
+        sums[kernel.SEED_A] = 1 + (seed * 1_103_515_245 + 12_345) % 2_147_483_398
+        sums[kernel.SEED_B] = 1 + (seed * 69_069 + 362_437) % 2_147_483_398
         return kernel.Walk(
             plan=plan.copy(),
             best=plan.copy(),
@@ -112,6 +115,7 @@ class Budget:
         assert (evaluations is None) != (time_us is None), "a budget is evaluations or time"
         self._evaluations, self._time_us = evaluations, time_us
         self._begun_ns = time.perf_counter_ns()
+        self._searching_ns, self._searched = 0, 0
         self.spent = 0
         """Evaluations so far."""
 
@@ -120,21 +124,32 @@ class Budget:
         """How much of it is spent, 1 when nothing is left."""
         if self._evaluations is not None:
             return min(1.0, self.spent / max(1, self._evaluations))
-        elapsed_us = (time.perf_counter_ns() - self._begun_ns) / 1000
-        return min(1.0, elapsed_us / max(1e-9, self._time_us or 0.0))
+        return min(1.0, self._elapsed_us / max(1e-9, self._time_us or 0.0))
+
+    @property
+    def _elapsed_us(self) -> float:
+        return (time.perf_counter_ns() - self._begun_ns) / 1000
 
     def chunk(self) -> int:
         """Return how many evaluations to do before looking again."""
         if self._evaluations is not None:
             return min(CHUNK_MAX, self._evaluations - self.spent)
-        elapsed_us = (time.perf_counter_ns() - self._begun_ns) / 1000
-        rate = max(1, self.spent) / max(1.0, elapsed_us)  # evaluations per µs
-        left_us = max(0.0, (self._time_us or 0.0) - elapsed_us)
-        # No more than what surely ends in time; the pace so far includes what came before.
-        return max(CHUNK_MIN, min(CHUNK_MAX, int(0.7 * rate * left_us)))
+        if not self._searched:
+            return CHUNK_FIRST
+        each_us = self._searching_ns / 1000 / self._searched
+        left_us = max(0.0, (self._time_us or 0.0) - self._elapsed_us)
+        return max(1, min(CHUNK_MAX, int(CHUNK_SHARE * left_us / max(1e-3, each_us))))
+
+    def note(self, evaluations: int, begun_ns: int) -> None:
+        """Count evaluations that began at a time of `perf_counter_ns` and have just ended."""
+        self.spent += evaluations
+        self._searched += evaluations
+        self._searching_ns += time.perf_counter_ns() - begun_ns
 
 
-CHUNK_MIN, CHUNK_MAX = 8, 512
+CHUNK_FIRST, CHUNK_MAX = 32, 1024
+CHUNK_SHARE = 0.8
+"""How much of the time left a chunk may take, by the pace so far."""
 
 
 def improve(
@@ -178,8 +193,9 @@ def improve(
         for walk in walks:
             count = budget.chunk()
             if count > 0:
+                begun_ns = time.perf_counter_ns()
                 problem.go_on(walk, count, temperature_ns)
-                budget.spent += count
+                budget.note(count, begun_ns)
     best = min(all_walks, key=lambda walk: int(walk.sums[kernel.BEST_NS]), default=None)
     if best is None or best.sums[kernel.BEST_NS] >= best_ns:
         return Found(starts[first], best_ns, budget.spent)
@@ -187,6 +203,14 @@ def improve(
 
 
 # What the compiled search reads
+
+
+_TABLES: ById[Profile, MachineTables] = ById(64)
+
+
+def tables_of(profile: Profile) -> MachineTables:
+    """Return the simulator's tables of a profile's machine; the same object's are known."""
+    return _TABLES.get_or_make(profile, machine_tables)
 
 
 def problem_of(lists: ListGraph) -> Problem | None:
@@ -201,7 +225,7 @@ def problem_of(lists: ListGraph) -> Problem | None:
         PricedGraph(graph, machine.profile)
     ):
         return None
-    tables = machine_tables(machine.profile)
+    tables = tables_of(machine.profile)
     return Problem(lists, tables) if tables.is_small else None
 
 

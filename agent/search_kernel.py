@@ -48,7 +48,7 @@ ORDER, DEVICE, JOINED = range(3)
 TASK, OLD_DEVICE, OLD_JOINED = range(3)
 GROUP_MAX = 16
 """Tasks that move to another device together, at most."""
-CRITICAL_PERCENT = 70
+CRITICAL_PERCENT = 50
 """How often a move begins with a task of a critical path."""
 
 
@@ -105,7 +105,7 @@ class Scratch(NamedTuple):
     """(N,) devices that get the output, as bits."""
     staged: IntArray
     launches: IntArray
-    """(N, 11)"""
+    """(N, 12)"""
     transfers: IntArray
     """(T, 5)"""
     waiting: IntArray
@@ -123,8 +123,9 @@ class Scratch(NamedTuple):
 # Columns of launches. TAIL_NS: what its device runs afterwards. SENDS: destinations, as bits.
 (
     HOME, HEAD, COUNT, LASTS_NS, MISSING, FOLLOWER, PREVIOUS, TAIL_NS, STARTED, SENDS, ANSWERS,
-) = range(11)  # fmt: skip
-N_LAUNCH_COLUMNS = 11
+    IS_FED,
+) = range(12)  # fmt: skip
+N_LAUNCH_COLUMNS = 12
 # Columns of transfers. ASKED_BY: the last launch that was found to wait for it.
 LINK, MOVE_NS, BYTES, WAITERS, ASKED_BY = range(5)
 N_TRANSFER_COLUMNS = 5
@@ -169,7 +170,7 @@ def lower(q: Problem, v: Scratch, plan: IntArray) -> int:
         if plan[JOINED, task] == 0 or not may_join(q, v, task, home, launch):
             launch = n_launches
             n_launches += 1
-            begin_launch(v, launch, task, home, n_devices)
+            begin_launch(v, launch, task, home)
             v.launches[launch, LASTS_NS] = q.run_ns[task, home]
         else:
             count = v.launches[launch, COUNT]
@@ -193,8 +194,7 @@ def lower(q: Problem, v: Scratch, plan: IntArray) -> int:
             if v.staged[source] == 0:
                 v.staged[source] = 1
                 v.launches[maker, LASTS_NS] += q.stage_ns[source, made_on]
-            transfer = 2 * (maker * n_devices + home)
-            add_output(q, v, transfer, source, made_on, home)
+            transfer = add_output(q, v, source, made_on, home)
             if v.transfers[transfer, ASKED_BY] != launch:
                 v.transfers[transfer, ASKED_BY] = launch
                 wait(v, launch, transfer, n_waiting)
@@ -203,7 +203,7 @@ def lower(q: Problem, v: Scratch, plan: IntArray) -> int:
             if q.returns[task] != 0:
                 if q.link_of[home, q.host] < 0:
                     return NONE
-                add_output(q, v, 2 * (launch * n_devices + q.host), task, home, q.host)
+                add_output(q, v, task, home, q.host)
                 v.launches[launch, ANSWERS] = 1
             if q.host_bytes[task] > 0:
                 link = q.link_of[q.host, home]
@@ -211,7 +211,11 @@ def lower(q: Problem, v: Scratch, plan: IntArray) -> int:
                     return NONE
                 transfer = 2 * (launch * n_devices + home) + 1
                 v.launches[launch, LASTS_NS] += q.feed_gather_ns[task, home]
-                if add_bytes(q, v, transfer, link, q.host_bytes[task], q.feed_ns[task, home]):
+                is_new = v.launches[launch, IS_FED] == 0
+                feed_ns = q.feed_ns[task, home]
+                add_bytes(q, v, transfer, is_new, link, q.host_bytes[task], feed_ns)
+                if is_new:
+                    v.launches[launch, IS_FED] = 1
                     wait(v, launch, transfer, n_waiting)
                     n_waiting += 1
     for launch in range(n_launches - 1, -1, -1):
@@ -245,8 +249,8 @@ def may_join(q: Problem, v: Scratch, task: int, home: int, launch: int) -> bool:
 
 
 @inlined
-def begin_launch(v: Scratch, launch: int, task: int, home: int, n_devices: int) -> None:
-    """Begin a launch with a task."""
+def begin_launch(v: Scratch, launch: int, task: int, home: int) -> None:
+    """Begin a launch with a task. Rows of its transfers are written when there is one."""
     v.launches[launch, HOME] = home
     v.launches[launch, HEAD] = task
     v.launches[launch, COUNT] = 1
@@ -254,37 +258,46 @@ def begin_launch(v: Scratch, launch: int, task: int, home: int, n_devices: int) 
     v.launches[launch, STARTED] = NONE
     v.launches[launch, SENDS] = 0
     v.launches[launch, ANSWERS] = 0
-    for transfer in range(2 * launch * n_devices, 2 * (launch + 1) * n_devices):
-        v.transfers[transfer, LINK] = NONE
-        v.transfers[transfer, ASKED_BY] = NONE
+    v.launches[launch, IS_FED] = 0
 
 
 @inlined
-def add_output(q: Problem, v: Scratch, transfer: int, task: int, src: int, dst: int) -> None:
-    """Let a transfer carry the output of a task, once."""
+def add_output(q: Problem, v: Scratch, task: int, src: int, dst: int) -> int:
+    """Let a transfer carry the output of a task, once; return its number."""
+    launch = v.launch_of[task]
+    transfer = 2 * (launch * len(q.device_bits) + dst)
     if v.sent[task] >> dst & 1 == 0:
         v.sent[task] |= 1 << dst
         link = q.link_of[src, dst]
-        if add_bytes(q, v, transfer, link, q.output_bytes[task], q.moves[task, link]):
-            v.launches[v.launch_of[task], SENDS] |= 1 << dst
+        is_new = v.launches[launch, SENDS] >> dst & 1 == 0
+        add_bytes(q, v, transfer, is_new, link, q.output_bytes[task], q.moves[task, link])
+        v.launches[launch, SENDS] |= 1 << dst
+    return transfer
 
 
 @inlined
 def add_bytes(
-    q: Problem, v: Scratch, transfer: int, link: int, size_bytes: int, move_ns: int
-) -> bool:
-    """Let a transfer carry more; `move_ns`: of these bytes alone. Return whether it is new."""
-    row = v.transfers[transfer]
-    if row[LINK] == NONE:
-        row[LINK] = link
-        row[MOVE_NS] = move_ns
-        row[BYTES] = size_bytes
-        row[WAITERS] = NONE
-        return True
-    row[BYTES] += size_bytes
-    bandwidth = q.cost[link, 1]
-    row[MOVE_NS] = q.cost[link, 0] + (row[BYTES] * 1_000_000_000 + bandwidth - 1) // bandwidth
-    return False
+    q: Problem,
+    v: Scratch,
+    transfer: int,
+    is_new: bool,
+    link: int,
+    size_bytes: int,
+    move_ns: int,
+) -> None:
+    """Let a transfer carry more; `move_ns`: how long these bytes take alone."""
+    if is_new:
+        v.transfers[transfer, LINK] = link
+        v.transfers[transfer, MOVE_NS] = move_ns
+        v.transfers[transfer, BYTES] = size_bytes
+        v.transfers[transfer, WAITERS] = NONE
+        v.transfers[transfer, ASKED_BY] = NONE
+    else:
+        size_bytes += v.transfers[transfer, BYTES]
+        bandwidth = q.cost[link, 1]
+        move_ns = q.cost[link, 0] + (size_bytes * 1_000_000_000 + bandwidth - 1) // bandwidth
+        v.transfers[transfer, BYTES] = size_bytes
+        v.transfers[transfer, MOVE_NS] = move_ns
 
 
 @inlined
@@ -312,9 +325,8 @@ def evaluate(q: Problem, v: Scratch, plan: IntArray, limit_ns: int) -> int:
     now_ns = last_ns = 0
     busy = n_pending = n_active = handed = hand_over = 0
     for launch in range(n_launches):  # host inputs, in the order of their numbers
-        transfer = 2 * (launch * n_devices + v.launches[launch, HOME]) + 1
-        if v.transfers[transfer, LINK] >= 0:
-            v.pending[n_pending] = transfer
+        if v.launches[launch, IS_FED] != 0:
+            v.pending[n_pending] = 2 * (launch * n_devices + v.launches[launch, HOME]) + 1
             n_pending += 1
     touched = True
     n_recent = n_pending  # those at the end that became ready at this instant

@@ -84,6 +84,12 @@ class Search(Scheduler):
             starts += self.policy.plans(graph, profile, planned)
         if not starts:
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
+        return self.around(lists, planned, starts, budget)
+
+    def around(
+        self, lists: ListGraph, planned: Plan, starts: list[IntArray], budget: Budget
+    ) -> Sequence[Launch]:
+        """Return the launches of the best plan found around starts (3, N), see `member_plans`."""
         problem = None if planned else problem_of(lists)
         if problem is None:
             return self._improve_simulated(lists, planned, starts, budget)
@@ -91,7 +97,7 @@ class Search(Scheduler):
             starts += [together(problem, start) for start in starts]
         found = self.improve(problem, starts, budget)
         assert found is not None, "a member's plan is not legal"
-        names = profile.cluster.names
+        names = lists.machine.names
         return [Launch(names[d], tasks) for d, tasks in launches_of(problem.unmarked(found.plan))]
 
     def _improve_simulated(

@@ -14,13 +14,12 @@ import numpy as np
 
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph
-from dynpartition.agent.search import Budget, Problem, launches_of
+from dynpartition.agent.search import Budget, Problem, launches_of, tables_of
 from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import DynPartitionError
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import PricedGraph
 from dynpartition.sim.evaluate import Evaluator, evaluate_many
-from dynpartition.sim.kernel_pack import machine_tables
 from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.types import IntArray
 
@@ -34,7 +33,7 @@ class _Pricer:
     def __init__(self, lists: ListGraph, planned: Plan) -> None:
         # Without luck: a plan must not profit from knowing it.
         self.profile = replace(lists.machine.profile, noise=None)
-        self.problem = Problem(lists, machine_tables(lists.machine.profile))
+        self.problem = Problem(lists, tables_of(lists.machine.profile))
         self.planned = planned
         self.n_fixed = sum(len(launch.tasks) for launch in planned.launches)
         self._prepared = PreparedGraph(PricedGraph(lists.graph, self.profile))

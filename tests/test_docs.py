@@ -83,6 +83,7 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
     [
         ("environment.md", ["True", "2 updates"]),
         ("hardware.md", ["6 True"]),
+        ("schedulers.md", ["True"]),
         ("simulators.md", ["1000 True"]),
     ],
 )

@@ -36,6 +36,7 @@ class Schedule(Verb):
 
     def execute(self) -> None:
         """Schedule the graph."""
+        from dynpartition.agent.optimal import Optimal  # needs no solver
         from dynpartition.agent.registry import make_scheduler
 
         graph = read_graph(self.graph)
@@ -52,6 +53,9 @@ class Schedule(Verb):
             write_plan(self.json, plan, graph)
         decided = f"decided in {format_ms(outcome.decision_ns)}"
         print(f"{self.scheduler}: {describe_trace(outcome.trace)}, {decided}")
+        if isinstance(scheduler, Optimal) and scheduler.proof is not None:
+            bound, gap = format_ms(scheduler.proof.bound_ns), scheduler.proof.gap
+            print(f"lower bound {bound}; the plan takes {100 * gap:.2f} % longer")
 
 
 def _schedule(graph: TaskGraph, profile: Profile, scheduler: Scheduler) -> tuple[Plan, Outcome]:

@@ -49,7 +49,8 @@ from tests.agent.worlds import graph_of, tree_graph, two_cpus
 
 
 def every_scheduler() -> list[Scheduler]:
-    named = [n for n in scheduler_names() if n not in ("single:DEVICE", "policy")]
+    elsewhere = ("single:DEVICE", "policy", "optimal")  # the last has tests of its own
+    named = [n for n in scheduler_names() if n not in elsewhere]
     return [
         make_scheduler("single:cpu:0"),
         *(make_scheduler(name, seed=3, evaluations=40) for name in named),
