@@ -10,11 +10,11 @@ from dynpartition.agent import caching
 from dynpartition.agent.heuristics import BestSingle, Random, RoundRobin, SingleDevice
 from dynpartition.agent.listing import Cpop, Heft, ListPlanner, Lookahead, MinMin, Peft
 from dynpartition.agent.merging import SUFFIX, Merging
-from dynpartition.agent.policy import PolicyScheduler
+from dynpartition.agent.policy import SHIPPED, PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitStateOutput
 from dynpartition.contract import Scheduler
-from dynpartition.errors import SchedulerError, did_you_mean
+from dynpartition.errors import CheckpointError, SchedulerError, did_you_mean
 
 if TYPE_CHECKING:
     from dynpartition.agent.searching import Search
@@ -96,7 +96,7 @@ def make_scheduler(
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
     if name == "policy":
-        return PolicyScheduler.load(policy)
+        return _make_policy(policy, seed)
     if name in NOT_BUILT_YET:
         raise SchedulerError(
             f"scheduler {name!r} is not built yet; built: {', '.join(scheduler_names())}"
@@ -145,3 +145,19 @@ def _device_name(name: str) -> str:
             f"scheduler {name!r} names no device; write single:cpu:0, for instance"
         )
     return device
+
+
+def _make_policy(folder: Path | None, seed: int) -> Scheduler:
+    """Return what a checkpoint deploys: its policy, or the baseline that its guard prefers."""
+    from dynpartition.agent.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(folder or SHIPPED)
+    guard = checkpoint.training.get("guard")
+    plays = guard.get("plays", "policy") if isinstance(guard, dict) else "policy"
+    if plays == "policy":
+        return PolicyScheduler(checkpoint.policy)
+    if not isinstance(plays, str) or plays.partition("+")[0] not in _MAKERS:
+        raise CheckpointError(
+            f"{folder}: its guard plays {plays!r}, which is no baseline; fine-tune again"
+        )
+    return make_scheduler(plays, seed=seed)

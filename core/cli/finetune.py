@@ -42,7 +42,7 @@ class Finetune(ModelVerb):
         parts = (select(inputs, "train"), select(inputs, "validation")[:VALIDATION_INPUTS])
         with open_hardware(model, profile) as backend:
             config = hardware_config(self.seconds, self.seed)
-            result = train_into(self.out, backend, parts, start, config)
+            result = train_into(self.out, backend, parts, start, config, guards=True)
         if self.json:
             write_json(self.json, {"history": result.history})
         print(describe_training(result))

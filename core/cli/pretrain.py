@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynpartition.cli.local import check_cells
 from dynpartition.cli.options import ModelVerb, check_seconds
-from dynpartition.cli.training import describe_training, train_into
+from dynpartition.cli.training import describe_training, pretraining, train_into
 from dynpartition.formats import find_profile, write_json
 
 
@@ -21,11 +21,11 @@ class Pretrain(ModelVerb):
     """Folder for `checkpoint/` and `metrics.jsonl`."""
     seconds: float = 60.0
     """How long to train."""
+    scratch: bool = False
+    """Begin with random weights instead of the shipped policy."""
 
     def execute(self) -> None:
         """Pretrain."""
-        from dynpartition.agent.config import TrainConfig
-        from dynpartition.agent.policy import Policy
         from dynpartition.models.splitting import select
         from dynpartition.sim.backend import SimBackend
 
@@ -35,9 +35,9 @@ class Pretrain(ModelVerb):
         check_cells(model, profile, f"--profile {self.profile}")
         backend = SimBackend(profile)
         inputs = self.load_inputs(model)
-        config = TrainConfig(seconds=self.seconds, seed=self.seed)
+        start, config = pretraining(self.seconds, self.seed, scratch=self.scratch)
         parts = (select(inputs, "train"), select(inputs, "validation"))
-        result = train_into(self.out, backend, parts, Policy.untrained(self.seed), config)
+        result = train_into(self.out, backend, parts, start, config)
         if self.json:
             write_json(self.json, {"history": result.history})
         print(describe_training(result))
