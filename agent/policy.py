@@ -25,8 +25,8 @@ MAX_READY = 16
 """Ready tasks that an environment shows at once, if not told otherwise."""
 SHIPPED = Path(__file__).parent / "shipped"
 """The checkpoint that comes with the package."""
-ROOM, PLANS_MAX = 192, 12
-"""A decision makes as many plans as hold so many tasks together, at most so many: what it costs
+ROOM, PLANS_MIN, PLANS_MAX = 192, 2, 12
+"""A decision makes as many plans as hold so many tasks together, within bounds: what it costs
 hardly depends on the size of small inputs."""
 
 
@@ -67,9 +67,9 @@ class Policy:
         """Return styles and seeds of the plans of a decision for so many tasks.
 
         First everything on one device, then the first style greedily, then drawn plans with fixed
-        seeds, style by style: as many plans as hold `room` tasks together, but one at least.
+        seeds, style by style: as many plans as hold `room` tasks together, within bounds.
         """
-        n_plans = max(1, min(PLANS_MAX, room // max(1, n_tasks)))
+        n_plans = max(PLANS_MIN, min(PLANS_MAX, room // max(1, n_tasks)))
         known = self._tries.get(n_plans)
         if known is None:
             from dynpartition.agent.decoder import GREEDY, ONE_DEVICE
