@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dynpartition.agent.warming import warm_up
 from dynpartition.contract import Backend, Scheduler, Workload, run
 from dynpartition.errors import SchedulerError
 
@@ -74,6 +75,8 @@ def evaluate(
             f"{REFERENCE!r}, to compare with, is not among {', '.join(schedulers)}"
         )
     names = tuple(schedulers)
+    for scheduler in schedulers.values():
+        warm_up(scheduler, backend.profile)
     rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
     makespan, decision = (np.empty((len(names), len(workloads), repeats)) for _ in range(2))
     for number, workload in enumerate(workloads):

@@ -231,6 +231,8 @@ def first_fit(s: IntArray, p: Places, resource: int, ready_ns: int, length_ns: i
 @inlined
 def take(s: IntArray, p: Places, resource: int, start_ns: int, end_ns: int) -> None:
     """Mark an interval busy that `first_fit` found; intervals that touch become one."""
+    if start_ns == end_ns:  # see `agent.occupancy`
+        return
     first = of_busy(p.busy, p.n_intervals, resource, 0, START)  # two entries per interval
     stop = first + 2 * s[p.n_busy + resource]
     at = stop

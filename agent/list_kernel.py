@@ -399,6 +399,8 @@ def first_fit(w: Work, resource: int, ready_ns: int, length_ns: int) -> int:
 @inlined
 def take(w: Work, resource: int, start_ns: int, end_ns: int) -> None:
     """Mark an interval busy that `first_fit` found; intervals that touch become one."""
+    if start_ns == end_ns:  # see `agent.occupancy`
+        return
     count = w.n_busy[resource]
     at = count
     while at > 0 and w.busy[resource, at - 1, START] > start_ns:
@@ -997,7 +999,7 @@ def make_plan(
     in_order = method in (GIVEN, FORCED)
     critical_device = ABSENT if in_order else set_keys(m, w, method)
     count_max = SHOWN_MAX if method == MIN_MIN else 1
-    n_before, launch = len(before.devices), 0
+    n_before, launch, is_done = len(before.devices), 0, False
     if n_before == 0:
         find_ready(w)
         launch = 1
@@ -1014,21 +1016,24 @@ def make_plan(
             else:
                 show(w, count_max)
             if w.sums[N_SHOWN] == 0:
-                return DONE
-            if method == FORCED:
+                is_done = True
+            elif method == FORCED:
                 device = wanted[w.shown[0]]
             else:
                 at, device = best_shown(m, c, w, method, wanted, critical_device)
-            if device < 0:
-                return STUCK
-            task, count = w.shown[at], w.sums[N_CHOSEN]
-            hide(w, at)
-            w.chosen[count, 0], w.chosen[count, 1] = task, device
-            w.sums[N_CHOSEN] = count + 1
-            tasks, first, last = w.chosen[count], 0, 1
-            run_ns = w.pairs[RUN_NS, task, device]
+            if not is_done:
+                if device < 0:
+                    return STUCK
+                task, count = w.shown[at], w.sums[N_CHOSEN]
+                hide(w, at)
+                w.chosen[count, 0], w.chosen[count, 1] = task, device
+                w.sums[N_CHOSEN] = count + 1
+                tasks, first, last = w.chosen[count], 0, 1
+                run_ns = w.pairs[RUN_NS, task, device]
         if w.sums[N_GATED] > 0:
             release_known(m, g, w)
+        if is_done:
+            return DONE
         if last > first:
             place(m, w, tasks, first, last, device, run_ns)
         if launch > n_before:

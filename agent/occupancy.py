@@ -26,7 +26,12 @@ class Occupancy:
         return ready_ns
 
     def take(self, start_ns: int, end_ns: int) -> None:
-        """Mark an interval busy that `first_fit` found; intervals that touch become one."""
+        """Mark an interval busy that `first_fit` found; intervals that touch become one.
+
+        What takes no time occupies nothing: an empty interval would hide the one that it touches.
+        """
+        if start_ns == end_ns:
+            return
         starts, ends = self.starts, self.ends
         position = len(starts)
         while position and starts[position - 1] > start_ns:

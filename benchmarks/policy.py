@@ -30,6 +30,7 @@ from dynpartition import GraphWorkload, Plan, Profile, Scheduler, TaskGraph, run
 from dynpartition.agent.families import FAMILIES, Setting, draw_world
 from dynpartition.agent.machines import WIRINGS, Machine
 from dynpartition.agent.registry import make_scheduler
+from dynpartition.agent.warming import warm_up
 from dynpartition.formats import find_profile, read_graph, write_json
 from dynpartition.sim import SimBackend
 
@@ -120,8 +121,8 @@ def measure(
     """Return (S, W) makespans in ns and decision times in µs of each scheduler on each world."""
     makespan, decision = np.empty((2, len(names), len(cases)))
     schedulers = [scheduler_of(name, options.policy, options.seed) for name in names]
-    for scheduler in schedulers:  # compile
-        scheduler.schedule(cases[0].graph, cases[0].profile, Plan())
+    for scheduler in schedulers:
+        warm_up(scheduler, cases[0].profile)
     for column, case in enumerate(cases):
         backend, workload = SimBackend(case.profile), GraphWorkload(case.graph)
         for row, scheduler in enumerate(schedulers):
@@ -204,6 +205,7 @@ def plot(file: Path, rows: Sequence[dict[str, object]]) -> None:
         axes.annotate(str(row["scheduler"]), (decision, gap), fontsize=8, xytext=(4, 4),
                       textcoords="offset points")  # fmt: skip
     axes.set(xscale="log", xlabel="decision, µs", ylabel="gap to the best known plan, %")
+    axes.set_yscale("symlog", linthresh=1.0)  # from a fraction of a percent to many times
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.tight_layout()

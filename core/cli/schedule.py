@@ -38,6 +38,7 @@ class Schedule(Verb):
         """Schedule the graph."""
         from dynpartition.agent.optimal import Optimal  # needs no solver
         from dynpartition.agent.registry import make_scheduler
+        from dynpartition.agent.warming import warm_up
 
         graph = read_graph(self.graph)
         profile = find_profile(self.profile)
@@ -48,6 +49,7 @@ class Schedule(Verb):
             budget_us=self.budget_us,
             evaluations=self.evaluations,
         )
+        warm_up(scheduler, profile)
         plan, outcome = _schedule(graph, profile, scheduler)
         if self.json:
             write_plan(self.json, plan, graph)

@@ -121,8 +121,11 @@ def evaluate_stream(
     progress: Callable[[float], None] = lambda share: None,
 ) -> StreamEvaluation:
     """Run every scheduler once on `stream`, which `text` describes, and return the comparison."""
+    from dynpartition.agent.warming import warm_up
+
     rows = []
     for number, (name, scheduler) in enumerate(schedulers.items(), start=1):
+        warm_up(scheduler, backend.profile)
         outcome = run(backend, stream, scheduler)
         rows.append(_row(name, outcome, backend.profile.cluster.host))
         progress(number / len(schedulers))

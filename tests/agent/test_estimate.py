@@ -117,3 +117,11 @@ def test_occupancy_keeps_intervals_disjoint(requests):
     for resource in both:
         spans = sorted(zip(resource.starts, resource.ends, strict=True))
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
+def test_what_takes_no_time_hides_no_interval():
+    """The lock of a CPU launch of 0 ns: the next one must still wait for [0, 3)."""
+    lock = Occupancy()
+    lock.take(0, 3)
+    lock.take(0, 0)
+    assert lock.first_fit(0, 2) == 3

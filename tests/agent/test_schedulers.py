@@ -28,7 +28,7 @@ from dynpartition import (
 )
 from dynpartition.agent import merging
 from dynpartition.agent.caching import Caching
-from dynpartition.agent.conformance import check_scheduler
+from dynpartition.agent.conformance import check_scheduler, small_worlds
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.listing import Heft, optimistic_costs
 from dynpartition.agent.partial import PartialPlan
@@ -38,6 +38,7 @@ from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
 from dynpartition.agent.registry import NOT_BUILT_YET, make_scheduler, scheduler_names
 from dynpartition.agent.splits import left_of_roots
 from dynpartition.agent.subtrees import left_of_many_roots
+from dynpartition.agent.warming import warm_up
 from dynpartition.contract import Scheduler
 from dynpartition.errors import PlanError, SchedulerError
 from dynpartition.models import build_model, generate_inputs, merge_inputs
@@ -65,6 +66,16 @@ def every_scheduler() -> list[Scheduler]:
 @pytest.mark.parametrize("scheduler", every_scheduler(), ids=lambda s: s.name)
 def test_conformance(scheduler):
     assert check_scheduler(scheduler) >= 18
+
+
+@pytest.mark.parametrize("scheduler", every_scheduler(), ids=lambda s: s.name)
+def test_warming_up_changes_no_decision(scheduler):
+    profile, graph = two_cpus(), tree_graph(6, 1)
+    alone = list(scheduler.schedule(graph, profile, Plan()))
+    for world in small_worlds():
+        if not scheduler.name.startswith("single:"):
+            warm_up(scheduler, world.profile)
+    assert list(scheduler.schedule(graph, profile, Plan())) == alone
 
 
 class _Forgets(Scheduler):
