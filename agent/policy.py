@@ -63,13 +63,13 @@ class Policy:
 
         return net_of(self.n_styles)
 
-    def tries(self, n_tasks: int, room: int = ROOM) -> tuple[IntArray, IntArray]:
+    def tries(self, n_tasks: int) -> tuple[IntArray, IntArray]:
         """Return styles and seeds of the plans of a decision for so many tasks.
 
         First everything on one device, then the first style greedily, then drawn plans with fixed
-        seeds, style by style: as many plans as hold `room` tasks together, within bounds.
+        seeds, style by style: as many plans as hold ROOM tasks together, within bounds.
         """
-        n_plans = max(PLANS_MIN, min(PLANS_MAX, room // max(1, n_tasks)))
+        n_plans = max(PLANS_MIN, min(PLANS_MAX, ROOM // max(1, n_tasks)))
         known = self._tries.get(n_plans)
         if known is None:
             from dynpartition.agent.decoder import GREEDY, ONE_DEVICE

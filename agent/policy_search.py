@@ -1,4 +1,4 @@
-"""What a policy brings to a search: its greedy plans and some drawn ones."""
+"""What a policy brings to a search: the plans of a decision."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
 from dynpartition.types import IntArray
-
-ROOM = 384
-"""Tasks of all plans together: twice those of a decision without search."""
 
 
 class PolicyStarts:
@@ -34,7 +31,7 @@ class PolicyStarts:
         if not decoder.n_left:
             return []
         decoder.think(self._policy.flat, self._policy.net)
-        rolled = decoder.roll(*self._policy.tries(decoder.n_left, ROOM))
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left))
         found = []
         for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
             if rolled.ends_ns[number] < 0:

@@ -128,7 +128,7 @@ def _make_search(
     from dynpartition.agent.policy_search import PolicyStarts
 
     starts = PolicyStarts(PolicyScheduler.load(policy).policy)
-    return Search(name, (BestSingle(), Heft(), Lookahead()), effort, seed, starts)
+    return Search(name, (Heft(), Lookahead()), effort, seed, starts)
 
 
 def _make_optimal(seed: int, budget_us: float | None, evaluations: int | None) -> Scheduler:
