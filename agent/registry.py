@@ -54,7 +54,8 @@ NOT_BUILT_YET = (
 
 def scheduler_names() -> tuple[str, ...]:
     """Return the names that can be made; `single:DEVICE` stands for one name per device."""
-    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "optimal", "policy")
+    searches = [name for name in _EFFORTS if name != "policy-search"]
+    return ("single:DEVICE", *_MAKERS, *searches, "optimal", "policy", "policy-search")
 
 
 def make_scheduler(
