@@ -56,6 +56,30 @@ class Batch:
         if planned:
             self._replay(slot, facts, planned)
 
+    @property
+    def ints(self) -> IntArray:
+        """Int64 (B, n): the slots. Another array once more room was made."""
+        ints: IntArray = self._arrays[0]
+        return ints
+
+    @property
+    def places(self) -> kernel.Places:
+        """What lies where in `ints`."""
+        return self._places
+
+    def views(self) -> list[dict[str, Any]]:
+        """Return what each slot holds, by the names of `kernel.Places`."""
+        return [
+            {name: view[slot] for name, view in self._views.items()} for slot in range(self.n_slots)
+        ]
+
+    def make_room(self, n_tasks: int, n_rows: int) -> None:
+        """Make room for a graph, where all devices are linked."""
+        room = self._room
+        if n_tasks > room.tasks or n_rows > room.rows:
+            tasks, rows = max(n_tasks, room.tasks), max(n_rows, room.rows)
+            self._make_room(_Room(tasks, rows, room.refuges))
+
     def observe(self, slots: IntArray) -> IntArray:
         """Observe slots; return int64 (n,): `kernel.PLACED`, ALL_PLACED or STUCK."""
         return self.act(slots, np.full(len(slots), kernel.ABSENT))

@@ -18,12 +18,12 @@ from dynpartition.agent.checkpoint_folder import (
     read_manifest,
     write_folder,
 )
-from dynpartition.agent.observe import FEATURE_VERSION, FEATURES
-from dynpartition.agent.policy import Policy, weight_shapes
+from dynpartition.agent.network import FEATURE_VERSION, FEATURES, weight_shapes
+from dynpartition.agent.policy import Policy
 from dynpartition.errors import CheckpointError
 from dynpartition.types import FloatArray
 
-FORMAT, VERSION = "dynpartition-checkpoint", 1
+FORMAT, VERSION = "dynpartition-checkpoint", 2
 POLICY, OPTIMIZER = "policy.safetensors", "optimizer.safetensors"
 
 
@@ -58,9 +58,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     check_values(folder / MANIFEST, manifest, _versions())
     weights = _read_floats(folder, manifest, POLICY)
     _check_shapes(folder, manifest, weights)
-    # A safetensors file has no order, and sums over all weights depend on it by a rounding.
-    weights = {name: weights[name] for name in weight_shapes()}
-    policy = Policy(weights, _number(folder, manifest, "max_ready"))
+    policy = Policy({name: weights[name] for name in weight_shapes()})
     training = manifest.get("training", {})
     if not isinstance(training, dict):
         raise CheckpointError(f"{folder / MANIFEST}: training is not an object")
@@ -73,8 +71,7 @@ def _manifest(checkpoint: Checkpoint) -> dict[str, object]:
     return {
         "format": FORMAT,
         **_versions(),
-        "hidden": checkpoint.policy.hidden,
-        "max_ready": checkpoint.policy.max_ready,
+        "styles": checkpoint.policy.n_styles,
         "training": dict(checkpoint.training),
     }
 
@@ -83,7 +80,7 @@ def _versions() -> dict[str, object]:
     return {
         "version": VERSION,
         "feature_version": FEATURE_VERSION,
-        "features": list(FEATURES),
+        "features": {kind: list(names) for kind, names in FEATURES.items()},
     }
 
 
@@ -96,7 +93,7 @@ def _read_floats(folder: Path, manifest: Mapping[str, object], name: str) -> dic
 def _check_shapes(
     folder: Path, manifest: Mapping[str, object], weights: Mapping[str, FloatArray]
 ) -> None:
-    expected = weight_shapes(_number(folder, manifest, "hidden"))
+    expected = weight_shapes(_number(folder, manifest, "styles"))
     found = {name: array.shape for name, array in weights.items()}
     if found != expected:
         raise CheckpointError(f"{folder / POLICY} holds {found}, its manifest promises {expected}")
@@ -120,6 +117,6 @@ def _check_optimizer(
 
 def _number(folder: Path, manifest: Mapping[str, object], key: str) -> int:
     value = manifest.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
-        raise CheckpointError(f"{folder / MANIFEST}: {key} is {value!r}; it must be 1 to 4096")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64:
+        raise CheckpointError(f"{folder / MANIFEST}: {key} is {value!r}; it must be 1 to 64")
     return value

@@ -18,14 +18,14 @@ class TrainConfig:
     """Episode budget; None: no limit."""
     seed: int = 0
     """Everything random comes from it."""
-    groups: int = 4
+    groups: int = 8
     """Workloads per update."""
-    rollouts: int = 8
-    """Episodes per workload and update; their mean is the workload's baseline."""
-    lockstep: int = 32
-    """Episodes that are open at once; 1 where the backend runs one session at a time."""
-    learning_rate: float = 2e-3
-    entropy: float = 0.01
+    rollouts: int = 16
+    """Episodes per workload and update, which are compared with each other; at least two are
+    played per style of the policy."""
+    learning_rate: float = 1.5e-3
+    """After a short warm-up; falls along a cosine to 0 over the budget."""
+    entropy: float = 0.05
     """Weight of the entropy bonus; falls linearly to 0 over the budget."""
     grad_norm_max: float = 1.0
     validate_every: int = 20
@@ -35,6 +35,10 @@ class TrainConfig:
     noisy to choose by (a few runs on hardware)."""
     baseline_repeats: int = 1
     """Runs per single device, whose median the reward compares with."""
+    resume: bool = False
+    """Go on where the checkpoint stopped, with its count of updates and episodes: a run cut in two
+    comes to the same weights as an uncut one, if its budget is counted in episodes and its policy
+    is the last."""
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.episodes is None:
@@ -55,7 +59,6 @@ _SMALLEST: dict[str, float] = {
     "seed": 0,
     "groups": 1,
     "rollouts": 1,
-    "lockstep": 1,
     "learning_rate": 0,
     "entropy": 0,
     "grad_norm_max": 1e-6,

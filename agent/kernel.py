@@ -14,12 +14,13 @@ resources, R ready tasks shown, K = R·D candidates, F features. Times are ns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.compiled import compiled, inlined
+from dynpartition.compiled import compiled, inlined, part
 from dynpartition.types import FloatArray, IntArray
 
 Bytes = npt.NDArray[np.int8]
@@ -28,14 +29,15 @@ ABSENT = -1
 FOUR = np.float32(4)
 NEVER = 1 << 62
 
-# Columns of tasks (N, 24). Ranges lie in `rows`; FOLLOWS: where `above` counts the task. CHECKED:
-# N_CHANGES when SEEN, the traffic of the inputs' devices, was last compared.
+# Columns of tasks (N, 25). Ranges lie in `rows`; FOLLOWS: where `above` counts the task. CHECKED:
+# N_CHANGES when SEEN, the traffic of the inputs' devices, was last compared. REST_NS, for policies:
+# no plan ends sooner than so long after the task.
 (
     INPUTS, INPUTS_END, READERS, READERS_END, FOLLOWS, FOLLOWS_END, GATES, GATES_END, PRIORITY,
     NEAR, FAR, NEAR_SIZE, RANK_NS, BELOW_NS, HAS_HOST_INPUT, RETURNS, BEST_NS, RELEASE_NS, MISSING,
-    HOME, SPAN, STAGED, SEEN, CHECKED,
-) = range(24)  # fmt: skip
-N_TASK_COLUMNS = 24
+    HOME, SPAN, STAGED, SEEN, CHECKED, REST_NS,
+) = range(25)  # fmt: skip
+N_TASK_COLUMNS = 25
 
 # Rows of pairs (N, 9, D): a task on each device. THERE_NS: when the task's output is there. What
 # every observation reads comes first: it fills few lines of the cache.
@@ -552,7 +554,7 @@ def insert_ready(s: IntArray, p: Places, task: int) -> None:
 
 
 @inlined
-def place(
+def commit(
     s: IntArray, p: Places, tasks: IntArray, first: int, last: int, device: int, run_ns: int
 ) -> None:
     """Append a launch of tasks[first:last] that runs `run_ns` without gathering."""
@@ -568,11 +570,20 @@ def place(
     for at in range(first, last):
         s[of_task(p.tasks, tasks[at], HOME)] = device
         s[of_task(p.tasks, tasks[at], SPAN)] = s[of_device(p.devices, device, N_SPANS)] - 1
-        settle(s, p, tasks[at], device)
     for at in range(first, last):
         if s[of_task(p.tasks, tasks[at], RETURNS)] != 0 and device != p.host:
             there = deliver(s, p, tasks[at], p.host)
             s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], there)
+
+
+@inlined
+def place(
+    s: IntArray, p: Places, tasks: IntArray, first: int, last: int, device: int, run_ns: int
+) -> None:
+    """Append a launch and count its tasks as placed."""
+    commit(s, p, tasks, first, last, device, run_ns)
+    for at in range(first, last):
+        settle(s, p, tasks[at], device)
 
 
 # What a ready task needs on each device
@@ -941,3 +952,1114 @@ def act(
         outcomes[at] = PLACED
         if n_legal == 0:
             outcomes[at] = ALL_PLACED if s[p.sums + N_READY] == 0 else STUCK
+
+
+# The policy. What it knows of each task does not change while a plan grows and is computed once;
+# then it is asked step by step: which of the ready tasks comes next, and on which device.
+
+N_WINDOW = 8
+"""Ready tasks that are considered at a step, best priority first."""
+N_STATIC, N_EMBEDDED = 25, 16  # features of a task, and units that describe it to the heads
+N_READY_FEATURES, N_READY_UNITS = 10, 8  # of a ready task, and the hidden layer of its head
+N_OPTION_FEATURES, N_OPTION_UNITS = 26, 16  # the same of a device for a chosen task
+WORD = 60  # ready tasks per word of bits
+
+
+class Net(NamedTuple):
+    """Where weights lie in one array; matrices are (inputs, outputs). S styles."""
+
+    n_styles: int
+    embed: int
+    embed_bias: int
+    own: int
+    inputs: int
+    readers: int
+    context: int
+    mix_bias: int
+    priority: int
+    """(N_EMBEDDED, S)"""
+    to_ready: int
+    ready: int
+    ready_bias: int
+    """(S, N_READY_UNITS)"""
+    ready_score: int
+    to_option: int
+    option: int
+    option_bias: int
+    """(S, N_OPTION_UNITS)"""
+    option_score: int
+    size: int
+
+
+@inlined
+def study(
+    s: IntArray, p: Places, order: IntArray, z: npt.NDArray[np.float64], facts: FloatArray,
+    near: IntArray, about: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Write the features of all tasks (N, N_STATIC) and what steps need of graph and machine.
+
+    `order`: tasks, inputs first. `z`: (N, 8) scratch. `near`: (N,) each task's reader of highest
+    rank, itself where it has none. `about`: see the ABOUT columns.
+    """
+    n, n_devices = s[p.sums + N_TASKS], p.n_devices
+    total_mean = total_min = total_move = 0.0
+    n_edges = 0
+    for device in range(n_devices):
+        about[ABOUT_DEVICES + device] = 0.0
+        about[ABOUT_DEVICES + MAX_DEVICES + device] = 0.0
+    for at in range(n):
+        t = order[at]
+        pair = of_pair(p.pairs, n_devices, t, 0, RUN_NS)
+        total, count, least = 0.0, 0, 1e300
+        for device in range(n_devices):
+            ns = s[pair + device]
+            if ns >= 0:
+                total += ns
+                count += 1
+                least = min(least, float(ns))
+        for device in range(n_devices):
+            ns = s[pair + device]
+            if ns >= 0:
+                about[ABOUT_DEVICES + device] += ns
+                about[ABOUT_DEVICES + MAX_DEVICES + device] += least
+        mean = total / max(count, 1)
+        move = 0.0
+        for link in range(p.n_links):
+            move += s[p.moves + p.n_links * t + link]
+        move = move / max(p.n_links, 1) + (p.handoff_ns if p.n_links > 0 else 0)
+        z[t, 0], z[t, 1], z[t, 2] = mean, least, move
+        total_mean += mean
+        total_min += least
+        down, work = 0.0, least
+        first, last = s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]
+        for place in range(first, last):
+            source = s[p.rows + place]
+            down = max(down, z[source, 3] + z[source, 0] + z[source, 2])
+            n_readers = (
+                s[of_task(p.tasks, source, READERS_END)] - s[of_task(p.tasks, source, READERS)]
+            )
+            work += z[source, 4] / max(n_readers, 1)
+            total_move += z[source, 2]
+        n_edges += last - first
+        z[t, 3], z[t, 4] = down, work
+    longest = longest_min = 1.0
+    for at in range(n - 1, -1, -1):
+        t = order[at]
+        up, up_min, work = 0.0, 0.0, z[t, 1]
+        near[t] = t
+        best = -1.0
+        for place in range(s[of_task(p.tasks, t, READERS)], s[of_task(p.tasks, t, READERS_END)]):
+            reader = s[p.rows + place]
+            up = max(up, z[t, 2] + z[reader, 5])
+            up_min = max(up_min, z[reader, 6])
+            n_inputs = s[of_task(p.tasks, reader, INPUTS_END)] - s[of_task(p.tasks, reader, INPUTS)]
+            work += z[reader, 7] / max(n_inputs, 1)
+            if z[reader, 5] > best:
+                best = z[reader, 5]
+                near[t] = reader
+        z[t, 5], z[t, 6], z[t, 7] = up + z[t, 0], up_min + z[t, 1], work
+        s[of_task(p.tasks, t, BELOW_NS)] = int(up)
+        s[of_task(p.tasks, t, REST_NS)] = int(up_min)
+        longest = max(longest, z[t, 5] + z[t, 3])
+        longest_min = max(longest_min, z[t, 6])
+    unit = max(1.0, total_mean / max(n, 1))
+    fluid_rate, best_single = 0.0, 1e300
+    for device in range(n_devices):
+        ns, least = about[ABOUT_DEVICES + device], about[ABOUT_DEVICES + MAX_DEVICES + device]
+        rate = least / max(ns, 1.0)
+        about[ABOUT_DEVICES + MAX_DEVICES + device] = rate
+        about[ABOUT_DEVICES + 2 * MAX_DEVICES + device] = -np.log(max(rate, 1e-3))
+        fluid_rate += rate * least / max(total_min, 1.0)
+        about[ABOUT_DEVICES + 3 * MAX_DEVICES + device] = 1e300
+        if least >= total_min:
+            best_single = min(best_single, ns)
+            about[ABOUT_DEVICES + 3 * MAX_DEVICES + device] = ns
+    fluid = total_min / max(fluid_rate, 1e-9)
+    best_single = min(best_single, 100.0 * fluid)
+    about[ABOUT_PER_UNIT], about[ABOUT_WORK_NS] = 1.0 / unit, total_min
+    about[ABOUT_LONGEST] = longest
+    shared = 0.0
+    for link in range(p.n_links):
+        for other in range(p.n_links):
+            if s[p.held + p.n_held * link] == s[p.held + p.n_held * other]:
+                shared += 1.0
+    shared = shared / max(p.n_links, 1) / max(p.n_links, 1)
+    balance = 2.0 * (total_move - total_mean) / max(total_move + total_mean, 1.0)
+    gain = 2.0 * (best_single - fluid) / max(best_single + fluid, 1.0)
+    width = total_min / longest_min
+    for t in range(n):
+        mean, least, move, down, above, up = z[t, 0], z[t, 1], z[t, 2], z[t, 3], z[t, 4], z[t, 5]
+        n_inputs = s[of_task(p.tasks, t, INPUTS_END)] - s[of_task(p.tasks, t, INPUTS)]
+        n_readers = s[of_task(p.tasks, t, READERS_END)] - s[of_task(p.tasks, t, READERS)]
+        f = facts[t]
+        f[0], f[1], f[2] = up / longest, down / longest, (up + down) / longest
+        f[3] = z[t, 6] / longest_min
+        f[4] = 4.0 * mean / (4.0 * unit + mean)
+        f[5] = least / max(mean, 1.0)
+        f[6] = 4.0 * move / (4.0 * unit + move)
+        f[7] = move / max(move + mean, 1.0)
+        f[8], f[9] = 4.0 * n_inputs / (4.0 + n_inputs), 4.0 * n_readers / (4.0 + n_readers)
+        f[10], f[11] = above / (above + unit), z[t, 7] / (z[t, 7] + unit)
+        f[12], f[13] = (
+            min(1.0, above / max(total_min, 1.0)),
+            min(1.0, z[t, 7] / max(total_min, 1.0)),
+        )
+        f[14] = 1.0 if n_readers == 0 else 0.0
+        f[15] = 1.0 if s[of_task(p.tasks, t, HAS_HOST_INPUT)] != 0 else 0.0
+        f[16] = balance
+        f[17] = 4.0 * width / (4.0 + width)
+        f[18] = n / (n + 64.0)
+        f[19] = n_devices / 8.0
+        f[20] = gain
+        f[21] = shared
+        far = near[near[t]]
+        f[22] = min(1.0, z[far, 4] / max(total_min, 1.0))
+        far = near[near[far]]
+        f[23] = min(1.0, z[far, 4] / max(total_min, 1.0))
+        far = near[near[far]]
+        f[24] = min(1.0, z[far, 4] / max(total_min, 1.0))
+
+
+ABOUT_PER_UNIT, ABOUT_WORK_NS, ABOUT_LONGEST, ABOUT_DEVICES = range(4)
+MAX_DEVICES = 64
+
+
+def product(n_in: int, n_out: int) -> Callable[[FloatArray, FloatArray, int, FloatArray], None]:
+    """Return the compiled y += x W for x (n_in,), W = w[at:] as (n_in, n_out), y (n_out,).
+
+    Sizes that are known when it is compiled make it several times faster, and so do eight rows of W
+    at a time: y, which the next rows wait for, is written less often.
+    """
+    n_eights = n_in // 8
+
+    def add_product(x: FloatArray, w: FloatArray, at: int, y: FloatArray) -> None:
+        m = w[at : at + n_in * n_out]
+        for eight in range(n_eights):
+            i = 8 * eight
+            x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
+            x4, x5, x6, x7 = x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+            row = i * n_out
+            for j in range(n_out):
+                k = row + j
+                first = (x0 * m[k] + x1 * m[k + n_out]) + (
+                    x2 * m[k + 2 * n_out] + x3 * m[k + 3 * n_out]
+                )
+                second = (x4 * m[k + 4 * n_out] + x5 * m[k + 5 * n_out]) + (
+                    x6 * m[k + 6 * n_out] + x7 * m[k + 7 * n_out]
+                )
+                y[j] += first + second
+        for i in range(8 * n_eights, n_in):
+            xi, row = x[i], i * n_out
+            for j in range(n_out):
+                y[j] += xi * m[row + j]
+
+    return part(add_product)
+
+
+add_static = product(N_STATIC, N_EMBEDDED)
+add_embedded = product(N_EMBEDDED, N_EMBEDDED)
+add_to_ready = product(N_EMBEDDED, N_READY_UNITS)
+add_to_option = product(N_EMBEDDED, N_OPTION_UNITS)
+add_ready = product(N_READY_FEATURES, N_READY_UNITS)
+add_option = product(N_OPTION_FEATURES, N_OPTION_UNITS)
+
+
+@inlined
+def embed(
+    s: IntArray, p: Places, w: FloatArray, net: Net, facts: FloatArray, coded: FloatArray,
+    mixed: FloatArray, sums: FloatArray, priority: FloatArray, to_ready: FloatArray,
+    to_option: FloatArray,
+) -> None:  # fmt: skip
+    """Run the graph network: what the heads know of each task.
+
+    `coded`, `mixed`: (N, N_EMBEDDED), `sums`: (3, N_EMBEDDED), `priority`: (N, S).
+    """
+    n = s[p.sums + N_TASKS]
+    for j in range(N_EMBEDDED):
+        sums[2, j] = 0
+    for t in range(n):
+        c = coded[t]
+        for j in range(N_EMBEDDED):
+            c[j] = w[net.embed_bias + j]
+        add_static(facts[t], w, net.embed, c)
+        for j in range(N_EMBEDDED):
+            c[j] = max(c[j], np.float32(0))
+            sums[2, j] += c[j]
+    for j in range(N_EMBEDDED):
+        sums[1, j] = sums[2, j] / np.float32(n)
+        sums[0, j] = w[net.mix_bias + j]
+    add_embedded(sums[1], w, net.context, sums[0])
+    for t in range(n):
+        m = mixed[t]
+        for j in range(N_EMBEDDED):
+            m[j] = sums[0, j]
+        add_embedded(coded[t], w, net.own, m)
+        mean_of(s, p, t, INPUTS, coded, sums[1])
+        add_embedded(sums[1], w, net.inputs, m)
+        mean_of(s, p, t, READERS, coded, sums[1])
+        add_embedded(sums[1], w, net.readers, m)
+        for j in range(N_EMBEDDED):
+            m[j] = max(m[j], np.float32(0))
+        for k in range(net.n_styles):
+            score = np.float32(0)
+            for j in range(N_EMBEDDED):
+                score += m[j] * w[net.priority + j * net.n_styles + k]
+            priority[t, k] = score
+        for k in range(N_READY_UNITS):
+            to_ready[t, k] = 0
+        for k in range(N_OPTION_UNITS):
+            to_option[t, k] = 0
+        add_to_ready(m, w, net.to_ready, to_ready[t])
+        add_to_option(m, w, net.to_option, to_option[t])
+
+
+@inlined
+def mean_of(
+    s: IntArray, p: Places, task: int, column: int, coded: FloatArray, mean: FloatArray
+) -> None:
+    """Write the mean code of a task's inputs or readers (by their column)."""
+    first, last = s[of_task(p.tasks, task, column)], s[of_task(p.tasks, task, column + 1)]
+    for j in range(N_EMBEDDED):
+        mean[j] = 0
+    for at in range(first, last):
+        c = coded[s[p.rows + at]]
+        for j in range(N_EMBEDDED):
+            mean[j] += c[j]
+    if last > first + 1:
+        share = np.float32(1) / np.float32(last - first)
+        for j in range(N_EMBEDDED):
+            mean[j] *= share
+
+
+@inlined
+def sort_by_priority(
+    priority: FloatArray, style: int, n: int, order: IntArray, spare: IntArray
+) -> None:
+    """Write tasks by descending priority, ties by number: merge sort from below."""
+    for t in range(n):
+        order[t] = t
+    width = 1
+    while width < n:
+        low = 0
+        while low < n:
+            middle, high = min(low + width, n), min(low + 2 * width, n)
+            i, j = low, middle
+            for at in range(low, high):
+                if i < middle and (
+                    j >= high or priority[order[i], style] >= priority[order[j], style]
+                ):
+                    spare[at] = order[i]
+                    i += 1
+                else:
+                    spare[at] = order[j]
+                    j += 1
+            low += 2 * width
+        for at in range(n):
+            order[at] = spare[at]
+        width *= 2
+
+
+@inlined
+def random_bits(state: int) -> int:
+    """Return 52 random bits of a counter (splitmix64)."""
+    v = np.uint64(state) * np.uint64(0x9E3779B97F4A7C15)
+    v = (v ^ (v >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    v = (v ^ (v >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    v = v ^ (v >> np.uint64(31))
+    return int(v >> np.uint64(12))
+
+
+@inlined
+def gumbel(state: int) -> float:
+    """Return a draw of which the argmax with scores is a softmax draw."""
+    u = (random_bits(state) + 0.5) * (1.0 / 4503599627370496.0)
+    return -np.log(-np.log(u))
+
+
+@inlined
+def squash(value: float) -> float:
+    """Return about log(1 + x), within ±4."""
+    return 4.0 * value / (4.0 + abs(value))
+
+
+@inlined
+def score_units(units: FloatArray, n: int, w: FloatArray, at: int) -> float:
+    """Return relu(units) · w[at:], four sums side by side."""
+    zero = np.float32(0)
+    one = two = three = four = zero
+    for j in range(0, n, 4):
+        one += max(units[j], zero) * w[at + j]
+        two += max(units[j + 1], zero) * w[at + j + 1]
+        three += max(units[j + 2], zero) * w[at + j + 2]
+        four += max(units[j + 3], zero) * w[at + j + 3]
+    return float((one + two) + (three + four))
+
+
+@inlined
+def reset_slot(s: IntArray, s0: IntArray, p: Places) -> None:
+    """Begin anew from the state of slot `s0`."""
+    n = s0[p.sums + N_TASKS]
+    for at in range(p.tasks, p.tasks + N_TASK_COLUMNS * n):
+        s[at] = s0[at]
+    for t in range(n):
+        at = of_pair(p.pairs, p.n_devices, t, 0, THERE_NS)
+        for device in range(p.n_devices):
+            s[at + device] = s0[at + device]
+    for at in range(p.sums, p.sums + N_SUMS):
+        s[at] = s0[at]
+    for at in range(p.devices, p.devices + N_DEVICE_COLUMNS * p.n_devices):
+        s[at] = s0[at]
+    for device in range(p.n_devices):
+        for position in range(s0[of_device(p.devices, device, N_SPANS)]):
+            at = of_span(p.spans, p.n_tasks, device, position, START)
+            s[at], s[at + 1] = s0[at], s0[at + 1]
+            s[p.finished + p.n_tasks * device + position] = s0[
+                p.finished + p.n_tasks * device + position
+            ]
+    for resource in range(p.busy - p.n_busy):
+        count = s0[p.n_busy + resource]
+        s[p.n_busy + resource] = count
+        at = of_busy(p.busy, p.n_intervals, resource, 0, START)
+        for place in range(at, at + 2 * count):
+            s[place] = s0[place]
+
+
+@compiled
+def understand(
+    s: IntArray, p: Places, order: IntArray, w: FloatArray, net: Net,
+    z: npt.NDArray[np.float64], about: npt.NDArray[np.float64], near: IntArray, facts: FloatArray,
+    coded: FloatArray, mixed: FloatArray, sums: FloatArray, priority: FloatArray,
+    to_ready: FloatArray, to_option: FloatArray,
+) -> None:  # fmt: skip
+    """Study a graph and run the graph network on it."""
+    study(s, p, order, z, facts, near, about)
+    embed(s, p, w, net, facts, coded, mixed, sums, priority, to_ready, to_option)
+
+
+@inlined
+def roll(
+    s: IntArray, s0: IntArray, p: Places, w: FloatArray, net: Net,
+    about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
+    to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
+    fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], window: IntArray,
+    units: FloatArray, style: int, seed: int, bound_ns: int, chosen: IntArray,
+    records: int, rec: IntArray, rec_ready: FloatArray, rec_option: FloatArray,
+    view_ready: FloatArray, view_option: FloatArray,
+) -> int:  # fmt: skip
+    """Place all tasks that slot `s0` has not placed; return the estimated end, or ABSENT.
+
+    NEVER where the end would not be before `bound_ns`. `style` ABSENT: everything goes to the one
+    device that can run it all soonest. `seed` < 0: greedy. `chosen`: (N, 2) tasks and devices in
+    order of choice. With `records` what was seen and done at each step is written to `rec`
+    (N, 4 + N_WINDOW), `rec_ready` (N, N_WINDOW, …), `rec_option` (N, D, …): number of ready tasks,
+    choice among them, device, legal devices as bits; then the tasks.
+    """
+    n, n_devices = s0[p.sums + N_TASKS], p.n_devices
+    reset_slot(s, s0, p)
+    per_unit = about[ABOUT_PER_UNIT]
+    only = ABSENT
+    if style < 0:
+        style, only = 0, best_alone(about, n_devices)
+        if only < 0:
+            return ABSENT
+    sort_by_priority(priority, style, n, by_priority, place_of)
+    n_words = n // WORD + 1
+    for word in range(n_words):
+        words[word] = 0
+    for device in range(n_devices):
+        left[device] = 0.0
+    n_left, work_left, rates = 0, 0.0, 0.0
+    for at in range(n):
+        place_of[by_priority[at]] = at
+        for device in range(n_devices + 1):
+            related[at, device] = 0
+    for t in range(n):
+        if s[of_task(p.tasks, t, HOME)] >= 0:
+            relate(near, related, t, s[of_task(p.tasks, t, HOME)])
+            continue
+        n_left += 1
+        work_left += about_least(s, p, t)
+        for device in range(n_devices):
+            left[device] += max(s[of_pair(p.pairs, n_devices, t, device, RUN_NS)], 0)
+        if s[of_task(p.tasks, t, MISSING)] == 0:
+            words[place_of[t] // WORD] |= 1 << (place_of[t] % WORD)
+            note_ready(s, p, t, ABSENT, fresh)
+    for device in range(n_devices):
+        rates += about[ABOUT_DEVICES + MAX_DEVICES + device]
+    first_word, last_task = 0, ABSENT
+    draw = seed * 1_000_003
+    ready_bias = net.ready_bias + style * N_READY_UNITS
+    option_bias = net.option_bias + style * N_OPTION_UNITS
+    for step in range(n_left):
+        # Which ready task comes next.
+        n_ready = 0
+        while words[first_word] == 0:
+            first_word += 1
+            if first_word >= n_words:
+                return ABSENT
+        word = first_word
+        while word < n_words and n_ready < N_WINDOW:
+            bits = words[word]
+            while bits != 0 and n_ready < N_WINDOW:
+                window[n_ready] = by_priority[word * WORD + lowest_bit(bits)]
+                n_ready += 1
+                bits &= bits - 1
+            word += 1
+        if s[p.sums + N_GATED] > 0:
+            release_known(s, p)
+        least_free = s[of_device(p.devices, 0, FREE_NS)]
+        mean_free, fluid = 0.0, work_left
+        for device in range(n_devices):
+            free = s[of_device(p.devices, device, FREE_NS)]
+            least_free = min(least_free, free)
+            mean_free += free
+            fluid += free * about[ABOUT_DEVICES + MAX_DEVICES + device]
+        mean_free /= n_devices
+        fluid /= max(rates, 1e-9)
+        pick = 0
+        if p.all_linked == 0:
+            n_ready = keep_legal(s, p, window, n_ready)
+            if n_ready == 0:
+                return ABSENT
+        if n_ready > 1 and only < 0:
+            best = -1e300
+            share = work_left / max(about[ABOUT_WORK_NS], 1.0)
+            for at in range(n_ready):
+                t = window[at]
+                seen = rec_ready[step, at] if records != 0 else view_ready[0]
+                see_ready(
+                    s, p, t, near, related, fresh, seen, per_unit, least_free, step, at, share
+                )
+                for j in range(N_READY_UNITS):
+                    units[j] = to_ready[t, j] + w[ready_bias + j]
+                add_ready(seen, w, net.ready, units)
+                score = priority[t, style] + score_units(units, N_READY_UNITS, w, net.ready_score)
+                if seed >= 0:
+                    draw += 1
+                    score += gumbel(draw)
+                if score > best:
+                    best, pick = score, at
+        t = window[pick]
+        if records != 0:
+            rec[step, 0], rec[step, 1] = n_ready, pick
+            for at in range(n_ready):
+                rec[step, 4 + at] = window[at]
+        # Where it runs.
+        legal, device = find_options(s, p, t), max(only, 0)
+        if only >= 0:
+            legal &= 1 << only
+        if legal == 0:
+            return ABSENT
+        seen = rec_option[step] if records != 0 else view_option
+        if only < 0:
+            see_options(
+                s, p, t, legal, near, related, left, seen, about, mean_free, fluid, step,
+                last_task,
+            )  # fmt: skip
+        best = -1e300
+        for d in range(n_devices):
+            if only < 0 and legal & (1 << d) != 0:
+                for j in range(N_OPTION_UNITS):
+                    units[j] = to_option[t, j] + w[option_bias + j]
+                add_option(seen[d], w, net.option, units)
+                score = np.float64(score_units(units, N_OPTION_UNITS, w, net.option_score))
+                if seed >= 0:
+                    draw += 1
+                    score += gumbel(draw)
+                if score > best:
+                    best, device = score, d
+        if records != 0:
+            rec[step, 2], rec[step, 3] = device, legal
+        # Place it.
+        chosen[step, 0], chosen[step, 1] = t, device
+        window[0] = t
+        commit(s, p, window, 0, 1, device, s[of_pair(p.pairs, n_devices, t, device, RUN_NS)])
+        end_ns = s[of_device(p.devices, device, FREE_NS)] + s[of_task(p.tasks, t, REST_NS)]
+        if max(end_ns, s[p.sums + LATEST_NS]) >= bound_ns:
+            return NEVER
+        last_task = t
+        work_left -= about_least(s, p, t)
+        for d in range(n_devices):
+            left[d] -= max(s[of_pair(p.pairs, n_devices, t, d, RUN_NS)], 0)
+        relate(near, related, t, device)
+        words[place_of[t] // WORD] &= ~(1 << (place_of[t] % WORD))
+        for at in range(s[of_task(p.tasks, t, READERS)], s[of_task(p.tasks, t, READERS_END)]):
+            reader = s[p.rows + at]
+            s[of_task(p.tasks, reader, MISSING)] -= 1
+            if s[of_task(p.tasks, reader, MISSING)] == 0:
+                note_ready(s, p, reader, step, fresh)
+                where = place_of[reader]
+                words[where // WORD] |= 1 << (where % WORD)
+                first_word = min(first_word, where // WORD)
+    return s[p.sums + LATEST_NS]
+
+
+@compiled
+def roll_many(
+    s: IntArray, s0: IntArray, p: Places, w: FloatArray, net: Net,
+    about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
+    to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
+    fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], window: IntArray,
+    units: FloatArray, styles: IntArray, seeds: IntArray, chosen: IntArray, ends_ns: IntArray,
+    prunes: int, records: int, rec: IntArray, rec_ready: FloatArray, rec_option: FloatArray,
+    view_ready: FloatArray, view_option: FloatArray,
+) -> None:  # fmt: skip
+    """Play a plan for each style and seed; see `roll`. `ends_ns`: the estimated ends.
+
+    With `prunes` a plan is given up as soon as an earlier one is as good.
+    """
+    bound_ns = NEVER
+    for r in range(len(styles)):
+        if prunes != 0 and r > 0 and ends_ns[r - 1] >= 0:
+            bound_ns = min(bound_ns, ends_ns[r - 1])
+        at = r if records != 0 else 0
+        ends_ns[r] = roll(
+            s, s0, p, w, net, about, near, priority, to_ready, to_option, by_priority, place_of,
+            words, fresh, related, left, window, units, styles[r], seeds[r], bound_ns, chosen[r],
+            records, rec[at], rec_ready[at], rec_option[at], view_ready, view_option,
+        )  # fmt: skip
+
+
+@inlined
+def best_alone(about: npt.NDArray[np.float64], n_devices: int) -> int:
+    """Return the device that can run everything and needs least time for it, or ABSENT."""
+    best, best_ns = ABSENT, 1e300
+    for device in range(n_devices):
+        total_ns = about[ABOUT_DEVICES + 3 * MAX_DEVICES + device]
+        if total_ns < best_ns:
+            best, best_ns = device, total_ns
+    return best
+
+
+@inlined
+def lowest_bit(bits: int) -> int:
+    """Return the place of the lowest bit that is set."""
+    place = 0
+    if bits & 0xFFFFFFFF == 0:
+        bits >>= 32
+        place += 32
+    if bits & 0xFFFF == 0:
+        bits >>= 16
+        place += 16
+    if bits & 0xFF == 0:
+        bits >>= 8
+        place += 8
+    if bits & 0xF == 0:
+        bits >>= 4
+        place += 4
+    if bits & 0x3 == 0:
+        bits >>= 2
+        place += 2
+    if bits & 0x1 == 0:
+        place += 1
+    return place
+
+
+@inlined
+def about_least(s: IntArray, p: Places, task: int) -> float:
+    """Return the shortest duration of a task."""
+    return float(s[of_task(p.tasks, task, BEST_NS)])
+
+
+@inlined
+def relate(near: IntArray, related: IntArray, task: int, device: int) -> None:
+    """Count a placed task at the readers of highest rank along six steps; the last column sums."""
+    at, total = task, related.shape[1] - 1
+    for _ in range(6):
+        if near[at] == at:
+            break
+        at = near[at]
+        related[at, device] += 1
+        related[at, total] += 1
+
+
+BORN, FRESH_NS, FRESH_HOME, IS_ALIKE = range(4)  # columns of what is noted of ready tasks
+
+
+@inlined
+def note_ready(s: IntArray, p: Places, task: int, step: int, fresh: IntArray) -> None:
+    """Note of a task that has become ready at `step` where its inputs end, and which ends last."""
+    ready_ns, home, alike = s[of_task(p.tasks, task, RELEASE_NS)], ABSENT, 1
+    for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
+        source = s[p.rows + at]
+        end_ns, device = end_of(s, p, source), s[of_task(p.tasks, source, HOME)]
+        if home >= 0 and device != home:
+            alike = 0
+        if end_ns >= ready_ns or home < 0:
+            ready_ns, home = max(ready_ns, end_ns), device
+    fresh[task, BORN], fresh[task, FRESH_NS] = step, ready_ns
+    fresh[task, FRESH_HOME], fresh[task, IS_ALIKE] = home, alike
+
+
+@inlined
+def keep_legal(s: IntArray, p: Places, window: IntArray, n_ready: int) -> int:
+    """Keep the ready tasks that may go somewhere, where links are missing; return how many."""
+    kept = 0
+    for at in range(n_ready):
+        task = window[at]
+        if find_options(s, p, task) != 0:
+            window[kept] = task
+            kept += 1
+    return kept
+
+
+@inlined
+def find_options(s: IntArray, p: Places, task: int) -> int:
+    """Note when inputs could be where and how long the task lasts; return legal devices as bits."""
+    legal = 0
+    for device in range(p.n_devices):
+        run_ns, ready_ns = s[of_pair(p.pairs, p.n_devices, task, device, RUN_NS)], ABSENT
+        if run_ns >= 0:
+            ready_ns = data_ready_ns(s, p, task, device)
+            s[of_pair(p.pairs, p.n_devices, task, device, DURATION_NS)] = run_ns + gather_ns(
+                s, p, task, device
+            )
+        s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)] = ready_ns
+        s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] = ready_ns >= 0
+    if p.all_linked == 0:
+        judge(s, p, task)
+    for device in range(p.n_devices):
+        if s[of_pair(p.pairs, p.n_devices, task, device, LEGAL)] != 0:
+            legal |= 1 << device
+    return legal
+
+
+@inlined
+def see_ready(
+    s: IntArray, p: Places, task: int, near: IntArray, related: IntArray, fresh: IntArray,
+    seen: FloatArray, per_unit: float, least_free: int, step: int, place: int, work_left: float,
+) -> None:  # fmt: skip
+    """Write the features of a ready task."""
+    home, age, total = fresh[task, FRESH_HOME], step - 1 - fresh[task, BORN], p.n_devices
+    at = near[task]
+    n_inputs = s[of_task(p.tasks, at, INPUTS_END)] - s[of_task(p.tasks, at, INPUTS)]
+    seen[0] = squash((fresh[task, FRESH_NS] - least_free) * per_unit)
+    seen[1] = 1.0 if age == 0 else 0.0
+    seen[2] = squash(0.25 * age)
+    seen[3] = place * 0.0625
+    seen[4] = fresh[task, IS_ALIKE] if home >= 0 else 0.5
+    seen[5] = (n_inputs - s[of_task(p.tasks, at, MISSING)]) / max(n_inputs, 1)
+    seen[6] = (
+        squash((s[of_device(p.devices, home, FREE_NS)] - least_free) * per_unit)
+        if home >= 0
+        else 0.0
+    )
+    seen[7] = work_left
+    seen[8] = squash(0.5 * related[at, total])
+    seen[9] = squash(0.25 * related[near[near[at]], total])
+
+
+@inlined
+def see_options(
+    s: IntArray, p: Places, task: int, legal: int, near: IntArray, related: IntArray,
+    left: npt.NDArray[np.float64], seen: FloatArray, about: npt.NDArray[np.float64],
+    mean_free: float, fluid: float, n_chosen: int, last_task: int,
+) -> None:  # fmt: skip
+    """Write the features of a task on every legal device."""
+    n_devices, per_unit = p.n_devices, about[ABOUT_PER_UNIT]
+    pair = of_pair(p.pairs, n_devices, task, 0, 0)
+    candidates = of_candidate(p.candidates, n_devices, 0, 0, 0)
+    first_start = first_end = first_ready = shortest = NEVER
+    first_alone = 1e300
+    far = near[near[near[task]]]
+    farther = near[near[near[far]]]
+    n_near, n_far = related[near[task], n_devices], related[far, n_devices]
+    n_farther = related[farther, n_devices]
+    for d in range(n_devices):
+        first_alone = min(first_alone, s[of_device(p.devices, d, FREE_NS)] + left[d])
+        if legal & (1 << d) != 0:
+            if p.dispatches != 0:
+                s[of_device(p.devices, d, WALK_NS)] = walk_ns(s, p, d)
+            start = option_start_ns(s, p, task, d)
+            lasts = s[pair + n_devices * DURATION_NS + d]
+            s[candidates + 2 * d + START], s[candidates + 2 * d + END] = start, start + lasts
+            first_start, first_end = min(first_start, start), min(first_end, start + lasts)
+            first_ready = min(first_ready, s[pair + n_devices * READY_NS + d])
+            shortest = min(shortest, lasts)
+    first, last = s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]
+    fed = s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0
+    last_home = s[of_task(p.tasks, last_task, HOME)] if last_task >= 0 else ABSENT
+    latest = s[p.sums + LATEST_NS]
+    below = s[of_task(p.tasks, task, BELOW_NS)]
+    for d in range(n_devices):
+        if legal & (1 << d) == 0:
+            continue
+        f = seen[d]
+        start, end = s[candidates + 2 * d + START], s[candidates + 2 * d + END]
+        free = s[of_device(p.devices, d, FREE_NS)]
+        lasts = end - start
+        n_local, moved = (1 if fed and d == p.host else 0), 0
+        for at in range(first, last):
+            source = s[p.rows + at]
+            home = s[of_task(p.tasks, source, HOME)]
+            if home == d:
+                n_local += 1
+            elif s[of_pair(p.pairs, n_devices, source, d, THERE_NS)] < 0:
+                moved += s[p.moves + p.n_links * source + link_between(s, p, home, d)]
+        out, busy, n_out = 0, 0, 0
+        for other in range(n_devices):
+            link = link_between(s, p, d, other) if other != d else ABSENT
+            if link >= 0:
+                n_out += 1
+                out += s[p.moves + p.n_links * task + link]
+                resource = s[p.held + p.n_held * link]
+                count = s[p.n_busy + resource]
+                if count > 0:
+                    busy += max(
+                        s[of_busy(p.busy, p.n_intervals, resource, count - 1, END)] - end, 0
+                    )
+        alone = free + left[d]
+        n_inputs = last - first + (1 if fed else 0)
+        f[0] = squash((start - first_start) * per_unit)
+        f[1] = squash((end - first_end) * per_unit)
+        f[2] = 1.0 if end == first_end else 0.0
+        f[3] = squash((start - free) * per_unit)
+        f[4] = squash((s[pair + n_devices * READY_NS + d] - first_ready) * per_unit)
+        f[5] = squash(lasts * per_unit)
+        f[6] = 2.0 * (lasts - shortest) / max(lasts + shortest, 1)
+        f[7] = n_local / n_inputs if n_inputs > 0 else 0.5
+        f[8] = squash(max(end - latest, 0) * per_unit)
+        f[9] = squash((free - mean_free) * per_unit)
+        f[10] = related[near[task], d] / max(n_near, 1)
+        f[11] = related[far, d] / max(n_far, 1)
+        f[12] = 1.0 if d == last_home else 0.0
+        f[13] = about[ABOUT_DEVICES + 2 * MAX_DEVICES + d]
+        f[14] = squash((end - fluid) * per_unit)
+        f[15] = max(-2.0, min(2.0, (end + below - fluid) / max(fluid, 1.0)))
+        f[16] = 2.0 * (alone - first_alone) / max(alone + first_alone, 1.0)
+        f[17] = 2.0 * (first_alone - fluid) / max(first_alone + fluid, 1.0)
+        f[18] = squash(out / max(n_out, 1) * per_unit)
+        f[19] = squash(busy / max(n_out, 1) * per_unit)
+        f[20] = 1.0 if s[of_device(p.devices, d, USED)] != 0 else 0.0
+        f[21] = s[of_device(p.devices, d, N_SPANS)] / max(n_chosen, 1)
+        f[22] = squash(moved * per_unit)
+        f[23] = squash(0.5 * n_near)
+        f[24] = related[farther, d] / max(n_farther, 1)
+        f[25] = squash(0.25 * n_far)
+
+
+@compiled
+def learn(
+    s: IntArray, p: Places, w: FloatArray, net: Net, g: FloatArray, facts: FloatArray,
+    coded: FloatArray, mixed: FloatArray, to_ready: FloatArray, to_option: FloatArray,
+    priority: FloatArray, d_priority: FloatArray, d_ready: FloatArray, d_option: FloatArray,
+    d_coded: FloatArray, n_steps: int, style: IntArray, weight: npt.NDArray[np.float64],
+    entropy: float, rec: IntArray, rec_ready: FloatArray, rec_option: FloatArray,
+    units: FloatArray, scores: npt.NDArray[np.float64], sums: FloatArray,
+    totals: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Add the gradient of Σ weight · log probability + entropy bonus over rollouts to `g`.
+
+    Records are (R, N, …). `d_…`: scratch like what they are the gradients of. `totals`: entropies
+    of choices of tasks and of devices, and their numbers, are added to it.
+    """
+    n, n_devices = s[p.sums + N_TASKS], p.n_devices
+    for t in range(n):
+        for j in range(net.n_styles):
+            d_priority[t, j] = 0
+        for j in range(N_READY_UNITS):
+            d_ready[t, j] = 0
+        for j in range(N_OPTION_UNITS):
+            d_option[t, j] = 0
+    for r in range(len(style)):
+        k = style[r]
+        for step in range(n_steps):
+            n_ready = rec[r, step, 0]
+            if n_ready > 1:
+                for at in range(n_ready):
+                    t = rec[r, step, 4 + at]
+                    u = units[at]
+                    for j in range(N_READY_UNITS):
+                        u[j] = to_ready[t, j] + w[net.ready_bias + k * N_READY_UNITS + j]
+                    add_ready(rec_ready[r, step, at], w, net.ready, u)
+                    scores[at] = priority[t, k] + score_units(u, N_READY_UNITS, w, net.ready_score)
+                totals[0] += to_gradients(scores, n_ready, rec[r, step, 1], weight[r], entropy)
+                totals[1] += 1
+                for at in range(n_ready):
+                    t, slope = rec[r, step, 4 + at], np.float32(scores[at])
+                    d_priority[t, k] += slope
+                    add_head(
+                        w, g, units[at], rec_ready[r, step, at], N_READY_FEATURES, N_READY_UNITS,
+                        net.ready, net.ready_bias + k * N_READY_UNITS, net.ready_score, slope,
+                        d_ready[t],
+                    )  # fmt: skip
+            t, legal, pick, n_legal = (
+                rec[r, step, 4 + rec[r, step, 1]], rec[r, step, 3], 0, 0,
+            )  # fmt: skip
+            for d in range(n_devices):
+                if legal & (1 << d) != 0:
+                    u = units[n_legal]
+                    for j in range(N_OPTION_UNITS):
+                        u[j] = to_option[t, j] + w[net.option_bias + k * N_OPTION_UNITS + j]
+                    add_option(rec_option[r, step, d], w, net.option, u)
+                    scores[n_legal] = score_units(u, N_OPTION_UNITS, w, net.option_score)
+                    if d == rec[r, step, 2]:
+                        pick = n_legal
+                    n_legal += 1
+            if n_legal > 1:
+                totals[2] += to_gradients(scores, n_legal, pick, weight[r], entropy)
+                totals[3] += 1
+                n_legal = 0
+                for d in range(n_devices):
+                    if legal & (1 << d) != 0:
+                        add_head(
+                            w, g, units[n_legal], rec_option[r, step, d], N_OPTION_FEATURES,
+                            N_OPTION_UNITS, net.option, net.option_bias + k * N_OPTION_UNITS,
+                            net.option_score, np.float32(scores[n_legal]), d_option[t],
+                        )  # fmt: skip
+                        n_legal += 1
+    back_through_graph(
+        s, p, w, net, g, facts, coded, mixed, d_priority, d_ready, d_option, d_coded, sums
+    )
+
+
+@inlined
+def to_gradients(
+    scores: npt.NDArray[np.float64], n: int, pick: int, weight: float, entropy: float
+) -> float:
+    """Replace scores by the slopes of weight · log softmax[pick] + entropy · H; return H."""
+    top = scores[0]
+    for i in range(1, n):
+        top = max(top, scores[i])
+    total = 0.0
+    for i in range(n):
+        total += np.exp(scores[i] - top)
+    log_total = np.log(total) + top
+    h = 0.0
+    for i in range(n):
+        scores[i] -= log_total
+        h -= np.exp(scores[i]) * scores[i]
+    for i in range(n):
+        share = np.exp(scores[i])
+        slope = -weight * share - entropy * share * (scores[i] + h)
+        scores[i] = slope + weight if i == pick else slope
+    return h
+
+
+@inlined
+def add_head(
+    w: FloatArray, g: FloatArray, u: FloatArray, x: FloatArray, n_in: int, n_units: int,
+    matrix: int, bias: int, score: int, slope: np.float32, d_static: FloatArray,
+) -> None:  # fmt: skip
+    """Go back through one hidden layer; `u`: its units before the relu, which are overwritten."""
+    for j in range(n_units):
+        if u[j] > np.float32(0):
+            g[score + j] += slope * u[j]
+            u[j] = slope * w[score + j]
+        else:
+            u[j] = 0
+        g[bias + j] += u[j]
+        d_static[j] += u[j]
+    for i in range(n_in):
+        xi = x[i]
+        if xi != np.float32(0):
+            row = matrix + i * n_units
+            for j in range(n_units):
+                g[row + j] += xi * u[j]
+
+
+@inlined
+def add_back(
+    w: FloatArray, g: FloatArray, at: int, x: FloatArray, d_y: FloatArray, n_in: int, n_out: int,
+    d_x: FloatArray,
+) -> None:  # fmt: skip
+    """Go back through y = x W: add to the gradients of W and of x."""
+    for i in range(n_in):
+        row, total, xi = at + i * n_out, np.float32(0), x[i]
+        for j in range(n_out):
+            total += w[row + j] * d_y[j]
+            g[row + j] += xi * d_y[j]
+        d_x[i] += total
+
+
+@inlined
+def back_through_graph(
+    s: IntArray, p: Places, w: FloatArray, net: Net, g: FloatArray, facts: FloatArray,
+    coded: FloatArray, mixed: FloatArray, d_priority: FloatArray, d_ready: FloatArray,
+    d_option: FloatArray, d_coded: FloatArray, sums: FloatArray,
+) -> None:  # fmt: skip
+    """Go back from what the heads were told of each task to the weights of the graph network.
+
+    `sums`: (6, N_EMBEDDED) scratch.
+    """
+    n = s[p.sums + N_TASKS]
+    d_mixed, mean, d_mean, d_shared, context, d_context = (
+        sums[0], sums[1], sums[2], sums[3], sums[4], sums[5],
+    )  # fmt: skip
+    for j in range(N_EMBEDDED):
+        d_shared[j] = context[j] = d_context[j] = 0
+    for t in range(n):
+        for j in range(N_EMBEDDED):
+            d_coded[t, j] = 0
+            context[j] += coded[t, j] / np.float32(n)
+    for t in range(n):
+        for j in range(N_EMBEDDED):
+            d_mixed[j] = 0
+        m = mixed[t]
+        add_back(w, g, net.priority, m, d_priority[t], N_EMBEDDED, net.n_styles, d_mixed)
+        add_back(w, g, net.to_ready, m, d_ready[t], N_EMBEDDED, N_READY_UNITS, d_mixed)
+        add_back(w, g, net.to_option, m, d_option[t], N_EMBEDDED, N_OPTION_UNITS, d_mixed)
+        for j in range(N_EMBEDDED):
+            if m[j] <= np.float32(0):
+                d_mixed[j] = 0
+            d_shared[j] += d_mixed[j]
+        add_back(w, g, net.own, coded[t], d_mixed, N_EMBEDDED, N_EMBEDDED, d_coded[t])
+        for side in range(2):
+            column = INPUTS if side == 0 else READERS
+            matrix = net.inputs if side == 0 else net.readers
+            first, last = s[of_task(p.tasks, t, column)], s[of_task(p.tasks, t, column + 1)]
+            if last > first:
+                mean_of(s, p, t, column, coded, mean)
+                for j in range(N_EMBEDDED):
+                    d_mean[j] = 0
+                add_back(w, g, matrix, mean, d_mixed, N_EMBEDDED, N_EMBEDDED, d_mean)
+                share = np.float32(1) / np.float32(last - first)
+                for at in range(first, last):
+                    c = d_coded[s[p.rows + at]]
+                    for j in range(N_EMBEDDED):
+                        c[j] += share * d_mean[j]
+    for j in range(N_EMBEDDED):
+        g[net.mix_bias + j] += d_shared[j]
+    add_back(w, g, net.context, context, d_shared, N_EMBEDDED, N_EMBEDDED, d_context)
+    for t in range(n):
+        c = d_coded[t]
+        for j in range(N_EMBEDDED):
+            c[j] += d_context[j] / np.float32(n)
+            if coded[t, j] <= np.float32(0):
+                c[j] = 0
+            g[net.embed_bias + j] += c[j]
+        f = facts[t]
+        for i in range(N_STATIC):
+            row = net.embed + i * N_EMBEDDED
+            for j in range(N_EMBEDDED):
+                g[row + j] += f[i] * c[j]
+
+
+@compiled
+def fill(
+    both: IntArray, p: Places, in_start: IntArray, in_values: IntArray, task_ns: IntArray,
+    cell_of: IntArray, h_ns: IntArray, extra_ns: IntArray, sizes: IntArray, size_ns: IntArray,
+    output_bytes: IntArray, host_bytes: IntArray, returns: IntArray, arrival_ns: IntArray,
+    gate_start: IntArray, gates: IntArray, order: IntArray,
+) -> None:  # fmt: skip
+    """Begin with a graph of which nothing is placed, in both slots; all devices are linked.
+
+    What `tables.graph_tables` gives, but for what only observations read. `task_ns`: (N, D),
+    `h_ns`: (K, D) by cell, `extra_ns`: (D,) added to every task. `sizes`: (n,) ascending, with
+    `size_ns` (n, L + 2 D): how long each occupies every link, is gathered and is staged on every
+    device. `order`: gets the tasks, inputs first.
+    """
+    s, n, n_devices, n_links = both[0], len(cell_of), p.n_devices, p.n_links
+    n_rows = 0
+    for t in range(n):
+        row = p.tasks + N_TASK_COLUMNS * t
+        for column in range(N_TASK_COLUMNS):
+            s[row + column] = 0
+        s[row + INPUTS] = n_rows
+        for at in range(in_start[t], in_start[t + 1]):
+            source, known = in_values[at], False
+            for before in range(s[row + INPUTS], n_rows):
+                known = known or s[p.rows + before] == source
+            if not known:
+                s[p.rows + n_rows] = source
+                n_rows += 1
+        s[row + INPUTS_END] = n_rows
+        s[row + MISSING] = n_rows - s[row + INPUTS]
+    for t in range(n):  # READERS_END counts, then grows to the end as readers are written
+        for at in range(s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]):
+            s[of_task(p.tasks, s[p.rows + at], READERS_END)] += 1
+    for t in range(n):
+        count = s[of_task(p.tasks, t, READERS_END)]
+        s[of_task(p.tasks, t, READERS)] = s[of_task(p.tasks, t, READERS_END)] = n_rows
+        n_rows += count
+    for t in range(n):
+        for at in range(s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]):
+            end = of_task(p.tasks, s[p.rows + at], READERS_END)
+            s[p.rows + s[end]] = t
+            s[end] += 1
+    n_gated = 0
+    for t in range(n):
+        s[of_task(p.tasks, t, GATES)] = n_rows
+        for at in range(gate_start[t], gate_start[t + 1]):
+            s[p.rows + n_rows] = gates[at]
+            n_rows += 1
+        s[of_task(p.tasks, t, GATES_END)] = n_rows
+        n_gated += gate_start[t + 1] > gate_start[t]
+    work_ns, n_ready, n_ordered = 0, 0, 0
+    for t in range(n):
+        row = p.tasks + N_TASK_COLUMNS * t
+        output, input_size = place_in(sizes, output_bytes[t]), ABSENT
+        if host_bytes[t] > 0:
+            input_size = place_in(sizes, host_bytes[t])
+        least = NEVER
+        for device in range(n_devices):
+            pair = of_pair(p.pairs, n_devices, t, device, 0)
+            run_ns = task_ns[t, device]
+            if run_ns >= 0:
+                run_ns += extra_ns[device]
+                least = min(least, run_ns)
+            s[pair + n_devices * RUN_NS] = run_ns
+            s[pair + n_devices * THERE_NS] = s[pair + n_devices * READY_NS] = ABSENT
+            s[pair + n_devices * LEGAL] = 0
+            s[pair + n_devices * H_NS] = h_ns[cell_of[t], device]
+            s[pair + n_devices * COPY_IN_NS] = size_ns[output, n_links + device]
+            s[pair + n_devices * COPY_OUT_NS] = size_ns[output, n_links + n_devices + device]
+            link = link_between(s, p, p.host, device)
+            s[pair + n_devices * HOST_COPY_NS] = (
+                size_ns[input_size, link] if input_size >= 0 and link >= 0 else 0
+            )
+        for link in range(n_links):
+            s[p.moves + n_links * t + link] = size_ns[output, link]
+        s[row + HAS_HOST_INPUT], s[row + RETURNS] = host_bytes[t] > 0, returns[t]
+        s[row + BEST_NS], s[row + RELEASE_NS] = least, arrival_ns[t]
+        s[row + HOME] = s[row + SEEN] = s[row + CHECKED] = ABSENT
+        work_ns += least
+        if s[row + MISSING] == 0:
+            s[p.ready + n_ready] = order[n_ready] = t
+            n_ready += 1
+        for device in range(n_devices):
+            s[p.above + n_devices * t + device] = 0
+    for at in range(N_SUMS):
+        s[p.sums + at] = 0
+    s[p.sums + N_TASKS], s[p.sums + N_READY], s[p.sums + N_GATED] = n, n_ready, n_gated
+    s[p.sums + WORK_LEFT_NS] = work_ns
+    for at in range(N_DEVICE_COLUMNS * n_devices):
+        s[p.devices + at] = 0
+    for resource in range(p.busy - p.n_busy):
+        s[p.n_busy + resource] = 0
+    n_ordered = n_ready
+    at = 0
+    while at < n_ordered:  # MISSING counts down, and is put right again below
+        t = order[at]
+        for place in range(s[of_task(p.tasks, t, READERS)], s[of_task(p.tasks, t, READERS_END)]):
+            reader = s[p.rows + place]
+            s[of_task(p.tasks, reader, MISSING)] -= 1
+            if s[of_task(p.tasks, reader, MISSING)] == 0:
+                order[n_ordered] = reader
+                n_ordered += 1
+        at += 1
+    for t in range(n):
+        row = p.tasks + N_TASK_COLUMNS * t
+        s[row + MISSING] = s[row + INPUTS_END] - s[row + INPUTS]
+    other = both[1]
+    for at in range(N_TASK_COLUMNS * n):
+        other[p.tasks + at] = s[p.tasks + at]
+    for at in range(N_PAIR_ROWS * n_devices * n):
+        other[p.pairs + at] = s[p.pairs + at]
+    for at in range(n_links * n):
+        other[p.moves + at] = s[p.moves + at]
+    for at in range(n_rows):
+        other[p.rows + at] = s[p.rows + at]
+
+
+@inlined
+def place_in(sizes: IntArray, size: int) -> int:
+    """Return where an ascending array holds `size`, which it does."""
+    low, high = 0, len(sizes) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if sizes[middle] < size:
+            low = middle + 1
+        else:
+            high = middle
+    return low

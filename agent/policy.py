@@ -1,17 +1,14 @@
-"""The placement policy: a small network that scores every candidate. Inference is numpy only.
-
-B decisions, K candidates, F features, H hidden units. All candidates share the weights, and the
-mean of the legal candidates' codes is the context of each: any number of tasks and devices works.
-"""
+"""The policy, and the scheduler that plays it. Importing this imports neither torch nor numba."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynpartition.agent.observe import FEATURES, Observation
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
@@ -19,106 +16,131 @@ from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
 from dynpartition.types import FloatArray, IntArray
 
-HIDDEN = 64
-"""Hidden units per layer."""
+if TYPE_CHECKING:
+    from dynpartition.agent.decoder import Decoder
+    from dynpartition.agent.kernel import Net
+    from dynpartition.agent.network import Weights
+
 MAX_READY = 16
-"""Ready tasks shown at once."""
-ILLEGAL = np.float32(-1e9)
-"""Score of a candidate that may not be chosen."""
-
-Weights = Mapping[str, FloatArray]
-
-
-def weight_shapes(hidden: int = HIDDEN) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every weight."""
-    return {
-        "encode.weight": (len(FEATURES), hidden),
-        "encode.bias": (hidden,),
-        "mix.weight": (hidden, hidden),
-        "context.weight": (hidden, hidden),
-        "mix.bias": (hidden,),
-        "score.weight": (hidden,),
-    }
+"""Ready tasks that an environment shows at once, if not told otherwise."""
+SHIPPED = Path(__file__).parent / "shipped"
+"""The checkpoint that comes with the package."""
+ROOM, PLANS_MIN, PLANS_MAX = 192, 2, 12
+"""A decision makes as many plans as hold so many tasks together, within bounds: what it costs
+hardly depends on the size of small inputs."""
 
 
 class Policy:
-    """Weights, and how many ready tasks they were trained to see."""
+    """A set of weights; see `dynpartition.agent.network`."""
 
-    def __init__(self, weights: Weights, max_ready: int = MAX_READY) -> None:
-        self.weights = dict(weights)
-        self.max_ready = max_ready
+    def __init__(self, weights: Weights) -> None:
+        self.weights: dict[str, FloatArray] = dict(weights)
+        self._tries: dict[int, tuple[IntArray, IntArray]] = {}
 
     @staticmethod
-    def untrained(seed: int = 0, hidden: int = HIDDEN, max_ready: int = MAX_READY) -> Policy:
+    def untrained(seed: int = 0, n_styles: int | None = None) -> Policy:
         """Return a policy with random weights that prefers next to nothing."""
-        rng = np.random.default_rng(np.random.SeedSequence([seed]))
-        weights = {
-            name: _initial(name, shape, rng) for name, shape in weight_shapes(hidden).items()
-        }
-        return Policy(weights, max_ready)
+        from dynpartition.agent.network import N_STYLES, untrained_weights
+
+        return Policy(untrained_weights(seed, n_styles or N_STYLES))
 
     @property
-    def hidden(self) -> int:
-        """Hidden units per layer, H."""
-        return len(self.weights["encode.bias"])
+    def n_styles(self) -> int:
+        """How many plans it makes for an input, of which the best is taken."""
+        return len(self.weights["ready_bias"])
 
-    def scores(self, observation: Observation) -> FloatArray:
-        """Return float32 (B, K), ILLEGAL where the mask is 0. Each row needs a legal candidate."""
-        w = self.weights
-        mask = observation.mask.astype(np.bool_)  # (B, K)
-        count = mask.sum(axis=1)
-        code = np.maximum(observation.features[mask] @ w["encode.weight"] + w["encode.bias"], 0)
-        first = np.cumsum(count) - count  # code: one row per legal candidate
-        context = np.add.reduceat(code, first) / count[:, None]  # (B, H)
-        shared = context.astype(np.float32) @ w["context.weight"] + w["mix.bias"]
-        mixed = np.maximum(code @ w["mix.weight"] + np.repeat(shared, count, axis=0), 0)
-        scores = np.full(mask.shape, ILLEGAL, dtype=np.float32)
-        scores[mask] = mixed @ w["score.weight"]
-        return scores
+    @cached_property
+    def flat(self) -> FloatArray:
+        """All weights as one array."""
+        from dynpartition.agent.network import flat
 
-    def choose(self, observation: Observation, rng: np.random.Generator | None = None) -> IntArray:
-        """Return int64 (B,): the best candidate, or with `rng` one drawn by softmax."""
-        scores = self.scores(observation)
-        if rng is not None:
-            noise = rng.gumbel(size=scores.shape)  # argmax of the sum is a softmax draw
-            scores += noise.astype(np.float32)
-        chosen: IntArray = np.argmax(scores, axis=1)
-        return chosen
+        return flat(self.weights)
 
+    @cached_property
+    def net(self) -> Net:
+        """Where they lie in it."""
+        from dynpartition.agent.network import net_of
 
-def _initial(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> FloatArray:
-    if name.endswith("bias"):
-        return np.zeros(shape, dtype=np.float32)
-    scale = 0.01 if name == "score.weight" else np.sqrt(2 / shape[0])
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
+        return net_of(self.n_styles)
+
+    def tries(self, n_tasks: int) -> tuple[IntArray, IntArray]:
+        """Return styles and seeds of the plans of a decision for so many tasks.
+
+        First everything on one device, then the first style greedily, then drawn plans with fixed
+        seeds, style by style: as many plans as hold ROOM tasks together, within bounds.
+        """
+        n_plans = max(PLANS_MIN, min(PLANS_MAX, ROOM // max(1, n_tasks)))
+        known = self._tries.get(n_plans)
+        if known is None:
+            from dynpartition.agent.decoder import GREEDY, ONE_DEVICE
+
+            drawn = range(n_plans - 1)
+            styles = [ONE_DEVICE, 0, *((number + 1) % self.n_styles for number in drawn)]
+            seeds = [GREEDY, GREEDY, *drawn]
+            known = np.array(styles, dtype=np.int64), np.array(seeds, dtype=np.int64)
+            self._tries[n_plans] = known
+        return known
 
 
 class PolicyScheduler(Scheduler):
-    """Plays a policy: the best candidate at every step."""
+    """Plays a policy: of several plans and one on a single device, the best by estimate."""
 
     name = "policy"
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self._profile: Profile | None = None
+        self._decoder: Decoder | None = None
+        self._made: list[list[Launch]] = []
 
     @staticmethod
-    def load(folder: Path) -> PolicyScheduler:
-        """Return the scheduler of a checkpoint; CheckpointError if it cannot be used."""
+    def load(folder: Path | None = None) -> PolicyScheduler:
+        """Return the scheduler of a checkpoint, default: the shipped one.
+
+        Raises CheckpointError if it cannot be used.
+        """
         from dynpartition.agent.checkpoint import load_checkpoint
 
-        return PolicyScheduler(load_checkpoint(folder).policy)
+        return PolicyScheduler(load_checkpoint(folder or SHIPPED).policy)
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches in the order of choosing."""
-        from dynpartition.agent.batch import Batch  # needs numba
-        from dynpartition.agent.facts import Facts
+        decoder = self._decoder_for(profile)
+        decoder.begin(graph, planned)
+        made = self._launches_of(len(graph), profile)
+        chosen = decide(self.policy, decoder, graph).tolist()
+        return [made[device][task] for task, device in chosen]
 
-        batch = Batch(profile, 1, self.policy.max_ready)
-        batch.begin(0, Facts(graph, profile), planned)
-        slot, observation = np.zeros(1, dtype=np.int64), Observation(batch.features, batch.mask)
-        batch.observe(slot)
-        while observation.mask.any():
-            batch.act(slot, self.policy.choose(observation))
-        if batch.n_ready(0):
-            raise SchedulerError(f"no ready task of graph {graph.name!r} has a legal device")
-        return batch.launches(0)
+    def _launches_of(self, n_tasks: int, profile: Profile) -> list[list[Launch]]:
+        """Return the launch of each task alone on each device: making them takes longer."""
+        names, made = profile.cluster.names, self._made
+        if not made or len(made[0]) < n_tasks:
+            made = self._made = [
+                [Launch(name, (task,)) for task in range(n_tasks)] for name in names
+            ]
+        return made
+
+    def _decoder_for(self, profile: Profile) -> Decoder:
+        if self._decoder is None or self._profile is not profile:
+            from dynpartition.agent.decoder import Decoder  # needs numba
+
+            self._profile, self._decoder = profile, Decoder(profile)
+            self._made = []
+        return self._decoder
+
+
+def decide(policy: Policy, decoder: Decoder, graph: TaskGraph) -> IntArray:
+    """Return int64 (n, 2), task and device in plan order, for what `decoder` has begun with.
+
+    Raises SchedulerError where a ready task has no legal device.
+    """
+    if not decoder.n_left:
+        return np.zeros((0, 2), dtype=np.int64)
+    decoder.think(policy.flat, policy.net)
+    rolled = decoder.roll(*policy.tries(decoder.n_left), prunes=True)
+    ends_ns = np.where(rolled.ends_ns < 0, np.iinfo(np.int64).max, rolled.ends_ns)
+    best = int(ends_ns.argmin())
+    if rolled.ends_ns[best] < 0:
+        raise SchedulerError(f"no ready task of graph {graph.name!r} has a legal device")
+    choices: IntArray = rolled.choices[best]
+    return choices

@@ -12,11 +12,11 @@ from dynpartition.agent.listing import Cpop, Heft, ListPlanner, Lookahead, MinMi
 from dynpartition.agent.merging import SUFFIX, Merging
 from dynpartition.agent.paper.config import FORMAT as PAPER_FORMAT
 from dynpartition.agent.paper.config import KINDS
-from dynpartition.agent.policy import PolicyScheduler
+from dynpartition.agent.policy import SHIPPED, PolicyScheduler
 from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitRequests, SplitStateOutput
 from dynpartition.contract import Scheduler
-from dynpartition.errors import SchedulerError, did_you_mean
+from dynpartition.errors import CheckpointError, SchedulerError, did_you_mean
 
 if TYPE_CHECKING:
     from dynpartition.agent.searching import Search
@@ -45,19 +45,15 @@ _MAKERS: dict[str, Callable[[int], Scheduler]] = {
 _EFFORTS: dict[str, dict[str, float]] = {
     "local-search": {"evaluations": 2_000},
     "annealing": {"evaluations": 20_000, "hot": 0.05, "cold": 0.001},
+    "policy-search": {"evaluations": 500},
 }
 """Schedulers that search, with what they spend by default."""
-NOT_BUILT_YET = ("policy-search",)
-"""Names that are promised and have no scheduler yet."""
 
 
 def scheduler_names() -> tuple[str, ...]:
     """Return the names that can be made; `single:DEVICE` stands for one name per device."""
-    return ("single:DEVICE", *_MAKERS, *_EFFORTS, "optimal", *TRAINED)
-
-
-TRAINED = ("policy", *KINDS)
-"""Names that need a checkpoint folder."""
+    searches = [name for name in _EFFORTS if name != "policy-search"]
+    return ("single:DEVICE", *_MAKERS, *searches, "optimal", "policy", "policy-search", *KINDS)
 
 
 def make_scheduler(
@@ -73,10 +69,11 @@ def make_scheduler(
     NAME+merge is NAME whose tasks are merged into launches; NAME+cache is NAME that is asked once
     for all graphs of one content.
 
-    `policy`: the checkpoint folder that `policy`, `dqn` or `policy-value` plays. `budget_us`,
-    `evaluations`: what a scheduler that searches may spend on a decision: time, or a number of
-    plans (repeatable); the others take no notice. Raises SchedulerError for a name that is unknown
-    or not built yet, CheckpointError for a checkpoint that cannot be used.
+    `policy`: the checkpoint folder that `policy`, `policy-search`, `dqn` or `policy-value` plays;
+    the first two play the shipped one without. `budget_us`, `evaluations`: what a scheduler that
+    searches may spend on a decision: time, or a number of plans (repeatable); the others take no
+    notice. Raises SchedulerError for a name that is unknown, CheckpointError for a checkpoint that
+    cannot be used.
     """
 
     def make(inner: str) -> Scheduler:
@@ -92,24 +89,28 @@ def make_scheduler(
     if name.endswith(SUFFIX):
         return Merging(make(name.removesuffix(SUFFIX)))
     if name in _EFFORTS:
-        return _make_search(name, seed, budget_us, evaluations)
+        return _make_search(name, seed, policy, budget_us, evaluations)
     if name == "optimal":
         return _make_optimal(seed, budget_us, evaluations)
     if name.startswith("single:"):
         return SingleDevice(_device_name(name))
-    if name in TRAINED:
-        return _make_trained(name, policy)
-    if name in NOT_BUILT_YET:
-        raise SchedulerError(
-            f"scheduler {name!r} is not built yet; built: {', '.join(scheduler_names())}"
-        )
+    if name == "policy":
+        return _make_policy(policy, seed)
+    if name in KINDS:
+        return _make_paper_agent(name, policy)
     if name not in _MAKERS:
         remedy = did_you_mean(name, scheduler_names())
         raise SchedulerError(f"no scheduler is named {name!r}; {remedy}")
     return _MAKERS[name](seed)
 
 
-def _make_search(name: str, seed: int, budget_us: float | None, evaluations: int | None) -> Search:
+def _make_search(
+    name: str,
+    seed: int,
+    policy: Path | None,
+    budget_us: float | None,
+    evaluations: int | None,
+) -> Search:
     from dynpartition.agent.searching import Effort, Search  # needs numba
 
     usual = _EFFORTS[name]
@@ -119,7 +120,12 @@ def _make_search(name: str, seed: int, budget_us: float | None, evaluations: int
         hot=usual.get("hot", 0.0),
         cold=usual.get("cold", 0.0),
     )
-    return Search(name, heuristics(), effort, seed)
+    if name != "policy-search":
+        return Search(name, heuristics(), effort, seed)
+    from dynpartition.agent.policy_search import PolicyStarts
+
+    starts = PolicyStarts(PolicyScheduler.load(policy).policy)
+    return Search(name, (Heft(), Lookahead()), effort, seed, starts)
 
 
 def trained_name(folder: Path) -> str:
@@ -139,7 +145,7 @@ def _make_optimal(seed: int, budget_us: float | None, evaluations: int | None) -
     from dynpartition.agent.optimal import Optimal
 
     time_s = None if budget_us is None else budget_us / 1e6
-    return Optimal(_make_search("annealing", seed, None, evaluations), time_s)
+    return Optimal(_make_search("annealing", seed, None, None, evaluations), time_s)
 
 
 def _device_name(name: str) -> str:
@@ -151,13 +157,27 @@ def _device_name(name: str) -> str:
     return device
 
 
-def _make_trained(name: str, folder: Path | None) -> Scheduler:
+def _make_policy(folder: Path | None, seed: int) -> Scheduler:
+    """Return what a checkpoint deploys: its policy, or the baseline that its guard prefers."""
+    from dynpartition.agent.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(folder or SHIPPED)
+    guard = checkpoint.training.get("guard")
+    plays = guard.get("plays", "policy") if isinstance(guard, dict) else "policy"
+    if plays == "policy":
+        return PolicyScheduler(checkpoint.policy)
+    if not isinstance(plays, str) or plays.partition("+")[0] not in _MAKERS:
+        raise CheckpointError(
+            f"{folder}: its guard plays {plays!r}, which is no baseline; fine-tune again"
+        )
+    return make_scheduler(plays, seed=seed)
+
+
+def _make_paper_agent(name: str, folder: Path | None) -> Scheduler:
     if folder is None:
         raise SchedulerError(
             f"scheduler {name!r} needs a checkpoint; give its folder with --policy"
         )
-    if name == "policy":
-        return PolicyScheduler.load(folder)
     from dynpartition.agent.paper.agent import PaperScheduler  # needs torch
 
     return PaperScheduler.load(folder, name)

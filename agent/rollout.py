@@ -1,91 +1,181 @@
-"""Playing many episodes in lockstep: one batched decision per step for all that are open."""
+"""Playing a policy on the inputs of one backend, and learning from what was played."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from dynpartition.agent import kernel
-from dynpartition.agent.episode import Baseline, Episodes, reward_of
-from dynpartition.agent.observe import Observation
-from dynpartition.agent.policy import Policy
-from dynpartition.contract import Backend, Workload
+from dynpartition.agent.decoder import Decoder
+from dynpartition.agent.episode import Baseline, reward_of
+from dynpartition.agent.policy import Policy, PolicyScheduler, decide
+from dynpartition.by_id import ById
+from dynpartition.contract import INFEASIBLE_NS, Backend, CompletePlan, Workload, run
+from dynpartition.errors import OutOfDeviceMemory, SchedulerError
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Plan, single_task_launches
 from dynpartition.types import FloatArray, IntArray
+
+_SEEDS = 1 << 40
+
+
+@dataclass(eq=False)
+class Segment:
+    """What rollouts decided at one question: nothing was shown meanwhile."""
+
+    graph: TaskGraph
+    planned: Plan
+    rollouts: IntArray
+    """(n,) which ones of R."""
+    styles: IntArray
+    seeds: IntArray
 
 
 @dataclass
 class Rollouts:
-    """B finished episodes and the T decisions taken in them."""
+    """R rollouts of one workload."""
 
-    rewards: FloatArray  # (B,)
-    observations: list[Observation] = field(default_factory=list)  # T rows in all
-    actions: list[IntArray] = field(default_factory=list)
-    episode_of: list[IntArray] = field(default_factory=list)
+    makespans_ns: IntArray
+    """(R,)"""
+    rewards: FloatArray
+    """(R,) −log(makespan / makespan of the best single device)."""
+    segments: list[Segment]
+
+    @property
+    def n_decisions(self) -> int:
+        """How many tasks were placed, over all rollouts."""
+        return sum(
+            len(each.rollouts)
+            * (len(each.graph) - sum(len(one.tasks) for one in each.planned.launches))
+            for each in self.segments
+        )
 
 
 class Player:
-    """Plays workloads on one backend, at most `lockstep` episodes at a time."""
+    """Plays workloads on one backend, one session at a time."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        lockstep: int,
-        baseline_repeats: int = 1,
-    ) -> None:
+    def __init__(self, backend: Backend, *, baseline_repeats: int = 1) -> None:
         self._backend = backend
-        self._lockstep = lockstep
         self._baseline = Baseline(backend, baseline_repeats)
-        self._episodes: dict[int, Episodes] = {}  # ready tasks shown → slots
+        self._decoder = Decoder(backend.profile)
+        self._flat: ById[Workload, TaskGraph] = ById()
+        self._recorded: tuple[Segment, Policy] | None = None
 
-    def play(
-        self,
-        policy: Policy,
-        workloads: Sequence[Workload],
-        rng: np.random.Generator | None = None,
-        *,
-        record: bool = True,
+    def greedy(self, policy: Policy, workloads: Sequence[Workload]) -> FloatArray:
+        """Return float32 (B,): the rewards of the policy as its scheduler plays it."""
+        times = np.zeros(len(workloads), dtype=np.int64)
+        plans, priced = [], []
+        for number, workload in enumerate(workloads):
+            graph = self._known_graph(workload)
+            if graph is None:
+                times[number] = self._run(workload, policy)
+            else:
+                self._begin(graph, Plan())
+                plans.append(CompletePlan(workload, graph, decide(policy, self._decoder, graph)))
+                priced.append(number)
+        if plans:
+            times[priced] = self._backend.makespans_ns(plans)
+        return self._rewards(times, workloads)
+
+    def sample(
+        self, policy: Policy, workload: Workload, styles: IntArray, rng: np.random.Generator
     ) -> Rollouts:
-        """Play one episode per workload: with `rng` sampling, without greedily."""
-        result = Rollouts(np.zeros(len(workloads), dtype=np.float32))
-        episodes = self._slots(policy.max_ready)
-        try:
-            for first in range(0, len(workloads), self._lockstep):
-                wave = workloads[first : first + self._lockstep]
-                kept = result if record else Rollouts(result.rewards)
-                self._play_wave(policy, episodes, wave, rng, kept, first)
-        finally:
-            episodes.close()
-        return result
+        """Play a workload once per style (R,), drawing every choice."""
+        seeds = rng.integers(_SEEDS, size=len(styles))
+        graph = self._known_graph(workload)
+        if graph is None:
+            times, segments = self._sample_sessions(policy, workload, styles, seeds)
+        else:
+            segment = Segment(graph, Plan(), np.arange(len(styles)), styles, seeds)
+            choices = self._roll(policy, segment)
+            plans = [CompletePlan(workload, graph, each) for each in choices]
+            times, segments = self._backend.makespans_ns(plans), [segment]
+        return Rollouts(times, self._rewards(times, [workload] * len(styles)), segments)
 
-    def _slots(self, max_ready: int) -> Episodes:
-        if max_ready not in self._episodes:
-            slots = Episodes(self._backend, self._lockstep, max_ready)
-            self._episodes[max_ready] = slots
-        return self._episodes[max_ready]
-
-    def _play_wave(
+    def learn(
         self,
         policy: Policy,
-        episodes: Episodes,
-        workloads: Sequence[Workload],
-        rng: np.random.Generator | None,
-        result: Rollouts,
-        first: int,
-    ) -> None:
-        running = np.arange(len(workloads))
-        episodes.begin(running, workloads)
-        while len(running):
-            batch = episodes.batch
-            observation = Observation(batch.features[running], batch.mask[running])
-            actions = policy.choose(observation, rng)
-            result.observations.append(observation)
-            result.actions.append(actions)
-            result.episode_of.append(running + first)
-            running = running[episodes.act(running, actions) == kernel.PLACED]
-        for slot, workload in enumerate(workloads):
-            best_ns = self._baseline.best_single_ns(workload)
-            makespan_ns = episodes.finished[slot].makespan_ns
-            result.rewards[first + slot] = reward_of(makespan_ns, best_ns)
+        rollouts: Rollouts,
+        weights: npt.NDArray[np.float64],
+        entropy: float,
+        gradient: FloatArray,
+    ) -> npt.NDArray[np.float64]:
+        """Add to `gradient` that of Σ weight · log probability over rollouts, plus entropies.
+
+        `policy` must have played them. `weights`: (R,). Returns (4,): sums of the entropies of
+        choices of tasks and of devices, each followed by their number.
+        """
+        totals = np.zeros(4)
+        for segment in rollouts.segments:
+            if self._recorded != (segment, policy):
+                self._roll(policy, segment)  # equal seeds give equal choices
+            chosen = weights[segment.rollouts]
+            self._decoder.learn(gradient, segment.styles, chosen, entropy, totals)
+        return totals
+
+    def _roll(self, policy: Policy, segment: Segment) -> IntArray:
+        """Play and record; return (n, T, 2) choices."""
+        self._begin(segment.graph, segment.planned)
+        self._decoder.think(policy.flat, policy.net)
+        rolled = self._decoder.roll(segment.styles, segment.seeds, records=True)
+        if (rolled.ends_ns < 0).any():
+            name = segment.graph.name
+            raise SchedulerError(
+                f"no ready task of graph {name!r} has a legal device; add links or costs"
+            )
+        self._recorded = (segment, policy)
+        return rolled.choices
+
+    def _begin(self, graph: TaskGraph, planned: Plan) -> None:
+        self._recorded = None
+        self._decoder.begin(graph, planned)
+
+    def _known_graph(self, workload: Workload) -> TaskGraph | None:
+        """Return the graph of a workload that hides nothing, else None."""
+        graph = self._flat.get(workload)
+        if graph is None:
+            with self._backend.open(workload) as session:
+                if session.is_complete:
+                    graph = self._flat.put(workload, session.graph)
+        return graph
+
+    def _run(self, workload: Workload, policy: Policy) -> int:
+        try:
+            return run(self._backend, workload, PolicyScheduler(policy)).trace.makespan_ns
+        except OutOfDeviceMemory:
+            return INFEASIBLE_NS
+
+    def _sample_sessions(
+        self, policy: Policy, workload: Workload, styles: IntArray, seeds: IntArray
+    ) -> tuple[IntArray, list[Segment]]:
+        """Play rollouts one after the other, each asked again at every reveal."""
+        times = np.zeros(len(styles), dtype=np.int64)
+        segments: list[Segment] = []
+        names = self._backend.profile.cluster.names
+        for r in range(len(styles)):
+            with self._backend.open(workload) as session:
+                more, asked = True, 0
+                while more:
+                    seed = (seeds[r : r + 1] + 0x9E3779B9 * asked) % _SEEDS
+                    which = np.array([r])
+                    segment = Segment(session.graph, session.plan, which, styles[r : r + 1], seed)
+                    segments.append(segment)
+                    choices = self._roll(policy, segment)[0]
+                    try:
+                        more = session.advance(single_task_launches(choices, names))
+                    except OutOfDeviceMemory:
+                        times[r] = INFEASIBLE_NS
+                        break
+                    asked += 1
+                else:
+                    times[r] = session.trace.makespan_ns
+        return times, segments
+
+    def _rewards(self, times_ns: IntArray, workloads: Sequence[Workload]) -> FloatArray:
+        rewards = [
+            reward_of(ns, self._baseline.best_single_ns(workload))
+            for ns, workload in zip(times_ns.tolist(), workloads, strict=True)
+        ]
+        return np.array(rewards, dtype=np.float32)

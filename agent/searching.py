@@ -10,6 +10,7 @@ import numpy as np
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph, list_graph
 from dynpartition.agent.listing import ListPlanner
+from dynpartition.agent.policy_search import PolicyStarts
 from dynpartition.agent.search import (
     BATCH_MAX,
     Budget,
@@ -61,9 +62,15 @@ class Search(Scheduler):
     """
 
     def __init__(
-        self, name: str, members: Sequence[ListPlanner], effort: Effort, seed: int = 0
+        self,
+        name: str,
+        members: Sequence[ListPlanner],
+        effort: Effort,
+        seed: int = 0,
+        policy: PolicyStarts | None = None,
     ) -> None:
-        self.name = name
+        """Search around the plans of `members`, and of `policy` where there is one."""
+        self.name, self.policy = name, policy
         self.members, self.effort, self.seed = tuple(members), effort, seed
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
@@ -73,6 +80,8 @@ class Search(Scheduler):
         if lists is None:
             return self.members[-1].define(graph, profile, planned)
         starts = member_plans(self.members, lists, planned)
+        if self.policy is not None:
+            starts += self.policy.plans(graph, profile, planned)
         if not starts:
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
         return self.around(lists, planned, starts, budget)

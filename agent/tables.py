@@ -24,7 +24,7 @@ class Tables:
     """One graph at the start of its plan; N tasks, D devices, L links. See `kernel.State`."""
 
     tasks: IntArray
-    """(N, 24)"""
+    """(N, 25)"""
     pairs: IntArray
     """(N, 9, D)"""
     above: IntArray

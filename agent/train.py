@@ -1,34 +1,44 @@
-"""REINFORCE with a per-workload baseline; the same in the simulator and on hardware.
+"""Policy gradients by comparison; the same in the simulator and on hardware.
 
-Every update plays each of G workloads R times by sampling from the policy. The advantage of an
-episode is its reward minus the mean of the R rewards of its workload, over their spread, so easy
-and hard inputs weigh the same and no value network is needed. G·R = B episodes, T decisions,
-M legal candidates in all, K candidates per decision, F features, H hidden units.
+An update plays each of G cases R times, drawing every choice; styles take turns, so R = S·K for K
+styles. A rollout is judged by its rank among the R of its case: what is bad does not outweigh what
+is good, easy and hard inputs count the same, and no value network is needed. Each style is compared
+with itself; what its best plan adds to the other styles' counts besides, so that styles differ
+(Grinsztajn et al. 2023, Poppy). The gradient is computed in compiled code; PyTorch is not needed.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
-from dynpartition.agent.policy import ILLEGAL, Policy
-from dynpartition.agent.rollout import Player, Rollouts
+from dynpartition.agent.network import flat, unflat
+from dynpartition.agent.optimizer import Adam
+from dynpartition.agent.policy import Policy
+from dynpartition.agent.rollout import Player
 from dynpartition.contract import Backend, Workload
 from dynpartition.errors import TrainingError
-from dynpartition.types import FloatArray
+from dynpartition.types import FloatArray, IntArray
 
 Metrics = dict[str, float]
 """One JSON line: update, episodes, seconds, reward, entropy, grad_norm; after a validation also
 validation (mean greedy reward)."""
 
-Params = dict[str, torch.Tensor]
+Case = tuple[Player, Workload]
+"""An input, and who plays it on its backend."""
+
+WARM_UP = 20
+"""Updates over which the learning rate grows to its full size."""
+ADDED_SHARE = 0.3
+"""What counts of a rollout for what it adds to those of other styles."""
+TOP_SHARE, TOP_WEIGHT = 0.1, 10.0
+"""The best share of rollouts is told apart by so much more than the others."""
 
 
 @dataclass
@@ -62,7 +72,28 @@ def train(
     """
     if not workloads:
         raise TrainingError("training needs at least one workload")
-    run = _Run(backend, workloads, validation or workloads[:16], start, config)
+    player = Player(backend, baseline_repeats=config.baseline_repeats)
+    judged = [(player, workload) for workload in validation or workloads[:16]]
+
+    def draw(number: int) -> list[Case]:
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, number, 1]))
+        chosen = rng.choice(len(workloads), size=config.groups)
+        return [(player, workloads[i]) for i in chosen.tolist()]
+
+    return train_on(draw, judged, start, config, on_update=on_update, on_checkpoint=on_checkpoint)
+
+
+def train_on(
+    draw: Callable[[int], Sequence[Case]],
+    validation: Sequence[Case],
+    start: Checkpoint | Policy,
+    config: TrainConfig,
+    *,
+    on_update: Callable[[Metrics], None] = lambda metrics: None,
+    on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+) -> TrainResult:
+    """Train on the cases that `draw` returns for each update number, as `train` does."""
+    run = _Run(draw, validation, start, config)
     kept = None
     while not run.is_over():
         metrics = run.update()
@@ -78,34 +109,34 @@ class _Run:
 
     def __init__(
         self,
-        backend: Backend,
-        workloads: Sequence[Workload],
-        validation: Sequence[Workload],
+        draw: Callable[[int], Sequence[Case]],
+        validation: Sequence[Case],
         start: Checkpoint | Policy,
         config: TrainConfig,
     ) -> None:
-        self.config = config
-        self.workloads, self.validation = workloads, validation
+        self.config, self.draw, self.validation = config, draw, validation
         checkpoint = start if isinstance(start, Checkpoint) else Checkpoint(start)
-        self.policy = Policy(dict(checkpoint.policy.weights), checkpoint.policy.max_ready)
-        self.params: Params = {
-            name: torch.tensor(weight, requires_grad=True)
-            for name, weight in self.policy.weights.items()
-        }
-        self.adam = torch.optim.Adam(list(self.params.values()), lr=config.learning_rate)
-        restore_optimizer(self.adam, self.params, checkpoint.optimizer)
-        repeats = config.baseline_repeats
-        self.player = Player(backend, lockstep=config.lockstep, baseline_repeats=repeats)
+        self.policy = checkpoint.policy
+        size = self.policy.net.size
+        self.adam = Adam(self.policy.n_styles, size, checkpoint.optimizer)
         self.history: list[Metrics] = []
-        self.n_updates = self.n_episodes = 0
+        self.n_updates = self.n_episodes = self.n_before = 0
+        self._go_on(checkpoint)
         self.best_validation = -np.inf
         # The first episode compiles what a fresh installation has not compiled yet. That may take
         # as long as the whole budget, and nothing is learned meanwhile.
-        self.player.play(self.policy, workloads[:1], record=False)
+        player, workload = validation[0]
+        player.greedy(self.policy, [workload])
         self.begin_s = time.monotonic()
         self._validate()
+
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Count from what the checkpoint has seen; where it is to be resumed, in its schedule."""
         before = checkpoint.training.get("episodes")
         self.n_before = before if isinstance(before, int) else 0
+        updates = checkpoint.training.get("updates")
+        if self.config.resume and isinstance(updates, int):
+            self.n_updates, self.n_episodes, self.n_before = updates, self.n_before, 0
 
     def progress(self) -> float:
         """Return the share of the budget that is used, 0…1."""
@@ -126,49 +157,55 @@ class _Run:
         """Play, learn, and now and then validate."""
         config = self.config
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, self.n_updates]))
-        chosen = rng.choice(len(self.workloads), size=config.groups)
-        batch = [self.workloads[i] for i in chosen for _ in range(config.rollouts)]  # (B,)
-        rollouts = self.player.play(self.policy, batch, rng)
-        metrics = self._learn(rollouts)
+        n_styles = self.policy.n_styles
+        n_rounds = max(2, config.rollouts // n_styles)
+        styles = np.tile(np.arange(n_styles), n_rounds)
+        cases = self.draw(self.n_updates)
+        left = 1 - self.progress()
+        gradient = np.zeros(self.policy.net.size, dtype=np.float32)
+        totals, rewards = np.zeros(4), []
+        for player, workload in cases:
+            rollouts = player.sample(self.policy, workload, styles, rng)
+            # Divided by decisions, so that the step size does not depend on how large inputs are.
+            share = 1 / max(1, rollouts.n_decisions * len(cases))
+            weights = advantages(rollouts.makespans_ns, n_styles) * share
+            bonus = config.entropy * left * share
+            totals += player.learn(self.policy, rollouts, weights, bonus, gradient)
+            rewards.append(float(rollouts.rewards.mean()))
+        norm = float(np.linalg.norm(gradient))
+        self._step(gradient * min(1.0, config.grad_norm_max / max(norm, 1e-12)), left)
         self.n_updates += 1
-        self.n_episodes += len(batch)
-        self.policy.weights = to_numpy(self.params)
+        self.n_episodes += len(styles) * len(cases)
+        metrics = {
+            "update": self.n_updates,
+            "episodes": self.n_episodes,
+            "seconds": round(self.seconds(), 3),
+            "reward": float(np.mean(rewards)),
+            "entropy": float((totals[0] + totals[2]) / max(1, totals[1] + totals[3])),
+            "grad_norm": norm,
+        }
         if self.n_updates % config.validate_every == 0:
             metrics["validation"] = self._validate()
         self.history.append(metrics)
         return metrics
 
-    def _learn(self, rollouts: Rollouts) -> Metrics:
-        config = self.config
-        data = _Batch(rollouts, config.rollouts)
-        log_prob = log_softmax_scores(self.params, data)  # (T, K)
-        chosen = log_prob.gather(1, data.actions[:, None])[:, 0]  # (T,)
-        entropy = -(log_prob.exp() * log_prob.clamp(min=-50)).sum(dim=1).mean()
-        bonus = config.entropy * (1 - self.progress())
-        # Divided by T, so that the step size does not depend on how large the inputs are.
-        loss = -(chosen * data.advantage).sum() / data.n_steps - bonus * entropy
-        self.adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.params.values(), config.grad_norm_max)
-        self.adam.step()
-        return {
-            "update": self.n_updates,
-            "episodes": self.n_episodes + len(rollouts.rewards),
-            "seconds": round(self.seconds(), 3),
-            "reward": float(rollouts.rewards.mean()),
-            "entropy": entropy.item(),
-            "grad_norm": norm.item(),
-        }
+    def _step(self, gradient: FloatArray, left: float) -> None:
+        """Go one step: warm-up, then half a cosine down to 0 at the end of the budget."""
+        warm = min(1.0, (self.adam.n_steps + 1) / WARM_UP)
+        rate = self.config.learning_rate * warm * 0.5 * (1 - float(np.cos(np.pi * left)))
+        weights = self.adam.step(flat(self.policy.weights), gradient.astype(np.float32), rate)
+        self.policy = Policy(unflat(weights, self.policy.n_styles))
 
     def _validate(self) -> float:
-        rewards = self.player.play(self.policy, self.validation, record=False).rewards
-        score = float(rewards.mean())
-        self.last = Policy(copy.deepcopy(self.policy.weights), self.policy.max_ready)
-        self.last_validation = score
+        by_player: dict[int, tuple[Player, list[Workload]]] = {}
+        for player, workload in self.validation:
+            by_player.setdefault(id(player), (player, []))[1].append(workload)
+        rewards = [player.greedy(self.policy, work) for player, work in by_player.values()]
+        score = float(np.concatenate(rewards).mean())
+        self.last, self.last_validation = self.policy, score
         if score > self.best_validation:
             self.best_validation = score
-            self.best = self.last
-            self.best_optimizer = save_optimizer(self.adam, self.params)
+            self.best, self.best_optimizer = self.policy, self.adam.state()
         return score
 
     def result(self) -> TrainResult:
@@ -191,66 +228,34 @@ class _Run:
             "seconds": round(self.seconds(), 3),
             "validation": self.last_validation if last else self.best_validation,
         }
-        optimizer = save_optimizer(self.adam, self.params) if last else self.best_optimizer
+        optimizer = self.adam.state() if last else self.best_optimizer
         return Checkpoint(self.kept(), optimizer, training)
 
 
-class _Batch:
-    """Rollouts as tensors; only the M legal candidates of the T decisions are kept."""
+def advantages(makespans_ns: IntArray, n_styles: int) -> npt.NDArray[np.float64]:
+    """Return (R,) how much better each rollout was than those of its style; styles take turns.
 
-    def __init__(self, rollouts: Rollouts, n_rollouts: int) -> None:
-        masks = np.concatenate([o.mask for o in rollouts.observations]).astype(np.bool_)  # (T, K)
-        rows = [o.features[o.mask.astype(np.bool_)] for o in rollouts.observations]
-        self.n_steps = len(masks)
-        self.mask = torch.from_numpy(masks)
-        self.features = torch.from_numpy(np.concatenate(rows))  # (M, F)
-        self.count = self.mask.sum(dim=1)  # (T,)
-        self.step_of = torch.repeat_interleave(torch.arange(self.n_steps), self.count)  # (M,)
-        self.actions = torch.from_numpy(np.concatenate(rollouts.actions))
-        episode_of = np.concatenate(rollouts.episode_of)  # (T,)
-        self.advantage = torch.from_numpy(advantages(rollouts.rewards, n_rollouts)[episode_of])
-
-
-def advantages(rewards: FloatArray, n_rollouts: int) -> FloatArray:
-    """Return (B,) rewards minus their workload's mean, over its spread; 0 where all are equal."""
-    by_workload = rewards.reshape(-1, n_rollouts)  # (G, R)
-    centred = by_workload - by_workload.mean(axis=1, keepdims=True)
-    spread = by_workload.std(axis=1, keepdims=True)
-    scaled: FloatArray = (centred / (spread + 1e-3)).reshape(-1).astype(np.float32)
-    return scaled
+    In part from what sets it apart from other rollouts of its style, in part (ADDED_SHARE) from
+    what it adds to the other styles' of its turn. Zeros where all are equal.
+    """
+    ranked = _ranks(makespans_ns).reshape(-1, n_styles)  # (S, K)
+    spread = ranked.std() + 1e-3
+    own: npt.NDArray[np.float64] = (ranked - ranked.mean(axis=0)) / spread
+    if n_styles == 1:
+        return own.reshape(-1)
+    ordered = np.sort(ranked, axis=1)
+    added = np.zeros_like(ranked)
+    winner = ranked.argmax(axis=1)
+    added[np.arange(len(ranked)), winner] = (ordered[:, -1] - ordered[:, -2]) / spread
+    mixed: npt.NDArray[np.float64] = (1 - ADDED_SHARE) * own + ADDED_SHARE * n_styles * added
+    return mixed.reshape(-1)
 
 
-def log_softmax_scores(w: Params, data: _Batch) -> torch.Tensor:
-    """Return (T, K) log probabilities; the same network as `Policy.scores`, differentiable."""
-    code = torch.relu(data.features @ w["encode.weight"] + w["encode.bias"])  # (M, H)
-    sums = code.new_zeros(data.n_steps, code.shape[1]).index_add(0, data.step_of, code)
-    shared = (sums / data.count[:, None]) @ w["context.weight"] + w["mix.bias"]  # (T, H)
-    mixed = torch.relu(code @ w["mix.weight"] + shared[data.step_of])  # (M, H)
-    score = mixed @ w["score.weight"]  # (M,)
-    padded = torch.full(data.mask.shape, float(ILLEGAL)).masked_scatter(data.mask, score)
-    return torch.log_softmax(padded, dim=1)  # (T, K)
-
-
-def to_numpy(params: Params) -> dict[str, FloatArray]:
-    """Return copies of the parameters."""
-    return {name: param.detach().numpy().copy() for name, param in params.items()}
-
-
-def save_optimizer(adam: torch.optim.Adam, params: Params) -> dict[str, FloatArray]:
-    """Return Adam's state as arrays: `step`, and both moments of every parameter."""
-    arrays: dict[str, FloatArray] = {}
-    for name, param in params.items():
-        state = adam.state.get(param, {})
-        for key, value in state.items():
-            arrays[f"{name}.{key}"] = np.array(value.numpy(), dtype=np.float32)
-    return arrays
-
-
-def restore_optimizer(
-    adam: torch.optim.Adam, params: Params, arrays: Mapping[str, FloatArray]
-) -> None:
-    """Give Adam the state that `save_optimizer` returned; nothing where there is none."""
-    for name, param in params.items():
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        if all(f"{name}.{key}" in arrays for key in keys):
-            adam.state[param] = {key: torch.tensor(arrays[f"{name}.{key}"]) for key in keys}
+def _ranks(makespans_ns: IntArray) -> npt.NDArray[np.float64]:
+    """Return (R,) from 0, the slowest, to 1, equal for equal ones; the top is stretched."""
+    _, place, count = np.unique(makespans_ns, return_inverse=True, return_counts=True)
+    behind = np.cumsum(count) - (count + 1) / 2  # mean place of those that are equal
+    share = 1 - behind[place] / max(1, len(makespans_ns) - 1)
+    top = np.maximum(share - (1 - TOP_SHARE), 0)
+    ranks: npt.NDArray[np.float64] = share + TOP_WEIGHT * top
+    return ranks

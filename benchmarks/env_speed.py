@@ -147,11 +147,8 @@ class TimedBackend(SimBackend):
 
 def pretraining_share(seconds: float) -> dict[str, float]:
     """Return what share of its CPU time pretraining spends in the simulator, and its speed."""
-    import torch
-
     from dynpartition.agent.train import train
 
-    torch.set_num_threads(1)
     backend = TimedBackend(load_shipped("synthetic-cpu-2gpu"))
     inputs = generate_inputs(build_model("treelstm"), 100, seed=1)
     config = TrainConfig(seconds=seconds, seed=0)

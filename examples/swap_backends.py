@@ -20,8 +20,7 @@ from dynpartition import (
     parse_devices,
 )
 from dynpartition.agent.env import EnvObservation, PlacementEnv
-from dynpartition.agent.observe import Observation
-from dynpartition.agent.policy import Policy
+from dynpartition.agent.observe import FEATURES
 from dynpartition.hardware import HardwareBackend
 from dynpartition.models import ModelInput, build_model, generate_inputs
 from dynpartition.sim import SimBackend
@@ -47,21 +46,27 @@ def invented_profile() -> Profile:
 
 @dataclass
 class Played:
-    """One episode: what the policy saw, and the plan that came of it."""
+    """One episode: what was seen, and the plan that came of it."""
 
     observations: list[EnvObservation]
     plan: Plan
 
 
-def play(policy: Policy, backend: Backend, inputs: list[ModelInput], number: int) -> Played:
-    """Let `policy` place input `number` on `backend`, sampling its choices with a fixed seed."""
+def choose(observation: EnvObservation, rng: np.random.Generator) -> np.int64:
+    """Return a legal candidate by chance, rather one that finishes its task soon."""
+    lag = observation["candidates"][:, FEATURES.index("finish_lag")]
+    score = np.where(observation["mask"] == 1, rng.gumbel(size=len(lag)) - lag, -np.inf)
+    return np.int64(score.argmax())
+
+
+def play(backend: Backend, inputs: list[ModelInput], number: int) -> Played:
+    """Place input `number` on `backend`; equal seeds make equal choices of equal observations."""
     env = PlacementEnv(backend, inputs)
     rng = np.random.default_rng(number)
     observation, _ = env.reset(seed=0, options={"workload": number})
     seen, over = [observation], False
     while not over:
-        batch = Observation(observation["candidates"][None], observation["mask"][None])  # B = 1
-        observation, _, over, _, info = env.step(policy.choose(batch, rng)[0])
+        observation, _, over, _, info = env.step(choose(observation, rng))
         seen.append(observation)
     env.close()
     return Played(seen, info["plan"])
@@ -76,13 +81,12 @@ def alike(a: Played, b: Played) -> bool:
 def main() -> None:
     model = build_model("treelstm", {"input_dim": 24, "hidden_dim": 12})
     inputs = generate_inputs(model, 3, seed=1)
-    policy = Policy.untrained(seed=3)
     profile = invented_profile()
     simulator = SimBackend(profile)
     with HardwareBackend(model, DEVICES, profile=profile) as hardware:
         for number, item in enumerate(inputs):
-            simulated = play(policy, simulator, inputs, number)
-            real = play(policy, hardware, inputs, number)
+            simulated = play(simulator, inputs, number)
+            real = play(hardware, inputs, number)
             print(f"input {number}: {len(item.graph)} tasks, {len(real.plan)} launches")
             print(f"  observations identical: {alike(simulated, real)}")
             print(f"  plans identical: {simulated.plan == real.plan}")

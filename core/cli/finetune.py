@@ -42,7 +42,7 @@ class Finetune(ModelVerb):
         parts = (select(inputs, "train"), select(inputs, "validation")[:VALIDATION_INPUTS])
         with open_hardware(model, profile) as backend:
             config = hardware_config(self.seconds, self.seed)
-            result = train_into(self.out, backend, parts, start, config)
+            result = train_into(self.out, backend, parts, start, config, guards=True)
         if self.json:
             write_json(self.json, {"history": result.history})
         print(describe_training(result))
@@ -53,13 +53,14 @@ VALIDATION_INPUTS = 12
 
 
 def hardware_config(seconds: float, seed: int) -> TrainConfig:
-    """Return the training configuration for real runs: one session at a time, gentle steps."""
+    """Return the training configuration for real runs: few of them per update, gentle steps."""
     from dynpartition.agent.config import TrainConfig
 
     return TrainConfig(
         seconds=seconds,
         seed=seed,
-        lockstep=1,
+        groups=2,
+        rollouts=8,
         learning_rate=5e-4,
         keep="last",
         baseline_repeats=5,

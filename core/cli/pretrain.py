@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dynpartition.cli.local import check_cells
 from dynpartition.cli.options import ModelVerb, check_seconds
-from dynpartition.cli.training import Trained, describe_training, train_into
+from dynpartition.cli.training import Trained, describe_training, pretraining, train_into
 from dynpartition.errors import UsageError
 from dynpartition.formats import find_profile, write_json
 
@@ -37,6 +37,8 @@ class Pretrain(ModelVerb):
     """Of the paper's agents: comma-separated defects of the published code to keep, or all."""
     resume: bool = False
     """Of the paper's agents: go on from the checkpoint in --out."""
+    scratch: bool = False
+    """Begin with random weights instead of the shipped policy."""
 
     def execute(self) -> None:
         """Pretrain."""
@@ -48,6 +50,8 @@ class Pretrain(ModelVerb):
             raise UsageError(
                 "--defects and --resume are of the paper's agents; give --agent dqn or policy-value"
             )
+        if self.agent != "policy" and self.scratch:
+            raise UsageError("--scratch is of the policy; the paper's agents always begin anew")
         profile = find_profile(self.profile)
         model = self.load_model()
         check_cells(model, profile, f"--profile {self.profile}")
@@ -63,12 +67,7 @@ class Pretrain(ModelVerb):
         if self.agent != "policy":
             from dynpartition.cli.paper_training import paper_config, train_paper_into
 
-            config = paper_config(self.agent, self.seconds, self.seed, self.defects)
-            return train_paper_into(self.out, backend, parts, config, resume=self.resume)
-        from dynpartition.agent.config import TrainConfig
-        from dynpartition.agent.policy import Policy
-
-        start = Policy.untrained(self.seed)
-        return train_into(
-            self.out, backend, parts, start, TrainConfig(seconds=self.seconds, seed=self.seed)
-        )
+            settings = paper_config(self.agent, self.seconds, self.seed, self.defects)
+            return train_paper_into(self.out, backend, parts, settings, resume=self.resume)
+        start, config = pretraining(self.seconds, self.seed, scratch=self.scratch)
+        return train_into(self.out, backend, parts, start, config)

@@ -17,7 +17,13 @@ from dynpartition.cli.progress import progress_bar
 from dynpartition.cli.provenance import measured_here
 from dynpartition.cli.run_writer import RunWriter
 from dynpartition.cli.tables import print_evaluation
-from dynpartition.cli.training import CHECKPOINT, describe_training, make_folder, train_into
+from dynpartition.cli.training import (
+    CHECKPOINT,
+    describe_training,
+    make_folder,
+    pretraining,
+    train_into,
+)
 from dynpartition.cli.validate import describe_validation, placements
 from dynpartition.contract import FixedPlan, Outcome, Scheduler
 from dynpartition.contract import run as run_workload
@@ -121,7 +127,7 @@ class _Loop:
         profile = self._calibrate()
         simulator = SimBackend(profile)
         untrained = Policy.untrained(self.asked.seed)
-        self._pretrain(simulator, untrained)
+        self._pretrain(simulator)
         with HardwareBackend(self.model, self.devices, profile=profile) as hardware:
             self._validate(simulator, hardware)
             self._finetune(hardware)
@@ -147,11 +153,8 @@ class _Loop:
             write_profile(self.folder / "profile.json", profile)
         return profile
 
-    def _pretrain(self, simulator: Backend, start: Policy) -> None:
-        from dynpartition.agent.config import TrainConfig
-
-        seconds = PRETRAIN_SHARE * self.asked.seconds
-        config = TrainConfig(seconds=seconds, seed=self.asked.seed)
+    def _pretrain(self, simulator: Backend) -> None:
+        start, config = pretraining(PRETRAIN_SHARE * self.asked.seconds, self.asked.seed)
         with self.writer.stage("pretrain"):
             parts = (self.train, self.choose)
             result = train_into(self.folder / "pretrain", simulator, parts, start, config)
@@ -188,7 +191,8 @@ class _Loop:
         with self.writer.stage("finetune"):
             start = load_checkpoint(self.folder / "pretrain" / CHECKPOINT)
             parts = (self.train, self.choose[:VALIDATION_INPUTS])
-            result = train_into(self.folder / "finetune", hardware, parts, start, config)
+            folder = self.folder / "finetune"
+            result = train_into(folder, hardware, parts, start, config, guards=True)
         print(f"finetune: {describe_training(result)}")
 
     def _schedulers(self, profile: Profile, untrained: Policy) -> dict[str, Scheduler]:
@@ -199,7 +203,8 @@ class _Loop:
         schedulers = {name: make_scheduler(name, seed=seed) for name in baseline_names(profile)}
         schedulers["policy, untrained"] = PolicyScheduler(untrained)
         for label, stage in (("pretrained", "pretrain"), ("fine-tuned", "finetune")):
-            schedulers[f"policy, {label}"] = PolicyScheduler.load(self.folder / stage / CHECKPOINT)
+            folder = self.folder / stage / CHECKPOINT
+            schedulers[f"policy, {label}"] = make_scheduler("policy", seed=seed, policy=folder)
         return schedulers
 
     def _evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,8 +31,14 @@ def train_into(
     inputs: tuple[Sequence[Workload], Sequence[Workload]],
     start: Checkpoint | Policy,
     config: TrainConfig,
+    *,
+    guards: bool = False,
 ) -> TrainResult:
-    """Train on the first, choose by the second inputs; metrics are written as they come."""
+    """Train on the first, choose by the second inputs; metrics are written as they come.
+
+    With `guards` the result is measured against baselines on the second inputs, and the checkpoint
+    says who plays; see `dynpartition.agent.guard`.
+    """
     from dynpartition.agent.checkpoint import save_checkpoint
     from dynpartition.agent.train import train
 
@@ -50,8 +57,26 @@ def train_into(
             on_update=note,
             on_checkpoint=keep,
         )
-        keep(result.checkpoint)
-    return result
+        checkpoint = result.checkpoint
+        if guards:
+            from dynpartition.agent.guard import guarded
+
+            checkpoint = guarded(checkpoint, backend, inputs[1], seed=config.seed)
+        keep(checkpoint)
+    return replace(result, checkpoint=checkpoint)
+
+
+def pretraining(seconds: float, seed: int, *, scratch: bool = False) -> tuple[Policy, TrainConfig]:
+    """Return what training in a simulator starts from, and how: gently from the shipped policy."""
+    from dynpartition.agent.checkpoint import load_checkpoint
+    from dynpartition.agent.config import TrainConfig
+    from dynpartition.agent.policy import SHIPPED, Policy
+
+    config = TrainConfig(seconds=seconds, seed=seed)
+    if scratch:
+        return Policy.untrained(seed), config
+    gentle = replace(config, learning_rate=5e-4, entropy=0.01)
+    return load_checkpoint(SHIPPED).policy, gentle
 
 
 @contextmanager
@@ -105,9 +130,14 @@ def describe_training(result: Trained) -> str:
     """Return one line about a training run."""
     from math import exp
 
+    from dynpartition.agent.train import TrainResult
+
     episodes = int(result.history[-1]["episodes"]) if result.history else 0
     seconds = result.history[-1]["seconds"] if result.history else 0.0
+    guard = result.checkpoint.training.get("guard") if isinstance(result, TrainResult) else None
+    plays = guard["plays"] if isinstance(guard, dict) else "policy"
     return (
         f"{episodes} episodes in {seconds:.0f} s; on the validation inputs the best policy takes"
         f" {exp(-result.best_validation):.3f} × the best single device's time"
+        + ("" if plays == "policy" else f"; {plays} is faster here and plays instead")
     )

@@ -88,12 +88,12 @@ def test_truncated_and_absent_files(folder):
     ("key", "value", "says"),
     [
         ("format", "other", "is no dynpartition-checkpoint"),
-        ("version", 2, "version is 2"),
+        ("version", 1, "version is 1"),
         ("feature_version", 0, "feature_version is 0"),
         ("features", ["wait"], "features is"),
-        ("hidden", 32, "its manifest promises"),
-        ("hidden", "64", "hidden is '64'"),
-        ("max_ready", 0, "max_ready is 0"),
+        ("styles", 2, "its manifest promises"),
+        ("styles", "4", "styles is '4'"),
+        ("styles", 0, "styles is 0"),
         ("sha256", None, "damaged"),
         ("training", 3, "training is not an object"),
     ],
@@ -116,7 +116,7 @@ def test_damaged_manifest(folder, content):
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     policy = Policy.untrained()
-    policy.weights["score.weight"] = policy.weights["score.weight"] * np.nan
+    policy.weights["own"] = policy.weights["own"] * np.nan
     save_checkpoint(tmp_path / "b", Checkpoint(policy))
     with pytest.raises(CheckpointError, match="must be finite"):
         load_checkpoint(tmp_path / "b")
@@ -125,10 +125,10 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encode.bias.step": None}, "does not belong"),
-        ({"encode.bias.exp_avg": np.zeros(3, np.float32)}, "does not belong"),
-        ({"encode.bias.exp_avg_sq": np.full(64, -1, np.float32)}, "negative square"),
-        ({"encode.bias.exp_avg": np.full(64, np.nan, np.float32)}, "must be finite"),
+        ({"embed_bias.step": None}, "does not belong"),
+        ({"embed_bias.exp_avg": np.zeros(3, np.float32)}, "does not belong"),
+        ({"embed_bias.exp_avg_sq": np.full(16, -1, np.float32)}, "negative square"),
+        ({"embed_bias.exp_avg": np.full(16, np.nan, np.float32)}, "must be finite"),
     ],
 )
 def test_moments_of_another_optimizer_are_refused(tmp_path, change, message):

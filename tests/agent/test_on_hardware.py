@@ -12,7 +12,6 @@ from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.env import ENV_ID, PlacementEnv
 from dynpartition.agent.policy import Policy
 from dynpartition.agent.train import train
-from dynpartition.errors import DeviceError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.devices import uncalibrated_profile
 from dynpartition.models import ModelInput, build_model, generate_inputs, generate_tokens
@@ -100,11 +99,9 @@ def test_an_abandoned_episode_frees_the_devices(world):
 
 def test_training_goes_on_with_one_session_at_a_time(world):
     model, _, hardware = world
-    config = TrainConfig(seconds=None, episodes=8, groups=1, rollouts=4, lockstep=1)
-    start = Policy.untrained()
-    result = train(hardware, generate_inputs(model, 2, seed=5), start, replace(config, keep="last"))
+    config = TrainConfig(seconds=None, episodes=8, groups=1, rollouts=4, keep="last")
+    start = Policy.untrained(n_styles=2)
+    result = train(hardware, generate_inputs(model, 2, seed=5), start, config)
     assert [metrics["episodes"] for metrics in result.history] == [4, 8]
     assert any(np.any(result.policy.weights[n] != weight) for n, weight in start.weights.items())
-    with pytest.raises(DeviceError, match="another session is open"):
-        train(hardware, generate_inputs(model, 4, seed=5), start, replace(config, lockstep=2))
     hardware.open(generate_inputs(model, 1, seed=5)[0]).close()  # the devices are free again

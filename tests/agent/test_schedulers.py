@@ -31,16 +31,12 @@ from dynpartition.agent.caching import Caching
 from dynpartition.agent.conformance import check_scheduler, small_worlds
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.listing import Heft, optimistic_costs
+from dynpartition.agent.paper.config import KINDS
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.prices import Prices
 from dynpartition.agent.ranks import downward_ranks, mean_costs, upward_ranks
-from dynpartition.agent.registry import (
-    NOT_BUILT_YET,
-    TRAINED,
-    make_scheduler,
-    scheduler_names,
-)
+from dynpartition.agent.registry import make_scheduler, scheduler_names
 from dynpartition.agent.splits import left_of_roots
 from dynpartition.agent.subtrees import left_of_many_roots
 from dynpartition.agent.warming import warm_up
@@ -55,7 +51,7 @@ from tests.agent.worlds import graph_of, tree_graph, two_cpus
 
 
 def every_scheduler() -> list[Scheduler]:
-    elsewhere = ("single:DEVICE", "optimal", *TRAINED)  # they have tests of their own
+    elsewhere = ("single:DEVICE", "optimal", *KINDS)  # they have tests of their own
     named = [n for n in scheduler_names() if n not in elsewhere]
     return [
         make_scheduler("single:cpu:0"),
@@ -126,20 +122,12 @@ def test_unknown_names_get_the_nearest():
         make_scheduler("hefd")
     with pytest.raises(SchedulerError, match="names no device"):
         make_scheduler("single:")
-    with pytest.raises(SchedulerError, match="--policy"):
-        make_scheduler("policy")
 
 
 @pytest.mark.parametrize("budget", [{"budget_us": 0.0}, {"budget_us": -1.0}, {"evaluations": -3}])
 def test_a_budget_of_nothing_is_refused(budget):
     with pytest.raises(SchedulerError, match="must be above 0"):
         make_scheduler("local-search", **budget)
-
-
-@pytest.mark.parametrize("name", NOT_BUILT_YET)
-def test_promised_names_say_that_they_are_not_built_yet(name):
-    with pytest.raises(SchedulerError, match="not built yet"):
-        make_scheduler(name)
 
 
 def placement(name: str, graph, profile=None) -> dict[int, str]:

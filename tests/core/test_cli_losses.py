@@ -116,7 +116,6 @@ def refusal(capsys, *words):
         (["--lose", "cuda:1@2000000s"], "it must be between 0 and 10^15"),
         (["--lose", "cpu:0@5ns"], "cpu:0 is the host and was lost at 5 ns"),
         (["--lose", "cuda:1@5ns", "--scheduler", "hef"], "no scheduler is named 'hef'"),
-        (["--lose", "cuda:1@5ns", "--scheduler", "policy"], "give its folder with --policy"),
     ],
 )
 def test_what_is_refused(capsys, world, words, fragment):

@@ -1,0 +1,44 @@
+"""What a policy brings to a search: the plans of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynpartition.agent.decoder import Decoder
+from dynpartition.agent.policy import Policy
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Plan
+from dynpartition.profile import Profile
+from dynpartition.types import IntArray
+
+
+class PolicyStarts:
+    """Plans around which a search begins."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._profile: Profile | None = None
+        self._decoder: Decoder | None = None
+
+    def plans(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[IntArray]:
+        """Return search plans (3, N) for what is not planned, the best by estimate first."""
+        if self._decoder is None or self._profile is not profile:
+            self._profile, self._decoder = profile, Decoder(profile)
+        decoder = self._decoder
+        decoder.begin(graph, planned)
+        if not decoder.n_left:
+            return []
+        decoder.think(self._policy.flat, self._policy.net)
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left))
+        found = []
+        for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
+            if rolled.ends_ns[number] < 0:
+                continue
+            choices = rolled.choices[number]
+            plan = np.zeros((3, len(graph)), dtype=np.int64)
+            plan[0, : len(choices)] = choices[:, 0]
+            plan[1, choices[:, 0]] = choices[:, 1]
+            found.append(plan)
+        return found

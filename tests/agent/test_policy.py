@@ -1,0 +1,252 @@
+"""The policy: compiled inference is the readable network, and plans are what the estimate says."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynpartition import Plan, Profile
+from dynpartition.agent import kernel
+from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
+from dynpartition.agent.estimate import Estimate
+from dynpartition.agent.facts import Facts
+from dynpartition.agent.families import Ranges, draw_setting, draw_world
+from dynpartition.agent.network import (
+    FEATURES,
+    GraphCodes,
+    flat,
+    net_of,
+    unflat,
+    untrained_weights,
+    weight_shapes,
+)
+from dynpartition.agent.policy import Policy, PolicyScheduler
+from dynpartition.agent.tables import graph_tables
+from dynpartition.errors import DynPartitionError, SchedulerError
+from dynpartition.plan import single_task_launches
+from dynpartition.sim.world_maker import random_world
+from tests.agent.worlds import graph_of, tree_graph, two_cpus
+
+N_STYLES = 3
+SIZES = Ranges(n_tasks=(2, 40), host_modes=("none", "single", "threads"))
+
+
+def world_of(seed):
+    rng = np.random.default_rng(seed)
+    return draw_world(draw_setting(SIZES, rng), rng)
+
+
+def played(world, weights, styles, seeds):
+    """Return a decoder that has played and recorded rollouts, and what they came to."""
+    decoder = Decoder(world.profile)
+    decoder.begin(world.graph)
+    decoder.think(flat(weights), net_of(len(weights["ready_bias"])))
+    return decoder, decoder.roll(np.array(styles), np.array(seeds), records=True)
+
+
+def decisions(decoder, n_rollouts):
+    """Yield each recorded decision: rollout, ready tasks, which one, its legal devices, which."""
+    steps = decoder.records.steps
+    for r in range(n_rollouts):
+        for step in range(decoder.n_left):
+            n_ready, pick, device, legal = steps[r, step, :4].tolist()
+            tasks = steps[r, step, 4 : 4 + n_ready].tolist()
+            devices = [d for d in range(decoder.n_devices) if legal >> d & 1]
+            yield r, step, tasks, pick, devices, devices.index(device)
+
+
+def codes_of(world, weights, decoder, dtype=np.float32):
+    inputs = [tuple(dict.fromkeys(row)) for row in world.graph.input_lists]
+    return GraphCodes(
+        {name: w.astype(dtype) for name, w in weights.items()},
+        decoder.facts.astype(dtype),
+        inputs,
+        world.graph.reader_lists,
+    )
+
+
+def test_names_of_features_are_as_many_as_the_features():
+    sizes = (kernel.N_STATIC, kernel.N_READY_FEATURES, kernel.N_OPTION_FEATURES)
+    assert tuple(len(names) for names in FEATURES.values()) == sizes
+
+
+def test_weights_lie_in_one_array_and_come_back():
+    weights = untrained_weights(1, N_STYLES)
+    assert net_of(N_STYLES).size == len(flat(weights))
+    back = unflat(flat(weights), N_STYLES)
+    for name, shape in weight_shapes(N_STYLES).items():
+        assert back[name].shape == shape
+        np.testing.assert_array_equal(back[name], weights[name])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6))
+def test_compiled_inference_is_the_readable_network(seed):
+    """Greedy choices have the best score of the reference; features are finite and bounded."""
+    world, weights = world_of(seed), untrained_weights(seed, N_STYLES)
+    decoder, _ = played(world, weights, range(N_STYLES), [GREEDY] * N_STYLES)
+    codes, records = codes_of(world, weights, decoder), decoder.records
+    for r, step, tasks, pick, devices, which in decisions(decoder, N_STYLES):
+        seen = records.ready[r, step, : len(tasks)]
+        if len(tasks) > 1:
+            scores = codes.ready_scores(tasks, seen, style=r)
+            assert scores[pick] >= scores.max() - 1e-4
+            assert np.abs(seen).max() <= 8
+        options = records.option[r, step][devices]
+        scores = codes.option_scores(tasks[pick], options, style=r)
+        assert scores[which] >= scores.max() - 1e-4
+        assert np.abs(options).max() <= 8
+    assert np.isfinite(decoder.facts).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6))
+def test_compiled_gradient_is_that_of_the_readable_network(seed):
+    """Central differences of Σ weight · log probability + entropy, in double precision."""
+    world, weights = world_of(seed), untrained_weights(seed, N_STYLES)
+    styles, seeds = np.array([0, 1, 2, 1]), [4, 5, 6, 7]
+    decoder, _ = played(world, weights, styles, seeds)
+    rng = np.random.default_rng(seed)
+    shares, entropy = rng.standard_normal(len(styles)), 0.1
+    values = flat(weights)
+    gradient = np.zeros_like(values)
+    decoder.learn(gradient, styles, shares, entropy, np.zeros(4))
+
+    def objective(changed):
+        codes = codes_of(world, unflat(changed, N_STYLES), decoder, np.float64)
+        records, total = decoder.records, 0.0
+        for r, step, tasks, pick, devices, which in decisions(decoder, len(styles)):
+            scored = [
+                (
+                    codes.option_scores(tasks[pick], records.option[r, step][devices], styles[r]),
+                    which,
+                )
+            ]
+            if len(tasks) > 1:
+                seen = records.ready[r, step, : len(tasks)]
+                scored.append((codes.ready_scores(tasks, seen, styles[r]), pick))
+            for scores, chosen in scored:
+                log = scores - scores.max()
+                log -= np.log(np.exp(log).sum())
+                total += shares[r] * log[chosen] - entropy * (np.exp(log) * log).sum()
+        return total
+
+    step = 1e-5
+    for at in rng.choice(len(values), 12, replace=False):
+        ends = []
+        for sign in (1, -1):
+            changed = values.astype(np.float64)
+            changed[at] += sign * step
+            ends.append(objective(changed))
+        slope = (ends[0] - ends[1]) / (2 * step)
+        scale = max(1.0, float(np.abs(gradient).max()))
+        assert gradient[at] == pytest.approx(slope, abs=2e-3 * scale)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_quick_beginning_is_that_of_the_readable_tables(seed):
+    """Worlds with everything that profiles and graphs can have, all devices linked."""
+    world = random_world(seed, tasks_max=14, without=("absent links",))
+    try:
+        facts = Facts(world.graph, world.profile)
+    except DynPartitionError:
+        return
+    tables, decoder, n = graph_tables(facts), Decoder(world.profile), len(world.graph)
+    decoder.begin(world.graph)
+    for views in decoder.views():
+        for column in (kernel.INPUTS, kernel.READERS, kernel.GATES):
+            for found, expected in zip(views["tasks"][:n], tables.tasks, strict=True):
+                row = views["rows"][found[column] : found[column + 1]]
+                assert (row == tables.rows[expected[column] : expected[column + 1]]).all()
+        for column in (
+            kernel.HAS_HOST_INPUT, kernel.RETURNS, kernel.BEST_NS, kernel.RELEASE_NS,
+            kernel.MISSING, kernel.HOME,
+        ):  # fmt: skip
+            assert (views["tasks"][:n, column] == tables.tasks[:, column]).all()
+        assert (
+            views["pairs"][:n, : kernel.HOST_COPY_NS] == tables.pairs[:, : kernel.HOST_COPY_NS]
+        ).all()
+        fed = world.graph.host_bytes > 0
+        copies = tables.pairs[fed, kernel.HOST_COPY_NS]
+        assert (views["pairs"][:n][fed, kernel.HOST_COPY_NS] == copies).all()
+        assert (views["moves"][:n] == tables.moves).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_ends_are_those_of_the_readable_estimate(seed):
+    world = random_world(seed, tasks_max=14, without=("reveals", "arrivals"))
+    try:
+        facts = Facts(world.graph, world.profile)
+        _, rolled = played(world, untrained_weights(seed, N_STYLES), [0, 1, 2, 2], [-1, -1, -1, 9])
+    except DynPartitionError:
+        return
+    for choices, end_ns in zip(rolled.choices.tolist(), rolled.ends_ns.tolist(), strict=True):
+        if end_ns < 0:
+            continue  # no legal device was left
+        estimate = Estimate(facts.prices.priced, facts.prices)
+        for task, device in choices:
+            estimate.commit(task, device)
+        assert estimate.makespan_ns == end_ns
+
+
+def test_equal_seeds_give_equal_plans_and_others_do_not():
+    world = world_of(3)
+    _, rolled = played(world, untrained_weights(0, 1), [0, 0, 0], [5, 5, 6])
+    np.testing.assert_array_equal(rolled.choices[0], rolled.choices[1])
+    assert (rolled.choices[0] != rolled.choices[2]).any()
+
+
+def test_giving_up_early_changes_nothing_that_counts():
+    for seed in range(20):
+        world, weights = world_of(seed), untrained_weights(seed, N_STYLES)
+        styles = np.array([ONE_DEVICE, *range(N_STYLES)])
+        decoder, full = played(world, weights, styles, [GREEDY] * len(styles))
+        pruned = decoder.roll(styles, np.full(len(styles), GREEDY), prunes=True)
+        best = int(full.ends_ns.argmin())
+        assert pruned.ends_ns.min() == full.ends_ns[best]
+        np.testing.assert_array_equal(pruned.choices[pruned.ends_ns.argmin()], full.choices[best])
+        one_device = {device for _, device in full.choices[0].tolist()}
+        assert len(one_device) == 1
+
+
+def test_numbers_of_tasks_and_devices_are_no_features():
+    """Devices in another order: the same plan on the same devices, ties aside."""
+    world, weights = world_of(11), untrained_weights(2, 1)
+    cluster = world.profile.cluster
+    turned = Profile(
+        type(cluster)(cluster.devices[::-1], cluster.links, cluster.host),
+        world.profile.cells,
+        world.profile.dispatch,
+    )
+    facts = []
+    for profile in (world.profile, turned):
+        decoder, _ = played(type(world)(world.graph, profile), weights, [0], [GREEDY])
+        facts.append(decoder.facts.copy())
+    np.testing.assert_allclose(facts[0], facts[1], rtol=1e-5)
+
+
+def test_goes_on_from_what_is_planned():
+    graph, profile, scheduler = tree_graph(5, 1), two_cpus(), PolicyScheduler(Policy.untrained(4))
+    launches = scheduler.schedule(graph, profile, Plan())
+    begun = Plan(tuple(launches[:4]))
+    rest = scheduler.schedule(graph, profile, begun)
+    assert sorted(t for one in [*begun.launches, *rest] for t in one.tasks) == list(
+        range(len(graph))
+    )
+
+
+def test_too_many_devices_are_refused_in_one_line():
+    from dynpartition import Cluster, Curve, Device
+
+    names = [f"cpu:{n}" for n in range(61)]
+    devices = tuple(Device(name, "cpu") for name in names)
+    profile = Profile(Cluster(devices), {"leaf": {name: Curve((1,), (5,)) for name in names}})
+    with pytest.raises(SchedulerError, match="at most 60 devices"):
+        PolicyScheduler(Policy.untrained()).schedule(graph_of([()]), profile, Plan())
+
+
+def test_launches_are_the_choices_in_order():
+    launches = single_task_launches(np.array([[1, 0], [0, 1]]), ("a", "b"))
+    assert [(one.device, one.tasks) for one in launches] == [("a", (1,)), ("b", (0,))]
