@@ -58,7 +58,8 @@ class Problem:
         self.lists = lists
         self.n_tasks, self.n_devices = len(lists.graph), len(lists.machine.names)
         self.arrays = _arrays(lists, tables)
-        self.scratch = _scratch(self.n_tasks, self.n_devices, len(lists.graph.inputs.values))
+        n_edges, n_cells = len(lists.graph.inputs.values), len(lists.graph.cells)
+        self.scratch = _scratch(self.n_tasks, self.n_devices, n_edges, n_cells)
 
     def makespans_ns(self, plans: IntArray) -> IntArray:
         """Return int64 (B,): what the simulator says of plans (B, 3, N), or ILLEGAL."""
@@ -231,7 +232,7 @@ def problem_of(lists: ListGraph) -> Problem | None:
 
 def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
     graph, machine, work, given = lists.graph, lists.machine, lists.work, lists.given
-    batch_ns = batches(lists)
+    batch_ns, first_use_ns = batches(lists), _first_uses_ns(lists)
     pairs = work.pairs
     readers_to = work.starts[list_kernel.OUT_START]
     cell_of = given.cell_of
@@ -263,6 +264,8 @@ def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
         host=machine.profile.cluster.host_index,
         handoff_ns=int(machine.arrays.facts[list_kernel.HANDOFF_NS]),
         has_batches=int(batch_ns.shape[2] > 2),
+        first_use_ns=first_use_ns,
+        has_first_uses=int(first_use_ns.any()),
     )
 
 
@@ -305,7 +308,15 @@ def _below_ns(lists: ListGraph, batch_ns: IntArray) -> IntArray:
     return below
 
 
-def _scratch(n_tasks: int, n_devices: int, n_edges: int) -> kernel.Scratch:
+def _first_uses_ns(lists: ListGraph) -> IntArray:
+    dispatch, names = lists.machine.profile.dispatch, lists.machine.names
+    rows = [
+        [dispatch.first_use_on(cell.name, name) for name in names] for cell in lists.graph.cells
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, len(names))
+
+
+def _scratch(n_tasks: int, n_devices: int, n_edges: int, n_cells: int) -> kernel.Scratch:
     n_transfers = 2 * n_tasks * n_devices
 
     def ints(*shape: int) -> IntArray:
@@ -322,4 +333,5 @@ def _scratch(n_tasks: int, n_devices: int, n_edges: int) -> kernel.Scratch:
         pending=ints(n_transfers),
         active=ints(kernel.ACTIVE_MAX, 2),
         handed=ints(n_transfers, 2),
+        used=ints(n_cells, n_devices),
     )

@@ -80,6 +80,8 @@ class Problem(NamedTuple):
     """(N,) how long the longest path behind a task takes at least."""
     batch_ns: IntArray
     """(K, D, B) duration of a launch of b tasks, NONE where it is not allowed."""
+    first_use_ns: IntArray
+    """(K, D) what the first launch of a cell on a device takes longer."""
     link_of: IntArray
     """(D, D)"""
     cost: IntArray
@@ -95,6 +97,7 @@ class Problem(NamedTuple):
     host: int
     handoff_ns: int
     has_batches: int
+    has_first_uses: int
 
 
 class Scratch(NamedTuple):
@@ -118,6 +121,8 @@ class Scratch(NamedTuple):
     """(64, 2) transfers under way: when each ends, number."""
     handed: IntArray
     """(T, 2) hand-offs under way: time, transfer."""
+    used: IntArray
+    """(K, D) whether a cell has been launched on a device."""
 
 
 # Columns of launches. TAIL_NS: what its device runs afterwards. SENDS: destinations, as bits.
@@ -160,6 +165,8 @@ def lower(q: Problem, v: Scratch, plan: IntArray) -> int:
         v.engines[device, END_NS] = NEVER
     for task in range(n_tasks):
         v.launch_of[task] = NONE
+    if q.has_first_uses:
+        v.used[:] = 0
     n_launches = n_waiting = 0
     for at in range(n_tasks):
         task = plan[ORDER, at]
@@ -172,6 +179,9 @@ def lower(q: Problem, v: Scratch, plan: IntArray) -> int:
             n_launches += 1
             begin_launch(v, launch, task, home)
             v.launches[launch, LASTS_NS] = q.run_ns[task, home]
+            if q.has_first_uses and v.used[q.cell_of[task], home] == 0:
+                v.used[q.cell_of[task], home] = 1
+                v.launches[launch, LASTS_NS] += q.first_use_ns[q.cell_of[task], home]
         else:
             count = v.launches[launch, COUNT]
             batch_ns = q.batch_ns[q.cell_of[task], home]

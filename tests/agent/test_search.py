@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,16 @@ def makespan_ns(graph, profile, plan):
     return simulate(graph, profile, Plan(tuple(launches))).makespan_ns
 
 
+def with_first_uses(graph, profile, rng):
+    """Let first launches of some cells on some devices take longer."""
+    uses = {
+        cell.name: {name: int(rng.integers(0, 3)) * 100 for name in profile.cluster.names}
+        for cell in graph.cells
+        if rng.random() < 0.7
+    }
+    return replace(profile, dispatch=replace(profile.dispatch, first_use_ns=uses))
+
+
 SEARCHABLE = ("arrivals", "memory", "resident lists", "reveals", "noise")
 """Switches of random worlds that the compiled search leaves to the simulator."""
 MERGING = ("link tables", "own durations")
@@ -64,6 +75,8 @@ def test_prices_are_the_simulators_on_hostile_worlds(seed, merging, joined):
     without = (*SEARCHABLE, *(MERGING if merging else ()))
     world = random_world(seed, tasks_max=14, without=without)
     graph, profile = world.graph, world.profile
+    if seed % 2:
+        profile = with_first_uses(graph, profile, np.random.default_rng(seed))
     try:
         Facts(graph, profile)
     except DynPartitionError:
