@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynpartition import Plan, Profile
+from dynpartition import Cluster, Curve, Device, GraphWorkload, Plan, Profile, run
 from dynpartition.agent import kernel
 from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
 from dynpartition.agent.estimate import Estimate
@@ -21,9 +21,11 @@ from dynpartition.agent.network import (
     weight_shapes,
 )
 from dynpartition.agent.policy import Policy, PolicyScheduler
+from dynpartition.agent.registry import make_scheduler
 from dynpartition.agent.tables import graph_tables
 from dynpartition.errors import DynPartitionError, SchedulerError
 from dynpartition.plan import single_task_launches
+from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.world_maker import random_world
 from tests.agent.worlds import graph_of, tree_graph, two_cpus
 
@@ -238,8 +240,6 @@ def test_goes_on_from_what_is_planned():
 
 
 def test_too_many_devices_are_refused_in_one_line():
-    from dynpartition import Cluster, Curve, Device
-
     names = [f"cpu:{n}" for n in range(61)]
     devices = tuple(Device(name, "cpu") for name in names)
     profile = Profile(Cluster(devices), {"leaf": {name: Curve((1,), (5,)) for name in names}})
@@ -250,3 +250,14 @@ def test_too_many_devices_are_refused_in_one_line():
 def test_launches_are_the_choices_in_order():
     launches = single_task_launches(np.array([[1, 0], [0, 1]]), ("a", "b"))
     assert [(one.device, one.tasks) for one in launches] == [("a", (1,)), ("b", (0,))]
+
+
+def test_searching_around_it_is_never_slower_than_what_it_begins_with():
+    for seed in (0, 1, 2):
+        world = world_of(seed)
+        backend, workload = SimBackend(world.profile), GraphWorkload(world.graph)
+        spans = {
+            name: run(backend, workload, make_scheduler(name, evaluations=60)).trace.makespan_ns
+            for name in ("policy", "heft", "lookahead", "policy-search")
+        }
+        assert spans["policy-search"] == min(spans.values())
