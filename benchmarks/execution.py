@@ -348,19 +348,23 @@ def print_split(rows: list[SplitRow], probed: list[ProbeRow]) -> None:
         "\nThe same trees in flight on one CPU device and on two, with planning: cut at their roots"
         " (split-left-right), or half of them on each (split-requests)."
     )
-    heads = f"{'S':>9}{'low':>7}{'high':>7}{'S_probe':>9}{'gain kept':>11}"
+    heads = f"{'S':>9}{'low':>7}{'high':>7}{'S_probe':>9}{'gain kept':>11}{'allowed':>9}"
     print(f"{'hidden':<8}{'split':<18}{'shape':<7}{'launches':>9}{'one':>9}{'two':>9}{heads}")
     for row in rows:
         wanted = row.hidden, PROBED_AS[row.split]
-        bound = next(p.s_probe for p in probed if (p.hidden, p.split) == wanted)
+        beside = next(p for p in probed if (p.hidden, p.split) == wanted)
+        bound, allowed = beside.s_probe, row.one_device_ms / beside.two_processes_ms
         kept = f"{(row.s - 1) / (bound - 1):>11.2f}" if bound >= S_PROBE_MIN else f"{'-':>11}"
         shape = "seen" if row.seen else "new"
         what = f"{row.hidden:<8}{row.split:<18}{shape:<7}{row.n_launches:>9}"
         ms = f"{row.one_device_ms:>9.2f}{row.two_devices_ms:>9.2f}"
-        print(f"{what}{ms}{row.s:>9.2f}{row.low:>7.2f}{row.high:>7.2f}{bound:>9.2f}{kept}")
+        print(
+            f"{what}{ms}{row.s:>9.2f}{row.low:>7.2f}{row.high:>7.2f}{bound:>9.2f}{kept}{allowed:>9.2f}"
+        )
     print(
         f"gain kept: (S − 1) / (S_probe − 1), ≥ {GAIN_KEPT_MIN:g} where S_probe ≥ {S_PROBE_MIN:g}"
     )
+    print("allowed: one device, which launches both halves together, against the two processes")
 
 
 if __name__ == "__main__":
