@@ -15,7 +15,8 @@ from functools import cache
 from typing import IO
 
 from dynpartition.errors import DeviceError
-from dynpartition.hardware.messages import NAP_S, Channel, Message, Pause, Ready
+from dynpartition.hardware.messages import NAP_S, Channel, Ready
+from dynpartition.hardware.transport import WorkerOnSocket
 
 _TAIL_BYTES = 4000
 _END_TIMEOUT_S = 1.0
@@ -30,7 +31,7 @@ def _lasting_thread(caller: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="dynpartition-starter")
 
 
-class WorkerProcess:
+class WorkerProcess(WorkerOnSocket):
     """One worker: the process, our end of its socket, and what it writes to stderr."""
 
     def __init__(self, name: str, shared_fds: Sequence[int]) -> None:
@@ -59,18 +60,6 @@ class WorkerProcess:
             )
 
         return _lasting_thread(os.getpid()).submit(start).result()
-
-    def send(self, message: Message, pause: Pause) -> None:
-        """Send one message; OSError when the process is gone."""
-        self.channel.send(message, pause)
-
-    def has_mail(self) -> bool:
-        """Return whether a message, or the end of the stream, is there."""
-        return self.channel.poll(0)
-
-    def receive(self, pause: Pause) -> Message:
-        """Wait for one message; EOFError or OSError when the process is gone."""
-        return self.channel.receive(pause)
 
     @property
     def has_ended(self) -> bool:

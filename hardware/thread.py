@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable
 
 from dynpartition.errors import DeviceError, DynPartitionError
-from dynpartition.hardware.messages import NAP_S, Channel, Message, Pause, Ready
+from dynpartition.hardware.messages import NAP_S, Channel, Ready
 from dynpartition.hardware.server import Server
+from dynpartition.hardware.transport import WorkerOnSocket
 
 _GRACE_S = 1.0
 """No thread can be ended by force; one in the middle of a launch gets this long to notice."""
 
 
-class WorkerThread:
+class WorkerThread(WorkerOnSocket):
     """One worker: the thread, and our end of its socket.
 
     A cell that never returns keeps its thread for as long as the process lives. The backend does
@@ -65,18 +66,6 @@ class WorkerThread:
         """Return why the thread ended."""
         self._thread.join(_GRACE_S)
         return self._why
-
-    def send(self, message: Message, pause: Pause) -> None:
-        """Send one message; OSError when the thread is gone."""
-        self.channel.send(message, pause)
-
-    def has_mail(self) -> bool:
-        """Return whether a message, or the end of the stream, is there."""
-        return self.channel.poll(0)
-
-    def receive(self, pause: Pause) -> Message:
-        """Wait for one message; EOFError or OSError when the thread is gone."""
-        return self.channel.receive(pause)
 
     def hang_up(self) -> None:
         """Tell the thread to end."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dynpartition.hardware.messages import Message, Pause
+from dynpartition.hardware.messages import Channel, Message, Pause
 from dynpartition.hardware.patience import Patience, Spinner
 
 
@@ -52,6 +52,25 @@ class Worker(Protocol):
 
     def bury(self, deadline_s: float) -> None:
         """End it by force at a time of the monotonic clock; afterwards it writes to nothing."""
+
+
+class WorkerOnSocket:
+    """What workers have in common that are at the other end of a socket."""
+
+    channel: Channel
+    """Our end."""
+
+    def send(self, message: Message, pause: Pause) -> None:
+        """Send one message; OSError when the worker is gone."""
+        self.channel.send(message, pause)
+
+    def has_mail(self) -> bool:
+        """Return whether a message, or the end of the stream, is there."""
+        return self.channel.poll(0)
+
+    def receive(self, pause: Pause) -> Message:
+        """Wait for one message; EOFError or OSError when the worker is gone."""
+        return self.channel.receive(pause)
 
 
 StartWorkers = Callable[[Sequence[int]], Sequence[Worker]]
