@@ -27,30 +27,37 @@ NAMES = (
 def judged(
     name: str,
     config: dict[str, int],
-    clock: str,
     *,
     seconds: float,
     cases: int,
-    longer_s: float = 0.0,
+    longer_s: float,
 ) -> Validation:
     model = build_model(name, config)
     devices = parse_devices("cpu:0,cpu:1")
     inputs = generate_inputs(model, 200, 0)
-    profile = calibrate(model, devices, select(inputs, "train"), seconds=seconds, clock=clock)
+    profile = calibrate(model, devices, select(inputs, "train"), seconds=seconds)
     held_out = Used.of(profile).held_out(select(inputs, "test"))[:cases]
     schedulers = {scheduler: make_scheduler(scheduler) for scheduler in NAMES}
-    with HardwareBackend(model, devices, profile=profile, clock=clock) as hardware:
+    with HardwareBackend(model, devices, profile=profile) as hardware:
         simulator = SimBackend(profile)
         return validate(simulator, hardware, held_out, schedulers, repeats=8, longer_s=longer_s)
 
 
 @pytest.mark.parametrize("name", ["treelstm", "moe"])
 def test_in_virtual_time_predictions_are_as_good_as_measurements(name: str) -> None:
-    """How well measurements repeat depends on the machine, so the limit does too."""
-    result = judged(name, {}, "virtual", seconds=12, cases=5)
-    assert result.mape <= 0.02 + 1.5 * result.noise
-    assert abs(result.bias) <= 0.02 + result.noise
-    assert result.regret <= 0.02 + result.noise
+    """Of inputs and placements left out of the fit, which were run in the same rounds.
+
+    So it is not the machine's drift that is tested. How well measurements repeat depends on the
+    machine, and the limit does too.
+    """
+    model = build_model(name)
+    inputs = generate_inputs(model, 200, 0)
+    devices = parse_devices("cpu:0,cpu:1")
+    story = calibrate(model, devices, inputs, seconds=15, clock="virtual").provenance
+    error, noise = story["held_out_error"], story["held_out_noise"]
+    assert isinstance(error, float)
+    assert isinstance(noise, float)
+    assert error <= 0.02 + 1.5 * noise
 
 
 @pytest.mark.hardware
@@ -59,5 +66,5 @@ def test_in_virtual_time_predictions_are_as_good_as_measurements(name: str) -> N
     ("name", "config"), [("treelstm", {}), ("treelstm", {"hidden_dim": 512}), ("moe", {})]
 )
 def test_on_the_wall_clock_the_verdict_is_pass(name: str, config: dict[str, int]) -> None:
-    result = judged(name, config, "wall", seconds=25, cases=20, longer_s=120)
+    result = judged(name, config, seconds=25, cases=20, longer_s=120)
     assert result.verdict == "pass", result
