@@ -8,13 +8,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import torch
+
 from dynpartition.errors import DeviceLost
 from dynpartition.hardware.blueprint import Value
 from dynpartition.hardware.control import Arrivals
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, DeviceStreams
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site
-from dynpartition.hardware.losses import GpusLost, Loss, WorkerLost
+from dynpartition.hardware.losses import GpusLost, Loss, WorkerLost, no_memory
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
 from dynpartition.hardware.pool import NameCell, Pool
@@ -42,6 +44,8 @@ class Machine:
     """Where the caller runs meanwhile."""
     lost_gpus: dict[int, str] = field(default_factory=dict)
     """Device index → what is known of its end."""
+    full: dict[int, str] = field(default_factory=dict)
+    """Devices without room for the weights of the next session, and what is known of it."""
     epochs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     """Numbers for executions."""
 
@@ -88,13 +92,17 @@ class Machine:
             graphs.wanted.clear()
 
     def _restock(self) -> None:
-        """Bring back the weights that a session begins with.
+        """Bring back the weights that a session begins with, and note where there is no room.
 
         Workers do so by themselves when a session's first segment reaches them.
         """
-        for site in self.cuda:
+        self.full.clear()
+        for site in self.working_gpus:
             if site.shelf is not None:
-                site.shelf.reset()
+                try:
+                    site.shelf.reset()
+                except torch.OutOfMemoryError as error:
+                    self.full[site.index] = str(no_memory(site.name, error))
 
     def close(self) -> None:
         """End the workers and free everything. Idempotent."""

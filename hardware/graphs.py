@@ -94,16 +94,17 @@ class GraphCache:
         arena, cell = self.arena, self.cells[kind.cell]
         sources = [arena.rows(shape, dtype) for shape, dtype in kind.arguments]
         target = arena.rows(*kind.output)
-        index = self.api.upload(self.stream, rows.reshape(-1)).view(*rows.shape)
-
-        def work() -> None:
-            arguments = [source.index_select(0, index[i]) for i, source in enumerate(sources)]
-            target.index_copy_(0, index[-1], cell(*arguments))
-
         try:
+            index = self.api.upload(self.stream, rows.reshape(-1)).view(*rows.shape)
+
+            def work() -> None:
+                arguments = [source.index_select(0, index[i]) for i, source in enumerate(sources)]
+                target.index_copy_(0, index[-1], cell(*arguments))
+
             return Captured(index, self.api.capture(self.stream, work))
         except RuntimeError:
-            return None  # it waits for the device, or is otherwise not made of kernels alone
+            # It waits for the device, or is otherwise not made of kernels alone, or has no memory.
+            return None
 
     def launches(self, runs: Sequence[RunOrder], place: str) -> dict[int, LaunchCall]:
         """Return launch → its calls; one copy brings all their indices to the device."""

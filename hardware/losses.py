@@ -39,6 +39,12 @@ class OutOfMemoryOn(Loss):
         """Name of the device."""
 
 
+def no_memory(place: str, error: Exception) -> OutOfMemoryOn:
+    """Return what to say of a device that has no memory for weights or indices."""
+    what = " ".join(str(error).split())
+    return OutOfMemoryOn(f"{place} has no memory: {what}; place less on it", place)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a cell has raised `error` because there was no memory."""
     # PyTorch's allocator for CPUs has no error of its own.

@@ -57,7 +57,7 @@ class HardwareSession(Session):
         self._monitor = monitor
         self._execution = Execution(machine, blueprint.name_cell)
         self._veterans: set[int] = set()
-        self._full: dict[int, str] = {}
+        self._full: dict[int, str] = dict(machine.full)
         """Devices without memory for a launch, and what is known of it."""
         self._history: History | None = None
         self._seen: dict[int, int] = {}

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
+
 from dynpartition.hardware.cuda_lane import CudaGroup, CudaLane
 from dynpartition.hardware.lane import CpuLane, Lane, Site
-from dynpartition.hardware.losses import GpusLost
+from dynpartition.hardware.losses import GpusLost, is_out_of_memory, no_memory
 from dynpartition.hardware.messages import Report, Segment
 from dynpartition.program import WAIT
 
@@ -26,8 +28,8 @@ class Walk:
 
     def extend(self, segments: Sequence[Segment]) -> None:
         """Append the segments of the devices that this walk drives."""
-        with _cuda_errors():
-            for lane in self._lanes:
+        for lane in self._lanes:
+            with _cuda_errors(lane):
                 lane.extend(segments[lane.site.index])
 
     def step(self) -> bool:
@@ -64,7 +66,7 @@ class Walk:
         before_ns, pushed_ns = _now_ns(), self.group.pushed_ns
         self.group.pump()
         for lane in sorted(self._lanes, key=_next_launch):
-            if lane.step():
+            if self._do(lane):
                 while lane.must_go_on:
                     lane.step()
                 if isinstance(lane, CudaLane):
@@ -73,6 +75,12 @@ class Walk:
             if lane is self.host and self._host_must_wait():
                 return False
         return False
+
+    def _do(self, lane: Lane) -> bool:
+        try:
+            return lane.step()
+        except torch.OutOfMemoryError as error:  # weights that found no room
+            raise no_memory(lane.site.name, error) from error
 
     def _host_must_wait(self) -> bool:
         """Return whether the caller's launch waits for a copy under way from a CUDA device.
@@ -107,9 +115,14 @@ def _next_launch(lane: Lane) -> int:
 
 
 @contextmanager
-def _cuda_errors() -> Iterator[None]:
-    """Turn what PyTorch raises for failed CUDA work, often much later, into the loss of GPUs."""
+def _cuda_errors(lane: Lane | None = None) -> Iterator[None]:
+    """Turn what PyTorch raises for failed CUDA work, often much later, into the loss of GPUs.
+
+    Where the work of one lane has only found no memory, that device alone cannot go on.
+    """
     try:
         yield
     except RuntimeError as error:
+        if lane is not None and is_out_of_memory(error):
+            raise no_memory(lane.site.name, error) from error
         raise GpusLost(error) from error

@@ -30,6 +30,8 @@ class RandomScheduler(Scheduler):
 
     def __init__(self, seed):
         self.random = random.Random(seed)
+        self.barred = frozenset()
+        """Devices that run nothing, though links reach them."""
         self.sizes = []
         """Tasks revealed at each call."""
 
@@ -44,7 +46,8 @@ class RandomScheduler(Scheduler):
             first = self.random.choice(ready)
             alike = [t for t in ready if graph.cell_of[t] == graph.cell_of[first] and t != first]
             more = self.random.sample(alike, self.random.randint(0, len(alike)))
-            device = self.random.choice(usable(profile))
+            able = [name for name in usable(profile) if name not in self.barred]
+            device = self.random.choice(able)
             launches.append(Launch(device, (first, *more)))
             done.update((first, *more))
         return launches
@@ -60,7 +63,7 @@ def _drive_within_memory(session, scheduler, profile):
     """Run a session to its end, with all on the host where a plan does not fit elsewhere."""
     more = True
     while more:
-        machine = session.profile_now or profile
+        machine, scheduler.barred = session.profile_now or profile, frozenset(session.lost)
         launches = scheduler.schedule(session.graph, machine, session.plan)
         try:
             more = session.advance(launches)

@@ -11,7 +11,7 @@ import toy_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynpartition import Launch, drive, parse_devices
+from dynpartition import Device, Launch, drive, parse_devices
 from dynpartition.errors import DeviceLost, PlanError
 from dynpartition.hardware import FakeStreams, HardwareBackend
 from dynpartition.hardware.compute import CellCall, LaunchCall
@@ -236,6 +236,53 @@ def test_a_lost_gpu_says_what_to_do(toy):
                     session.advance([Launch("cuda:1", (task,)) for task in rest(session)])
                 session.advance([Launch("cpu:0", (task,)) for task in rest(session)])
             assert torch.equal(session.answer(), torch.tensor([[1.0, 0.0]] * 6))
+
+
+class Full(FakeStreams):
+    """Has no memory for the n-th upload or load, counted from 0."""
+
+    def __init__(self, what, number):
+        super().__init__(seed=number)
+        self.what, self.left = what, number
+
+    def ask(self, what):
+        self.left -= what == self.what
+        if what == self.what and self.left == -1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def upload(self, stream, values):
+        self.ask("upload")
+        return super().upload(stream, values)
+
+    def load(self, stream, host):
+        self.ask("load")
+        return super().load(stream, host)
+
+
+@pytest.mark.parametrize("what", ["upload", "load"])
+@pytest.mark.parametrize("number", range(4))
+def test_no_memory_for_indices_or_weights_loses_one_gpu_for_one_run(
+    models, inputs, random_scheduler, drive_within_memory, what, number
+):
+    model = models["moe"]
+    cap = max(cell.param_bytes for cell in model.graph_cells) + 150_000
+    devices = [
+        *parse_devices("cpu:0,cuda:1"),
+        Device("cuda:0", "cuda", cap if what == "load" else None),
+    ]
+    held = 0 if what == "upload" else len(model.cells)  # what is brought before the first run
+    streams = Full(what, number + held)
+    lost = []
+    with HardwareBackend(model, devices, streams=streams, arena_bytes=1 << 20) as backend:
+        for seed in range(3):
+            workload = inputs["moe"][seed]
+            with backend.open(workload) as session:
+                drive_within_memory(session, random_scheduler(seed), backend.profile)
+                lost += session.lost
+            answer = run_eagerly(workload)
+            assert torch.allclose(session.answer(), answer, rtol=1e-4, atol=1e-5)
+    assert len(lost) <= 1
+    assert lost or what == "load"  # how many loads there are follows from the plan
 
 
 SCRIPT = """
