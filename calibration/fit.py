@@ -30,9 +30,12 @@ class Fitted:
     """How much launches vary from run to run."""
 
 
-def fit_profile(cluster: Cluster, observations: Observations) -> Fitted:
+def fit_profile(
+    cluster: Cluster, observations: Observations, scattered: Observations | None = None
+) -> Fitted:
     """Return the profile of `cluster` that the observations speak for.
 
+    `scattered`: of fast and slow runs, for the noise, where `observations` leave slow ones out.
     Raises CalibrationError naming a (cell, device) or a link that was observed too rarely.
     """
     good, wrong = observations.cleaned()
@@ -48,6 +51,9 @@ def fit_profile(cluster: Cluster, observations: Observations) -> Fitted:
         for cell, curve in device.curves().items():
             cells[cell][name] = curve
     profile = Profile(replace(cluster, links=links), dict(cells), dispatch)
+    if scattered is not None:
+        rows = scattered.cleaned()[0].launches
+        devices = {name: DeviceFit(cluster, name, rows) for name in cluster.names}
     return Fitted(profile, numbers, wrong, fit_noise(devices.values()))
 
 

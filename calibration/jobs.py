@@ -10,7 +10,13 @@ import numpy as np
 
 from dynpartition.calibration.joint import Job
 from dynpartition.calibration.observations import HostTimes, Observations, observe
-from dynpartition.calibration.quantiles import split_half, typical, typical_error, undisturbed
+from dynpartition.calibration.quantiles import (
+    fast,
+    split_half,
+    typical,
+    typical_error,
+    undisturbed,
+)
 from dynpartition.calibration.rollouts import LAUNCH_SIZES, Batched, OneDevice, RandomRollout
 from dynpartition.cluster import Cluster
 from dynpartition.contract import FixedPlan, Outcome, Scheduler, drive
@@ -46,9 +52,18 @@ class MeasuredJob:
         """Return the runs that other work left alone."""
         return undisturbed(self.waited)
 
+    def fast(self) -> list[int]:
+        """Return the fastest of those."""
+        best = self.best()
+        return [best[at] for at in fast(self.times_ns())]
+
     def times_ns(self) -> list[int]:
         """Return the makespans of those runs."""
         return [self.outcomes[run][0].trace.makespan_ns for run in self.best()]
+
+    def typical_ns(self) -> float:
+        """Return what is typical of them."""
+        return typical(self.times_ns())
 
 
 def told(jobs: Sequence[MeasuredJob]) -> list[Job]:
@@ -152,13 +167,18 @@ def run_once(
         return outcome, times, session.waited_ns
 
 
-def observations_of(jobs: Sequence[MeasuredJob], cluster: Cluster) -> Observations:
-    """Return what the runs tell that other work left alone, of all jobs alike."""
+def observations_of(
+    jobs: Sequence[MeasuredJob], cluster: Cluster, *, scattered: bool = False
+) -> Observations:
+    """Return what the fast runs tell that other work left alone, of all jobs alike.
+
+    `scattered`: fast and slow ones, which tell how much launches vary.
+    """
     per_round = sum(len(job.outcomes[0][0].trace.launches) for job in jobs)
     runs_max = max(2, _LAUNCHES_MAX // max(1, per_round))
     found, number = Observations(), 0
     for job in jobs:
-        best = job.best()
+        best = job.best() if scattered else job.fast()
         for run in best[:: -(-len(best) // runs_max)]:
             outcome, times = job.outcomes[run]
             found += observe(number, outcome.graph, cluster, outcome.trace, times)

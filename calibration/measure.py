@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dynpartition.calibration import anchors
 from dynpartition.calibration.contention import as_plain as contention_as_plain
 from dynpartition.calibration.contention import find_pairs, overlaps, with_buses
 from dynpartition.calibration.fit import Fitted, fit_cells, fit_profile
@@ -86,7 +87,7 @@ def calibrate(
     cluster = with_buses(cluster, pairs)
     seen = observations_of(fit_jobs, cluster)
     seen.moves += [move._replace(run=-1 - move.run) for move in probed.moves]
-    fitted = fit_profile(cluster, seen)
+    fitted = fit_profile(cluster, seen, observations_of(fit_jobs, cluster, scattered=True))
     again = refit(fitted.profile, told(fit_jobs), prior_deviations(fitted.numbers))
     checked = told(check_jobs)
     error = job_error(again.profile, checked)
@@ -105,6 +106,7 @@ def calibrate(
         "held_out_noise": float(np.mean([job.spread for job in checked])) if checked else None,
         "left_out": dict(fitted.wrong),
         "numbers": as_plain(moved_numbers(fitted.numbers, again)),
+        "anchors": anchors.as_plain(anchors.anchors_among(fit_jobs)),
         "fitted_to": _used(fit_jobs).as_plain(),
     }
     uncertainty = min(3.0, error or 0.0)

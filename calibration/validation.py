@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 
+from dynpartition.calibration.anchors import Anchor, at_pace, paces
 from dynpartition.calibration.candidates import candidate_plans, simulated_ns
 from dynpartition.calibration.heldout import Used, placement_id
+from dynpartition.calibration.joint import Job, JobSimulator
 from dynpartition.calibration.quantiles import split_half, typical, undisturbed
+from dynpartition.calibration.rollouts import OneDevice
 from dynpartition.contract import Backend, FixedPlan, Scheduler, drive, run
 from dynpartition.errors import CalibrationError
 from dynpartition.models import ModelInput
@@ -43,15 +47,23 @@ class Case:
     input: int
     scheduler: str
     simulated_ns: int
+    """At the pace of the machine while it was measured."""
     measured_ns: int
-    """Lower quartile over the repeats whose threads did not wait for a core."""
+    """Lowest tenth of the repeats whose threads did not wait for a core."""
     half_error: float
     """Relative difference between even and odd repeats."""
+    calibrated_ns: int = 0
+    """Simulated at the pace of the machine during calibration."""
 
     @property
     def error(self) -> float:
         """Signed relative error of the simulator."""
         return self.simulated_ns / self.measured_ns - 1
+
+    @property
+    def calibrated_error(self) -> float:
+        """The same, had the machine been taken to be as during calibration."""
+        return (self.calibrated_ns or self.simulated_ns) / self.measured_ns - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,11 @@ class Validation:
     decisive_regret: float | None
     verdict: Verdict
     """Inconclusive counts as not passed."""
+    paces: Mapping[str, float] = field(default_factory=dict)
+    """Device → how much longer its anchors took than during calibration; without anchors empty."""
+    calibrated_mape: float = 0.0
+    """As `mape`, had the machine been taken to be as during calibration."""
+    calibrated_bias: float = 0.0
 
 
 def validate(
@@ -110,6 +127,7 @@ def validate(
     *,
     repeats: int = 8,
     placements: int = PLACEMENTS,
+    anchors: Sequence[tuple[ModelInput, Anchor]] = (),
     longer_s: float = 0.0,
     seed: int = 0,
     progress: Progress = lambda share: None,
@@ -117,7 +135,9 @@ def validate(
     """Run the same plans on both backends and compare makespans.
 
     Plans are decided once: by the schedulers and, up to `placements` of them, by the simulator
-    itself. Repeats of all of them are interleaved in random order. Where too few graphs decide
+    itself. Repeats of all of them are interleaved in random order, and `anchors` with them, which
+    tell how much faster or slower the machine is now than during calibration: errors are those
+    of the simulator at that pace. Where too few graphs decide
     something after `repeats`, measuring goes on for up to `longer_s` seconds. Raises
     CalibrationError for an input or a placement that the simulator's profile was fitted to.
     """
@@ -135,8 +155,9 @@ def validate(
         jobs += _jobs(simulator.profile, number, item, plans)
     for job in jobs:
         used.check_placement(placement_id(job.item.graph, job.plan))
-    _measure(hardware, jobs, repeats, longer_s, seed, progress)
-    return summarise([job.case() for job in jobs])
+    measurement = _Measurement(simulator.profile, jobs, _anchor_jobs(hardware, anchors))
+    measurement.go_on(hardware, repeats, longer_s, seed, progress)
+    return measurement.result()
 
 
 @dataclass
@@ -155,10 +176,24 @@ class _Job:
             self.times.append(outcome.trace.makespan_ns)
             self.waited.append(session.waited_ns / outcome.trace.makespan_ns)
 
-    def case(self) -> Case:
-        times = [self.times[run] for run in undisturbed(self.waited)]
+    def best_times(self) -> list[int]:
+        return [self.times[run] for run in undisturbed(self.waited)]
+
+    def case(self, simulated_ns: float) -> Case:
+        times = self.best_times()
         measured = (round(typical(times)), split_half(times))
-        return Case(self.number, self.name, self.simulated_ns, *measured)
+        name = (self.number, self.name)
+        return Case(*name, round(simulated_ns), *measured, self.simulated_ns)
+
+
+def _anchor_jobs(
+    hardware: Backend, anchors: Sequence[tuple[ModelInput, Anchor]]
+) -> list[tuple[Anchor, _Job]]:
+    found = []
+    for item, anchor in anchors:
+        plan = run(hardware, item, OneDevice(anchor.device)).plan
+        found.append((anchor, _Job(-1, "anchor", item, plan, 0)))
+    return found
 
 
 def _jobs(
@@ -169,25 +204,43 @@ def _jobs(
         yield _Job(number, name, item, plan, round(ns))
 
 
-def _measure(
-    hardware: Backend,
-    jobs: Sequence[_Job],
-    repeats: int,
-    longer_s: float,
-    seed: int,
-    progress: Progress,
-) -> None:
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    done, until_s = 0, float("inf")
-    while jobs and (done < repeats or time.monotonic() < until_s):
-        for index in rng.permutation(len(jobs)).tolist():
-            jobs[index].run_on(hardware)
-        done += 1
-        progress(min(1.0, done / repeats))
-        if done == repeats:
-            until_s = time.monotonic() + longer_s
-        if done >= repeats and summarise([job.case() for job in jobs]).verdict != "inconclusive":
-            return
+@dataclass
+class _Measurement:
+    """Placements and anchors that are run again and again."""
+
+    profile: Profile
+    jobs: Sequence[_Job]
+    anchors: Sequence[tuple[Anchor, _Job]]
+
+    def go_on(
+        self, hardware: Backend, repeats: int, longer_s: float, seed: int, progress: Progress
+    ) -> None:
+        """Run all of them `repeats` times, then for `longer_s` seconds while inconclusive."""
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+        every = [*self.jobs, *(job for _, job in self.anchors)]
+        done, until_s = 0, float("inf")
+        while self.jobs and (done < repeats or time.monotonic() < until_s):
+            for index in rng.permutation(len(every)).tolist():
+                every[index].run_on(hardware)
+            done += 1
+            progress(min(1.0, done / repeats))
+            if done == repeats:
+                until_s = time.monotonic() + longer_s
+            if done >= repeats and self.result().verdict != "inconclusive":
+                return
+
+    @cached_property
+    def _simulator(self) -> JobSimulator:
+        plans = [Job(job.item.graph, job.plan, 1.0, 1.0) for job in self.jobs]
+        return JobSimulator(self.profile, plans)
+
+    def result(self) -> Validation:
+        """Return what has been found out."""
+        now = paces((anchor, typical(job.best_times())) for anchor, job in self.anchors)
+        profile = at_pace(self.profile, now)
+        times = self._simulator.makespans_ns(profile).tolist() if self.jobs else []
+        cases = [job.case(ns) for job, ns in zip(self.jobs, times, strict=True)]
+        return replace(summarise(cases), paces=now)
 
 
 def summarise(cases: Sequence[Case]) -> Validation:
@@ -199,6 +252,7 @@ def summarise(cases: Sequence[Case]) -> Validation:
         by_input.setdefault(case.input, []).append(case)
     graphs = tuple(_graph(number, own) for number, own in by_input.items())
     errors = np.array([case.error for case in cases])
+    before = np.array([case.calibrated_error for case in cases])
     decisive = {graph.input for graph in graphs if graph.is_conclusive}
     chosen = [graph for graph in graphs if graph.is_conclusive]
     conclusive = len(chosen) / len(graphs)
@@ -221,6 +275,8 @@ def summarise(cases: Sequence[Case]) -> Validation:
         decisive_tau=tau,
         decisive_regret=regret,
         verdict=_verdict(conclusive, mape, tau, regret),
+        calibrated_mape=float(np.abs(before).mean()),
+        calibrated_bias=float(before.mean()),
     )
 
 

@@ -14,7 +14,7 @@ from dynpartition.hardware.weights import Master, master_bytes
 
 
 class SharedMemory:
-    """The control block, the arenas of all CPU devices, and the weights that loads read."""
+    """The control block, the arenas of all CPU devices, and the weights that they share."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class SharedMemory:
         *,
         weights: bool,
     ) -> None:
-        """`arena_bytes`: per device. `weights`: whether devices load weights from here."""
+        """`arena_bytes`: per device. `weights`: whether devices read weights from here."""
         self.control_block = SharedBlock.create(CONTROL_BYTES)
         self.control = Control(self.control_block)
         self.blocks = [
@@ -34,6 +34,7 @@ class SharedMemory:
         self.arenas = [None if block is None else Arena.on(block) for block in self.blocks]
         self.master_block = SharedBlock.create(master_bytes(cells))
         self.master = Master.on(self.master_block, cells)
+        self.has_weights = weights
         if weights:
             self.master.write(cells)
 

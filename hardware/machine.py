@@ -18,7 +18,7 @@ from dynpartition.hardware.messages import Stock
 from dynpartition.hardware.pool import STALL_TIMEOUT_S, Pool, PoolOptions
 from dynpartition.hardware.shelf import CudaShelf, Shelf
 from dynpartition.hardware.starting import start_pool
-from dynpartition.hardware.weights import hollow_copies
+from dynpartition.hardware.weights import compute_from, hollow_copies
 from dynpartition.models import DynamicModel
 
 _PAGE_BYTES = 4096
@@ -115,8 +115,12 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
     device, delay = pool.devices[options.host], run_delay(options.sample_run_delay)
     # Its program leaves pushes to CUDA devices to their own driver.
     reach, repeater = pool.memory.arenas, Repeater(device.speed)
+    cells = model.cells
+    if pool.memory.has_weights:
+        cells = hollow_copies(cells)  # the model keeps its own: the caller may go on training it
+        compute_from(cells, pool.memory.master)
     return Site(
-        *(device.name, options.host, model.cells, reach, pool.control, repeater, delay),
+        *(device.name, options.host, cells, reach, pool.control, repeater, delay),
         virtual=options.virtual,
         queue=run_delay(not options.virtual),
     )

@@ -123,8 +123,10 @@ class Setup(msgspec.Struct, tag=True):
     import_path: list[str]
     """Where the caller finds modules."""
     config: dict[str, int]
-    weights: tuple[int, int]
-    """(file descriptor, bytes) of the weights in the safetensors format."""
+    master: tuple[int, int]
+    """(file descriptor, bytes) of the weights of all cells."""
+    layout: str
+    """How they lie there."""
     worker: int
     device: int
     names: list[str]
@@ -138,9 +140,7 @@ class Setup(msgspec.Struct, tag=True):
     """Per device (file descriptor, bytes); None for CUDA devices."""
     sample_run_delay: bool
     stock: Stock | None = None
-    """None: the device holds all weights."""
-    master: tuple[int, int] = (-1, 0)
-    """(file descriptor, bytes) of the weights that `stock` is loaded from."""
+    """None: the device computes with the weights where they are."""
     virtual: bool = False
     """Whether stamps are in virtual time."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,9 @@ from dynpartition.hardware.pool import Pool, PoolOptions, end_workers
 from dynpartition.hardware.process import WorkerProcess
 from dynpartition.hardware.server import Server
 from dynpartition.hardware.settings import stay_on
-from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.shelf import CpuShelf
 from dynpartition.hardware.thread import WorkerThread
-from dynpartition.hardware.weights import hollow_copies
+from dynpartition.hardware.weights import hollow_copies, layout_of
 from dynpartition.models import DynamicModel
 
 START_TIMEOUT_S = 180.0
@@ -33,10 +32,22 @@ START_TIMEOUT_S = 180.0
 
 def start_pool(model: DynamicModel[Any], devices: Sequence[Device], options: PoolOptions) -> Pool:
     """Return a pool whose workers have started."""
-    memory = SharedMemory(devices, options.arena_bytes, model.cells, weights=bool(options.stocks))
+    memory = SharedMemory(
+        devices, options.arena_bytes, model.cells, weights=needs_shared_weights(devices, options)
+    )
     kind = ThreadStarter if options.threads else ProcessStarter
     starter = kind(model, devices, options, memory)
     return Pool(devices, options, memory, starter.start)
+
+
+def needs_shared_weights(devices: Sequence[Device], options: PoolOptions) -> bool:
+    """Return whether weights lie in shared memory: for processes, and where they come and go.
+
+    One copy for all CPU devices: with one each, what one device computes would push the others'
+    copies out of the cache that they share.
+    """
+    processes = not options.threads and bool(driven_by_workers(devices, options.host))
+    return processes or bool(options.stocks)
 
 
 @dataclass(frozen=True)
@@ -64,29 +75,28 @@ class ProcessStarter(_Starter):
         """Return workers that have built the model; DeviceError when one does not come to that."""
         started: list[WorkerProcess] = []
         try:
-            with _shared_weights(self.model) as (weights_fd, n_bytes):
-                for number in numbers:
-                    worker = WorkerProcess(self.name_of(number), [weights_fd, *self.memory.fds])
-                    started.append(worker)
-                    setup = self._setup(number, (weights_fd, n_bytes))
-                    with contextlib.suppress(OSError):  # a worker that has died says why below
-                        worker.channel.send(setup)
-                deadline_s = time.monotonic() + START_TIMEOUT_S
-                for worker in started:
-                    worker.await_ready(deadline_s)
+            for number in numbers:
+                worker = WorkerProcess(self.name_of(number), self.memory.fds)
+                started.append(worker)
+                with contextlib.suppress(OSError):  # a worker that has died says why below
+                    worker.channel.send(self._setup(number))
+            deadline_s = time.monotonic() + START_TIMEOUT_S
+            for worker in started:
+                worker.await_ready(deadline_s)
         except BaseException:
             end_workers(started)
             raise
         return started
 
-    def _setup(self, number: int, weights: tuple[int, int]) -> Setup:
+    def _setup(self, number: int) -> Setup:
         index, memory, options = self.index_of(number), self.memory, self.options
         device = self.devices[index]
         return Setup(
             model=_importable(type(self.model)),
             import_path=list(sys.path),
             config=dict(self.model.spec().config),
-            weights=weights,
+            master=(memory.master_block.fd, memory.master_block.size_bytes),
+            layout=layout_of(self.model.cells),
             worker=number,
             device=index,
             names=[d.name for d in self.devices],
@@ -97,7 +107,6 @@ class ProcessStarter(_Starter):
             arenas=[None if b is None else (b.fd, b.size_bytes) for b in memory.blocks],
             sample_run_delay=options.sample_run_delay,
             stock=options.stocks.get(index),
-            master=(memory.master_block.fd, memory.master_block.size_bytes),
             virtual=options.virtual,
         )
 
@@ -150,18 +159,6 @@ class ThreadStarter(_Starter):
             virtual=self.options.virtual,
             queue=run_delay(not self.options.virtual),
         )
-
-
-@contextlib.contextmanager
-def _shared_weights(model: DynamicModel[Any]) -> Iterator[tuple[int, int]]:
-    """Put the weights where workers can read them; a large message would block on slow starters."""
-    data = model.weights()
-    block = SharedBlock.create(max(1, len(data)))
-    try:
-        block.view[: len(data)] = data
-        yield block.fd, len(data)
-    finally:
-        block.close()
 
 
 def _importable(kind: type[DynamicModel[Any]]) -> tuple[str, str]:

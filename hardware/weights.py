@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -98,6 +99,18 @@ class Master:
             state, memory = cell.state_dict(), self._memory[name]
             for part in self.plans[name].parts:
                 part.view(memory).copy_(state[part.key])
+
+
+def layout_of(cells: Cells) -> str:
+    """Return what masters have in common that cells can compute from alike."""
+    rows = [(name, part) for name, cell in cells.items() for part in CellPlan(cell).parts]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def compute_from(cells: Cells, master: Master) -> None:
+    """Let `cells` compute with the weights that lie in `master`, and forget their own."""
+    for name, cell in cells.items():
+        Slots(cell, master.plans[name]).fill(master.memory(name))
 
 
 def master_bytes(cells: Cells) -> int:

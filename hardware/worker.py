@@ -18,7 +18,7 @@ from operator import attrgetter
 
 import torch
 
-from dynpartition.errors import DynPartitionError
+from dynpartition.errors import DeviceError, DynPartitionError
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.control import CONTROL_BYTES, Control
 from dynpartition.hardware.lane import Site, run_delay
@@ -29,7 +29,7 @@ from dynpartition.hardware.server import Server
 from dynpartition.hardware.settings import stay_on
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.shelf import CpuShelf, Shelf
-from dynpartition.hardware.weights import Master
+from dynpartition.hardware.weights import Master, compute_from, layout_of
 from dynpartition.models import DynamicModel, ModelEntry
 
 _WATCH_S = 0.5
@@ -70,13 +70,16 @@ def _attach(setup: Setup) -> Site:
 
 
 def _shelf(setup: Setup, model: DynamicModel[object]) -> Shelf | None:
+    """Let the model compute with the shared weights, or return what brings them when needed."""
+    master = Master.on(SharedBlock(*setup.master), model.cells)
     if setup.stock is None:
+        compute_from(model.cells, master)
+        trim_heap()  # of the weights that the model was built with
         return None
     arena = setup.arenas[setup.device]
     assert arena is not None
-    master = Master.on(SharedBlock(*setup.master), model.cells)
     shelf = CpuShelf(model.cells, master, setup.stock, SharedBlock(*arena))
-    trim_heap()  # of the weights that the model was built with
+    trim_heap()
     shelf.reset()
     return shelf
 
@@ -86,11 +89,11 @@ def _rebuilt_model(setup: Setup) -> DynamicModel[object]:
     module, name = setup.model
     kind: type[DynamicModel[object]] = attrgetter(name)(importlib.import_module(module))
     model = ModelEntry(kind).build(setup.config)
-    fd, size_bytes = setup.weights
-    block = SharedBlock(fd, max(1, size_bytes))
-    if setup.stock is None:  # else a shelf brings them
-        model.load_weights(bytes(block.view[:size_bytes]))
-    block.close()
+    if layout_of(model.cells) != setup.layout:
+        raise DeviceError(
+            f"{name}({setup.config}) has other weights in a worker than here; let its shapes depend"
+            " on its configuration alone"
+        )
     return model
 
 

@@ -161,6 +161,7 @@ class _Loop:
         print(f"pretrain: {describe_training(result)}")
 
     def _validate(self, simulator: Backend, hardware: Backend) -> None:
+        from dynpartition.calibration.anchors import anchors_of
         from dynpartition.calibration.heldout import Used
         from dynpartition.calibration.validation import validate
 
@@ -175,6 +176,7 @@ class _Loop:
                 hardware,
                 inputs,
                 placements(hardware.profile, self.asked.seed, self._policy()),
+                anchors=anchors_of(hardware.profile, self.train),
                 seed=self.asked.seed,
                 progress=progress,
             )

@@ -35,7 +35,7 @@ class Validate(ModelVerb):
     """How many held-out inputs."""
     placements: int = 12
     """How many placements of each: single devices, heuristics, the policy, random, adversarial."""
-    repeats: int = 8
+    repeats: int = 16
     """How often each placement is measured."""
     longer: float = 0.0
     """Seconds to go on measuring while the result is inconclusive."""
@@ -48,6 +48,7 @@ class Validate(ModelVerb):
 
     def execute(self) -> None:
         """Validate."""
+        from dynpartition.calibration.anchors import anchors_of
         from dynpartition.calibration.heldout import Used
         from dynpartition.calibration.recording import Recorder
         from dynpartition.calibration.validation import validate
@@ -59,7 +60,8 @@ class Validate(ModelVerb):
         model = self.load_model()
         check_cells(model, profile, f"--profile {self.profile}")
         schedulers = placements(profile, self.seed, self.policy)
-        inputs = Used.of(profile).held_out(select(self.load_inputs(model), "test"))[: self.cases]
+        every = self.load_inputs(model)
+        inputs = Used.of(profile).held_out(select(every, "test"))[: self.cases]
         clock = clock_of(profile)
         with (
             open_hardware(model, profile, clock) as hardware,
@@ -73,6 +75,7 @@ class Validate(ModelVerb):
                 schedulers,
                 repeats=self.repeats,
                 placements=self.placements,
+                anchors=anchors_of(profile, every),
                 longer_s=self.longer,
                 seed=self.seed,
                 progress=progress,
@@ -154,11 +157,23 @@ def describe_validation(validation: Validation) -> str:
             f"ranking: Kendall's tau {tau}; the placement that the simulator prefers is"
             f" {validation.regret:.2%} slower than the fastest, optimism"
             f" {validation.optimism:+.1%}",
+            *describe_paces(validation),
             f"the measurements themselves repeat within {validation.noise:.1%};"
             f" {validation.conclusive:.0%} of the inputs are conclusive",
             f"verdict: {validation.verdict}{_decisive(validation)}",
         ]
     )
+
+
+def describe_paces(validation: Validation) -> list[str]:
+    """Return what the machine did otherwise than during calibration, as lines."""
+    if not validation.paces:
+        return []
+    now = ", ".join(f"{device} takes {pace - 1:+.1%}" for device, pace in validation.paces.items())
+    return [
+        f"since calibration {now} (placements run again); had this not been known, the mean error"
+        f" would be {validation.calibrated_mape:.1%}, bias {validation.calibrated_bias:+.1%}"
+    ]
 
 
 def _decisive(validation: Validation) -> str:

@@ -32,7 +32,13 @@ from dynpartition.hardware.memory import private_memory
 from dynpartition.hardware.messages import Stock
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.shelf import CpuShelf
-from dynpartition.hardware.weights import Master, Slots, hollow_copies, master_bytes
+from dynpartition.hardware.weights import (
+    Master,
+    Slots,
+    hollow_copies,
+    layout_of,
+    master_bytes,
+)
 from dynpartition.models import ModelInput, build_model, generate_inputs, merge_inputs, run_eagerly
 from dynpartition.sim import SimBackend
 from dynpartition.validator import check_trace
@@ -441,17 +447,19 @@ def test_repeated_sessions_on_a_gpu_leak_nothing(heavy):
 
 @needs_proc
 def test_a_worker_really_holds_no_more_than_its_cap():
-    """24 cells of 4 MB: half of them fit. What is compared is a worker that holds them all."""
+    """24 cells of 4 MB: half of them fit. What is compared are workers that hold them all."""
     model = toy_models.HeavyToy(toy_models.HeavyConfig(width=1024, cells=24))
     used = []
-    for devices in ("cpu:0,cpu:1", "cpu:0,cpu:1@50MB"):
+    for devices in ("cpu:0,cpu:1", "cpu:0,cpu:1@200MB", "cpu:0,cpu:1@50MB"):
         with capped(model, devices) as backend:
             (worker,) = backend._machine.pool.workers
             workload = chain(model, range(24))
             for _ in range(2):
                 run(backend, workload, all_on("cpu:1", workload))
             used.append(anonymous_bytes(worker.process))
-    assert used[0] - used[1] > 40_000_000
+    shared, all_own, half = used
+    assert all_own - half > 40_000_000
+    assert all_own - shared > 90_000_000  # without a cap, weights are in memory that all share
 
 
 @needs_proc
@@ -553,3 +561,40 @@ def test_a_shelf_does_not_hold_more_than_its_cap(heavy):
     shelf.reset()
     assert sorted(shelf.held) == ["heavy_0", "heavy_1"]
     arena.close()
+
+
+# Weights that all processes read
+
+
+def answer_on(backend, item, device):
+    with backend.open(item) as session:
+        plan = single_task_plan([(task, device) for task in session.graph.topological_order])
+        drive(session, FixedPlan(plan), backend.profile)
+    return session.answer()
+
+
+def test_processes_compute_with_one_copy_of_the_weights():
+    model = build_model("treelstm")
+    item = generate_inputs(model, 1, seed=3)[0]
+    expected = run_eagerly(item)
+    with HardwareBackend(model, parse_devices("cpu:0,cpu:1"), workers="processes") as backend:
+        for cell in model.cells.values():
+            for parameter in cell.parameters():
+                parameter.data.zero_()  # as training would: the backend has a copy
+        for device in ("cpu:0", "cpu:1"):
+            torch.testing.assert_close(
+                answer_on(backend, item, device), expected, rtol=1e-4, atol=1e-5
+            )
+        backend._machine.pool.memory.master.raw.zero_()
+        changed = run_eagerly(item)
+        for device in ("cpu:0", "cpu:1"):
+            torch.testing.assert_close(answer_on(backend, item, device), changed)
+    assert not torch.allclose(changed, expected)
+
+
+def test_layouts_tell_models_apart_that_share_no_weights():
+    linear, wider = torch.nn.Linear(3, 4), torch.nn.Linear(4, 3)
+    assert layout_of({"a": linear}) == layout_of({"a": torch.nn.Linear(3, 4)})
+    others = [{"b": linear}, {"a": wider}, {"a": linear.double()}, {"a": linear, "b": wider}]
+    found = {layout_of(cells) for cells in others} | {layout_of({"a": torch.nn.Linear(3, 4)})}
+    assert len(found) == len(others) + 1

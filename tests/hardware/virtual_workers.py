@@ -24,6 +24,7 @@ from dynpartition.hardware.patience import Spinner
 from dynpartition.hardware.pool import Pool
 from dynpartition.hardware.server import Server
 from dynpartition.hardware.shelf import CpuShelf
+from dynpartition.hardware.starting import needs_shared_weights
 from dynpartition.hardware.transport import Clock
 from dynpartition.hardware.weights import hollow_copies
 from dynpartition.program import COPY
@@ -63,9 +64,8 @@ class World:
         self.model = model
         self.devices = devices
         self.options = options
-        self.memory = SharedMemory(
-            devices, options.arena_bytes, model.cells, weights=bool(options.stocks)
-        )
+        weights = needs_shared_weights(devices, options)
+        self.memory = SharedMemory(devices, options.arena_bytes, model.cells, weights=weights)
         self.n_started = 0
         clock = Clock(self.now_ns, lambda polite: Pause(self))
         return Pool(devices, options, self.memory, self.start, clock)
