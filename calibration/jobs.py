@@ -29,6 +29,8 @@ Progress = Callable[[float], None]
 
 _WARM_UP_RUNS = 3
 _BATCHED_SHARE = 0.5
+LARGE_SIZES = (64, 16, 64, 32)
+"""Launches of up to so many tasks are measured on each device alone."""
 _PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
 _LAUNCHES_MAX = 60_000
 """More observed launches than this make no number better, and the fit slower."""
@@ -84,15 +86,30 @@ def told(jobs: Sequence[MeasuredJob]) -> list[Job]:
 
 
 def make_jobs(
-    inputs: Sequence[ModelInput], cluster: Cluster, rng: np.random.Generator, count: int
+    inputs: Sequence[ModelInput],
+    cluster: Cluster,
+    rng: np.random.Generator,
+    count: int,
+    *,
+    largest: bool = False,
 ) -> list[MeasuredJob]:
     """Return placements: every single device, and random ones, one by one and merged.
 
-    Each device alone runs every cell that the inputs call.
+    Each device alone runs every cell that the inputs call and, with `largest`, the largest inputs
+    merged: plans of one device have larger launches than random ones, and no curve is known beyond
+    what was measured.
     """
     names = cluster.names
     order = [inputs[at] for at in rng.permutation(len(inputs)).tolist()]
     jobs = [MeasuredJob(item, OneDevice(name)) for name in names for item in _covering(order)]
+    if largest:
+        by_size = sorted(order, key=lambda item: -len(item.graph))
+        sizes = LARGE_SIZES[: max(1, count // (4 * len(names)))]  # most placements are random
+        jobs += [
+            MeasuredJob(item, Batched(OneDevice(name), size))
+            for name in names
+            for item, size in zip(by_size, sizes, strict=False)
+        ]
     for number in range(len(jobs), count if inputs else 0):
         scheduler: Scheduler = RandomRollout(rng, len(names))
         if number % 4 == 0 or len(names) == 1:

@@ -55,6 +55,7 @@ def calibrate(
     seed: int = 0,
     clock: ClockKind = "wall",
     workers: Workers = "auto",
+    noise: bool = False,
     progress: Progress = lambda share: None,
     provenance: Mapping[str, object] | None = None,
 ) -> Profile:
@@ -63,8 +64,8 @@ def calibrate(
     Randomised placements and each single device are run again and again in random order, so that a
     slow phase of the machine touches all alike. Stamps of their launches and transfers make the
     numbers; then all are re-fitted to the makespans. `workers`: see `HardwareBackend`; `auto` finds
-    out what suits the cells. Raises CalibrationError without inputs, or when a cell or a link was
-    not measured often enough.
+    out what suits the cells. `noise`: whether simulations of the profile scatter as launches did.
+    Raises CalibrationError without inputs, or when a cell or a link was not measured often enough.
     """
     if not inputs:
         raise CalibrationError("calibration needs at least one input")
@@ -75,7 +76,7 @@ def calibrate(
     with HardwareBackend(model, devices, clock=clock, workers=kind) as backend:
         cluster = backend.profile.cluster
         fit_inputs, check_inputs = _divided(inputs)
-        fit_jobs = make_jobs(fit_inputs, cluster, rng, FIT_JOBS)
+        fit_jobs = make_jobs(fit_inputs, cluster, rng, FIT_JOBS, largest=True)
         check_jobs = make_jobs(check_inputs, cluster, rng, CHECK_JOBS)
         main = _part(progress, 0.0, 1 - _PROBE_SHARE)
         measure_jobs(backend, [*fit_jobs, *check_jobs], rng, seconds * (1 - _PROBE_SHARE), main)
@@ -110,7 +111,8 @@ def calibrate(
         "fitted_to": _used(fit_jobs).as_plain(),
     }
     uncertainty = min(3.0, error or 0.0)
-    return sealed(replace(again.profile, provenance=story, uncertainty=uncertainty))
+    profile = replace(again.profile, noise=fitted.noise if noise else None)
+    return sealed(replace(profile, provenance=story, uncertainty=uncertainty))
 
 
 def _suiting_workers(

@@ -26,6 +26,8 @@ class Calibrate(ModelVerb):
     """Real time, or the processor time of each CPU device, which other work disturbs less."""
     workers: Literal["auto", "processes", "threads"] = "auto"
     """What CPU devices but the first are; by itself, what suits the model's cells."""
+    noise: bool = False
+    """Let simulations of this profile scatter as its launches did; else every run is the same."""
     modelled: str | None = None
     """Measure nothing: price this model's cells by the operator models of a profile file."""
 
@@ -55,6 +57,7 @@ class Calibrate(ModelVerb):
                 seed=self.seed,
                 clock=self.clock,
                 workers=self.workers,
+                noise=self.noise,
                 progress=progress,
                 provenance=measured_here(self.model, self.seed),
             )
