@@ -6,6 +6,7 @@ import pytest
 
 from dynpartition import parse_devices
 from dynpartition.agent.registry import make_scheduler
+from dynpartition.calibration.anchors import anchors_of
 from dynpartition.calibration.heldout import Used
 from dynpartition.calibration.measure import calibrate
 from dynpartition.calibration.validation import Validation, validate
@@ -40,7 +41,15 @@ def judged(
     schedulers = {scheduler: make_scheduler(scheduler) for scheduler in NAMES}
     with HardwareBackend(model, devices, profile=profile) as hardware:
         simulator = SimBackend(profile)
-        return validate(simulator, hardware, held_out, schedulers, repeats=8, longer_s=longer_s)
+        return validate(
+            simulator,
+            hardware,
+            held_out,
+            schedulers,
+            repeats=16,
+            longer_s=longer_s,
+            anchors=anchors_of(profile, inputs),
+        )
 
 
 @pytest.mark.parametrize("name", ["treelstm", "moe"])
