@@ -16,6 +16,7 @@ Whoever is faster in the end is deployed: see `dynpartition.agent.guard`.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from dynpartition.agent.train import Case, Metrics, train, train_on
 from dynpartition.belief import Believing
 from dynpartition.contract import Backend, Outcome, Workload, run
 from dynpartition.errors import CheckpointError, TrainingError
+from dynpartition.formats import profile_bytes
 from dynpartition.profile import Profile
 from dynpartition.sim.backend import SimBackend
 
@@ -49,7 +51,7 @@ CORRECT_EVERY = 8
 PLAYERS = ("random", "policy", RIVAL, "random")
 """Whose plans the first stage runs in turn; the policy and its rival on the same input. Random ones
 show what plans that look good do not touch."""
-GENTLE = TrainConfig(learning_rate=5e-4, entropy=0.01, validate_every=50, keep="last")
+GENTLE = TrainConfig(learning_rate=1e-4, entropy=0.01, validate_every=50, keep="last")
 """Settings of the last two stages: what has been learned elsewhere is not thrown away."""
 GROUPS, ROLLOUTS = 2, 8
 """Inputs per update of the last stage, and rollouts of each: few, for every one is a run."""
@@ -104,8 +106,8 @@ class Finetuned:
     policy: Policy
     profile: Profile
     """The corrected profile, on which the policy is to decide."""
-    runs: bytes
-    """The file of the runs that have corrected it."""
+    checkpoint: Checkpoint
+    """The policy, with the runs that have corrected the profile."""
     history: list[Metrics]
     """One entry per 8 runs of the first stage, and per update of the last: `stage` (1 or 3),
     `episodes` (runs so far), `seconds`, `reward` (−log of the makespan divided by the best
@@ -133,6 +135,7 @@ def finetune(
     if not workloads:
         raise TrainingError("fine-tuning needs at least one workload")
     tuning = _Tuning(backend, workloads, validation or workloads, corrector, config)
+    tuning.origin = _origin(backend.profile, start, config)
     tuning.on_update, tuning.on_checkpoint = on_update, on_checkpoint
     return tuning.run(start, resume)
 
@@ -140,6 +143,7 @@ def finetune(
 class _Tuning:
     """One call of `finetune`."""
 
+    origin: str
     on_update: Callable[[Metrics], None]
     on_checkpoint: Callable[[Checkpoint], None]
 
@@ -162,7 +166,7 @@ class _Tuning:
         stage, n_runs, cut = STAGES[0], 0, None
         policy = start
         if resume is not None:
-            stage, n_runs = _place(resume)
+            stage, n_runs = _place(resume, self.origin)
             self.runs_file = resume.files.get(RUNS, b"")
             self.corrector.restore(self.runs_file)
             policy = resume.policy
@@ -178,8 +182,9 @@ class _Tuning:
             self._keep(Checkpoint(policy), stage)
         if stage == "practise":
             policy = self._practise(profile, policy, cut)
-            self._keep(Checkpoint(policy), "done")
-        return Finetuned(policy, profile, self.runs_file, self.history)
+            resume = self._keep(Checkpoint(policy), "done")
+        assert resume is not None
+        return Finetuned(policy, profile, resume, self.history)
 
     def _correct(self, start: Policy, n_runs: int) -> None:
         """Run plans that the profile is corrected by, from run `n_runs` on."""
@@ -220,7 +225,7 @@ class _Tuning:
         trained = train(
             *(simulator, self.workloads, cut or start, config),
             validation=self.validation,
-            on_checkpoint=lambda checkpoint: self._keep(checkpoint, "rehearse"),
+            on_checkpoint=self._keeper("rehearse"),
         )
         judge = Player(simulator)
         before, after = (
@@ -256,7 +261,7 @@ class _Tuning:
         return train_on(
             *(draw, (), cut or policy, config),
             on_update=note,
-            on_checkpoint=lambda checkpoint: self._keep(checkpoint, "practise"),
+            on_checkpoint=self._keeper("practise"),
         ).policy
 
     def _rng(self, number: int, purpose: str) -> np.random.Generator:
@@ -275,19 +280,38 @@ class _Tuning:
         self.history.append(metrics)
         self.on_update(metrics)
 
-    def _keep(self, checkpoint: Checkpoint, stage: str, n_runs: int = 0) -> None:
-        """Hand out a checkpoint that can be resumed from in that stage."""
-        training = {**checkpoint.training, NOTE: {"stage": stage, "runs": n_runs}}
-        self.on_checkpoint(replace(checkpoint, training=training, files={RUNS: self.runs_file}))
+    def _keeper(self, stage: str) -> Callable[[Checkpoint], None]:
+        def keep(checkpoint: Checkpoint) -> None:
+            self._keep(checkpoint, stage)
+
+        return keep
+
+    def _keep(self, checkpoint: Checkpoint, stage: str, n_runs: int = 0) -> Checkpoint:
+        """Hand out, and return, a checkpoint that can be resumed from in that stage."""
+        note = {"stage": stage, "runs": n_runs, "of": self.origin}
+        training = {**checkpoint.training, NOTE: note}
+        kept = replace(checkpoint, training=training, files={RUNS: self.runs_file})
+        self.on_checkpoint(kept)
+        return kept
 
 
-def _place(checkpoint: Checkpoint) -> tuple[str, int]:
+def _origin(profile: Profile, start: Policy, config: FinetuneConfig) -> str:
+    """Return what equal profiles, policies and settings have in common."""
+    content = (profile_bytes(profile), start.flat.tobytes(), repr(config).encode())
+    return hashlib.sha256(b"|".join(content)).hexdigest()[:16]
+
+
+def _place(checkpoint: Checkpoint, origin: str) -> tuple[str, int]:
     """Return the stage that a checkpoint is of, and the runs of the first stage."""
     note = checkpoint.training.get(NOTE)
-    stage, n_runs = (note.get("stage"), note.get("runs")) if isinstance(note, dict) else (None, 0)
-    if stage not in STAGES or not isinstance(n_runs, int) or n_runs % CORRECT_EVERY:
+    if not isinstance(note, dict) or note.get("stage") not in STAGES:
         raise CheckpointError(
-            "the checkpoint to resume is none of an unfinished fine-tuning; begin anew in another"
-            " folder"
+            "the checkpoint to resume is none of a fine-tuning; begin anew in another folder"
         )
-    return str(stage), n_runs
+    if note.get("of") != origin:
+        raise CheckpointError(
+            "the fine-tuning to resume began with another profile, policy or other settings; give"
+            " the same, or begin anew in another folder"
+        )
+    n_runs = note.get("runs")
+    return str(note["stage"]), n_runs if isinstance(n_runs, int) else 0

@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dynpartition.calibration.heldout import input_id
+from dynpartition.calibration.heldout import Used, input_id, placement_id, shape_id
+from dynpartition.calibration.identity import sealed
 from dynpartition.calibration.joint import Refit
 from dynpartition.calibration.observations import HostTimes, Moved, Observations, observe
+from dynpartition.calibration.refitting import refit_story
 from dynpartition.calibration.regress import FloatArray
 from dynpartition.cluster import AffineCost
 from dynpartition.contract import Outcome, Workload
@@ -123,6 +125,19 @@ class Correction:
     def corrected(self) -> Profile:
         """Return that profile."""
         return self.refit().profile if self._runs else self._given
+
+    def as_file(self) -> Profile:
+        """Return it with a provenance that says what it was corrected by."""
+        if not self._runs:
+            return self._given
+        again, runs = self.refit(), self._runs
+        used = Used.of(self._given) | Used(
+            frozenset(run.input for run in runs),
+            frozenset(shape_id(run.graph) for run in runs),
+            frozenset(placement_id(run.graph, run.plan) for run in runs),
+        )
+        story = refit_story(self._given, again, used, len(runs), None)
+        return sealed(replace(again.profile, provenance=story))
 
     def _observed(self, run: RecordedRun) -> Observations:
         cluster, times = self._given.cluster, HostTimes(run.seen_ns)

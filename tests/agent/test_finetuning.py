@@ -119,7 +119,7 @@ def test_a_run_that_is_cut_comes_to_the_same_policy_and_profile(kind: str, tmp_p
         later = []
         rest = tune(resume=load_checkpoint(tmp_path / "cut"), on_checkpoint=later.append)
         assert rest.profile == whole.profile
-        assert rest.runs == whole.runs
+        assert rest.checkpoint.files == whole.checkpoint.files
         for name, weight in whole.policy.weights.items():
             np.testing.assert_array_equal(weight, rest.policy.weights[name])
         assert len(later) == max(0, len(kept) - number - 1) or stages[number] == "done"
@@ -145,5 +145,11 @@ def test_what_makes_no_sense_is_refused() -> None:
     backend, start = SimBackend(truth), load_checkpoint(SHIPPED)
     with pytest.raises(TrainingError, match="at least one workload"):
         finetune(backend, [], start.policy, Correction(truth), QUICK)
-    with pytest.raises(CheckpointError, match="none of an unfinished fine-tuning"):
+    with pytest.raises(CheckpointError, match="none of a fine-tuning"):
         finetune(backend, work, start.policy, Correction(truth), QUICK, resume=start)
+    kept = []
+    config = FinetuneConfig(episodes=8, correcting=8, rehearsals=0)
+    finetune(backend, work, start.policy, Correction(truth), config, on_checkpoint=kept.append)
+    for policy, changed in ((Policy.untrained(), config), (start.policy, replace(config, seed=1))):
+        with pytest.raises(CheckpointError, match="began with another profile, policy or other"):
+            finetune(backend, work, policy, Correction(truth), changed, resume=kept[0])
