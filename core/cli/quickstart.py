@@ -132,9 +132,9 @@ class _Loop:
         with HardwareBackend(self.model, self.devices, profile=profile) as hardware:
             self._validate(simulator, hardware)
             corrected = self._finetune(hardware)
-            known, simulator = Believing(hardware, corrected), SimBackend(corrected)
+            known = Believing(hardware, corrected)
             schedulers = self._schedulers(corrected, untrained)
-            evaluation = self._evaluate(simulator, known, schedulers)
+            evaluation = self._evaluate(SimBackend(corrected), known, schedulers)
             self._draw_timeline(simulator, known, schedulers)
         self._report()
         return evaluation
