@@ -80,7 +80,6 @@ def test_it_changes_when_the_machine_does() -> None:
 
 def test_a_probe_answers_with_the_run_of_who_plays() -> None:
     deployment, _, _ = deployed("cpu:1")
-    used = []
-    for workload in trees(PROBES_FIRST, 0):
-        used.append({launch.device for launch in deployment.run(workload).plan.launches})
+    outcomes = [deployment.run(workload) for workload in trees(PROBES_FIRST, 0)]
+    used = [{launch.device for launch in outcome.plan.launches} for outcome in outcomes]
     assert used == [{"cpu:1"}, *[{"cpu:0"}] * (PROBES_FIRST - 1)]
