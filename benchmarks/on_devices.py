@@ -131,7 +131,10 @@ def one_model(text: str, options: argparse.Namespace) -> dict[str, Any]:
     )
     start = load_checkpoint(options.policy or SHIPPED).policy
     config = FinetuneConfig(
-        episodes=options.episodes, rehearsals=options.rehearsals, seed=options.seed
+        episodes=options.episodes,
+        correcting=min(FinetuneConfig().correcting, options.episodes),
+        rehearsals=options.rehearsals,
+        seed=options.seed,
     )
     with (
         TemporaryDirectory() as place,

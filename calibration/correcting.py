@@ -19,7 +19,7 @@ import numpy as np
 from dynpartition.calibration.heldout import Used, input_id, placement_id, shape_id
 from dynpartition.calibration.identity import sealed
 from dynpartition.calibration.joint import Refit
-from dynpartition.calibration.observations import HostTimes, Moved, Observations, observe
+from dynpartition.calibration.observations import HostTimes, Launched, Moved, Observations, observe
 from dynpartition.calibration.refitting import refit_story
 from dynpartition.calibration.regress import FloatArray
 from dynpartition.cluster import AffineCost
@@ -31,13 +31,14 @@ from dynpartition.models import ModelInput
 from dynpartition.pricing import price
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.program import Program, lower
-from dynpartition.sim.engine import simulate_compiled
 from dynpartition.sim.perturb import number_names, rescaled
 
 GROUP_DEVIATION = 0.3
 """How far all numbers of a device, or of all links, may be off together, relatively."""
 OWN_DEVIATION = 0.2
 """How far each of them may be off besides."""
+_HOST_MODES_SHARED = ("single", "threads", "replay")
+"""In these CPU launches wait for the host, or for a lock, like those of GPUs."""
 _ROUNDS_ABSOLUTE, _ROUNDS = 3, 12
 _CLOSE = 1e-6
 _SPREAD_LEAST = 0.002
@@ -80,6 +81,9 @@ class Correction:
         self._names = number_names(profile)
         self._signs = np.array([-1.0 if _is_rate(name) else 1.0 for name in self._names])
         self._members = _members(self._names)  # (P, G)
+        is_shared = profile.dispatch.host_mode in _HOST_MODES_SHARED
+        devices = profile.cluster.devices
+        self._driven = {each.name for each in devices if is_shared or each.kind == "cuda"}
         self._place = {name: at for at, name in enumerate(self._names)}
         kinds = dict.fromkeys(kind for name in self._names if (kind := _kind_of(name)))
         self._doubled = {kind: _doubled(self._exact, kind) for kind in kinds}
@@ -110,7 +114,7 @@ class Correction:
         """Learn from one run."""
         seen = self._observed(run)
         self._runs.append(run)
-        self._launches.append(self._launches_of(run, seen).sound())
+        self._launches.append(self._launches_of(run, seen.launches).sound())
         self._moves.append(self._moves_of(seen.moves).sound())
 
     def refit(self) -> Refit:
@@ -144,17 +148,8 @@ class Correction:
         good, _ = observe(len(self._runs), run.graph, cluster, run.trace, times).cleaned()
         return good
 
-    def _launches_of(self, run: RecordedRun, seen: Observations) -> _Rows:
-        """Return a row per launch that waited for the same in the run and in its simulation.
-
-        What such a launch waits for the host is simulated too, and no part of its duration.
-        """
+    def _launches_of(self, run: RecordedRun, rows: Sequence[Launched]) -> _Rows:
         profile, graph = self._exact, run.graph
-        simulated = simulate_compiled(graph, profile, run.plan)
-        expected = observe(0, graph, profile.cluster, simulated, HostTimes({})).launches
-        gap_ns = {(row.number, row.waited): row.gap_ns for row in expected}
-        rows = [row for row in seen.launches if (row.number, row.waited) in gap_ns]
-        waits_ns = np.array([gap_ns[row.number, row.waited] for row in rows], dtype=float)
         program = lower(graph, profile.cluster, run.plan)
         numbers = [row.number for row in rows]
         priced_ns = _launch_ns(program, run, profile)[numbers]
@@ -166,8 +161,17 @@ class Correction:
                     name = _name_of(kind, row.cell, row.device)
                     shares_ns[at, self._place[name if name in self._place else kind]] = added_ns[at]
         fixed_ns = np.maximum(0.0, priced_ns - shares_ns.sum(axis=1))
-        measured_ns = np.array([row.ns for row in rows], dtype=float) - waits_ns
+        measured_ns = np.array([self._lasted_ns(row) for row in rows], dtype=float)
         return _Rows(measured_ns, fixed_ns, shares_ns)
+
+    def _lasted_ns(self, row: Launched) -> float:
+        """Return what a launch lasted.
+
+        What the executor does before its start is a part of it, waiting for a hand-off or for the
+        host is not.
+        """
+        waits = row.waited or row.device in self._driven
+        return row.ns - row.gap_ns if waits else row.ns
 
     def _moves_of(self, moves: Sequence[Moved]) -> _Rows:
         costs = {(link.src, link.dst): link.cost for link in self._given.cluster.links}
