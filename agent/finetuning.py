@@ -33,8 +33,15 @@ from dynpartition.agent.registry import make_scheduler
 from dynpartition.agent.rollout import RIVAL_EVERY, Player
 from dynpartition.agent.train import Case, Metrics, train, train_on
 from dynpartition.belief import Believing
-from dynpartition.contract import Backend, Outcome, Workload, run
-from dynpartition.errors import CheckpointError, TrainingError
+from dynpartition.contract import (
+    INFEASIBLE_NS,
+    Backend,
+    Outcome,
+    Scheduler,
+    Workload,
+    run,
+)
+from dynpartition.errors import CheckpointError, OutOfDeviceMemory, TrainingError
 from dynpartition.formats import profile_bytes
 from dynpartition.profile import Profile
 from dynpartition.sim.backend import SimBackend
@@ -81,7 +88,7 @@ class FinetuneConfig:
     """Runs on the machine; what the guard measures afterwards comes on top."""
     correcting: int = 80
     """How many of them correct the profile."""
-    rehearsals: int = 100_000
+    rehearsals: int = 50_000
     """Simulated rollouts of the rehearsal."""
     seconds: float | None = None
     """Time limit of each stage; None: no limit, as resuming to the same weights needs it."""
@@ -199,9 +206,7 @@ class _Tuning:
             rng = self._rng(number if player == "random" else number // len(PLAYERS), player)
             workload = self.workloads[int(rng.integers(len(self.workloads)))]
             scheduler = players.get(player) or Random(int(rng.integers(1 << 31)))
-            outcome = run(known, workload, scheduler)
-            self.corrector.note(workload, outcome)
-            took_ns[player] = max(1, outcome.trace.makespan_ns)
+            took_ns[player] = self._learn_from(known, workload, scheduler)
             if player == RIVAL:
                 rewards.append(log(took_ns[RIVAL] / took_ns["policy"]))
             if (number + 1) % CORRECT_EVERY == 0:
@@ -210,6 +215,15 @@ class _Tuning:
                 self._keep(Checkpoint(start), "correct", number + 1)
                 if self._is_late():
                     return
+
+    def _learn_from(self, known: Backend, workload: Workload, scheduler: Scheduler) -> int:
+        """Run a workload and learn from it; return its makespan. Full memories teach nothing."""
+        try:
+            outcome = run(known, workload, scheduler)
+        except OutOfDeviceMemory:
+            return INFEASIBLE_NS
+        self.corrector.note(workload, outcome)
+        return max(1, outcome.trace.makespan_ns)
 
     def _rehearse(self, profile: Profile, start: Policy, cut: Checkpoint | None) -> Policy:
         """Return the better of the policy and what it becomes in the corrected simulator."""

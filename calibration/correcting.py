@@ -97,7 +97,9 @@ class Correction:
         return self._runs
 
     def note(self, workload: Workload, outcome: Outcome) -> None:
-        """Learn from one run of the machine."""
+        """Learn from one run of the machine, unless it lost a device."""
+        if outcome.trace.wasted:
+            return
         known = input_id(workload) if isinstance(workload, ModelInput) else workload.graph.digest
         self.add(RecordedRun(known, outcome.graph, outcome.plan, outcome.trace))
 

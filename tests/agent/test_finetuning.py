@@ -125,6 +125,19 @@ def test_a_run_that_is_cut_comes_to_the_same_policy_and_profile(kind: str, tmp_p
         assert len(later) == max(0, len(kept) - number - 1) or stages[number] == "done"
 
 
+def test_plans_that_run_out_of_memory_teach_nothing_and_stop_nothing() -> None:
+    """One device is too small for what random plans put there."""
+    truth, work = hidden_world(4, 0)
+    cluster = truth.cluster
+    largest = max(int(each.graph.output_bytes.max()) for each in work)
+    small = replace(cluster.devices[-1], memory_bytes=2 * largest)
+    tight = replace(truth, cluster=replace(cluster, devices=(*cluster.devices[:-1], small)))
+    correction, config = Correction(tight), replace(QUICK, rehearsals=32)
+    tuned = finetune(SimBackend(tight), work, Policy.untrained(0, 2), correction, config)
+    assert len(correction.runs) < config.correcting
+    assert tuned.history[-1]["stage"] == 3
+
+
 def test_a_rehearsal_that_does_not_help_is_thrown_away() -> None:
     """On one device there is nothing to learn, so nothing is better than the start."""
     truth, work = hidden_world(3, 0)
