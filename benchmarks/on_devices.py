@@ -46,7 +46,8 @@ from dynpartition.models.splitting import select
 Times = npt.NDArray[np.float64]
 
 BASELINES = (
-    *("best-single", "best-single+merge", "split-left-right", "heft", "heft+merge"),
+    *("best-single", "best-single+merge", "split-left-right", "split-left-right+merge"),
+    *("heft", "heft+merge"),
     *("best-of-heuristics", "best-of-heuristics+merge"),
 )
 DEPLOYED = "deployed"
