@@ -58,6 +58,8 @@ CORRECT_EVERY = 8
 PLAYERS = ("random", "policy", RIVAL, "random")
 """Whose plans the first stage runs in turn; the policy and its rival on the same input. Random ones
 show what plans that look good do not touch."""
+_ALONE, _PAIR, _UPDATE = range(3)
+"""What is drawn for: a random plan, a pair of plans of one input, an update."""
 GENTLE = TrainConfig(learning_rate=1e-4, entropy=0.01, validate_every=50, keep="last")
 """Settings of the last two stages: what has been learned elsewhere is not thrown away."""
 GROUPS, ROLLOUTS = 2, 8
@@ -166,7 +168,7 @@ class _Tuning:
         self.corrector, self.config = corrector, config
         self.history: list[Metrics] = []
         self.runs_file = b""
-        self.begun_s = self.stage_begun_s = time.monotonic()
+        self.begun_s = time.monotonic()
 
     def run(self, start: Policy, resume: Checkpoint | None) -> Finetuned:
         """Go through the stages that are left."""
@@ -203,7 +205,8 @@ class _Tuning:
             if number % CORRECT_EVERY == 0:
                 known = Believing(self.backend, self.corrector.corrected())
             player = PLAYERS[number % len(PLAYERS)]
-            rng = self._rng(number if player == "random" else number // len(PLAYERS), player)
+            alone = player == "random"
+            rng = self._rng(number, _ALONE) if alone else self._rng(number // len(PLAYERS), _PAIR)
             workload = self.workloads[int(rng.integers(len(self.workloads)))]
             scheduler = players.get(player) or Random(int(rng.integers(1 << 31)))
             took_ns[player] = self._learn_from(known, workload, scheduler)
@@ -214,7 +217,8 @@ class _Tuning:
                 self.runs_file, rewards = self.corrector.dump(), []
                 self._keep(Checkpoint(start), "correct", number + 1)
                 if self._is_late():
-                    return
+                    break
+        self.runs_file = self.corrector.dump()
 
     def _learn_from(self, known: Backend, workload: Workload, scheduler: Scheduler) -> int:
         """Run a workload and learn from it; return its makespan. Full memories teach nothing."""
@@ -265,7 +269,7 @@ class _Tuning:
         )
 
         def draw(update: int) -> list[Case]:
-            chosen = self._rng(update, "practise").choice(len(self.workloads), size=GROUPS)
+            chosen = self._rng(update, _UPDATE).choice(len(self.workloads), size=GROUPS)
             return [(player, self.workloads[at]) for at in chosen.tolist()]
 
         def note(metrics: Metrics) -> None:
@@ -278,10 +282,9 @@ class _Tuning:
             on_checkpoint=self._keeper("practise"),
         ).policy
 
-    def _rng(self, number: int, purpose: str) -> np.random.Generator:
+    def _rng(self, number: int, purpose: int) -> np.random.Generator:
         """Return the generator of a run or update: what happened before changes nothing."""
-        entropy = [self.config.seed, number, 7, *(player == purpose for player in PLAYERS)]
-        return np.random.default_rng(np.random.SeedSequence(entropy))
+        return np.random.default_rng(np.random.SeedSequence([self.config.seed, number, 7, purpose]))
 
     def _is_late(self) -> bool:
         limit_s = self.config.seconds
