@@ -15,6 +15,7 @@ from dynpartition.agent.checkpoint_folder import (
     check_values,
     complete_folder,
     read_arrays,
+    read_file,
     read_manifest,
     write_folder,
 )
@@ -36,6 +37,8 @@ class Checkpoint:
     """Adam's moments by weight name, `step`; empty: training starts a fresh optimizer."""
     training: Mapping[str, object] = field(default_factory=dict)
     """Where the weights come from: seed, episodes, seconds, profile, score. JSON values only."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What else belongs to it, by file name, such as the runs that fine-tuning has learned from."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -45,7 +48,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     files = {POLICY: save(as_floats(checkpoint.policy.weights))}
     files[OPTIMIZER] = save(as_floats(checkpoint.optimizer))
-    write_folder(folder, files, _manifest(checkpoint))
+    write_folder(folder, {**checkpoint.files, **files}, _manifest(checkpoint))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -64,7 +67,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / MANIFEST}: training is not an object")
     optimizer = _read_floats(folder, manifest, OPTIMIZER)
     _check_optimizer(folder, weights, optimizer)
-    return Checkpoint(policy, optimizer, training)
+    files = {name: read_file(folder, manifest, name) for name in _other_files(manifest)}
+    return Checkpoint(policy, optimizer, training, files)
+
+
+def _other_files(manifest: Mapping[str, object]) -> list[str]:
+    sums = manifest.get("sha256")
+    return [] if not isinstance(sums, dict) else [n for n in sums if n not in (POLICY, OPTIMIZER)]
 
 
 def _manifest(checkpoint: Checkpoint) -> dict[str, object]:

@@ -86,7 +86,19 @@ def check_values(
 
 def read_arrays(folder: Path, manifest: Mapping[str, object], name: str) -> Arrays:
     """Return the arrays of one file; CheckpointError when it is missing or damaged."""
+    content = read_file(folder, manifest, name)
+    try:
+        arrays: Arrays = load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / name} is damaged: {error}; restore it") from None
+    return arrays
+
+
+def read_file(folder: Path, manifest: Mapping[str, object], name: str) -> bytes:
+    """Return the content of one file; CheckpointError when it is missing or not the manifest's."""
     path = folder / name
+    if path.parent != folder:
+        raise CheckpointError(f"{folder / MANIFEST} names {name!r}, which is no file in it")
     sums = manifest.get("sha256")
     expected = sums.get(name) if isinstance(sums, dict) else None
     try:
@@ -95,11 +107,7 @@ def read_arrays(folder: Path, manifest: Mapping[str, object], name: str) -> Arra
         raise CheckpointError(f"{path}: {error.strerror}; restore it or train again") from None
     if hashlib.sha256(content).hexdigest() != expected:
         raise CheckpointError(f"{path} is damaged: its sha256 is not the manifest's; restore it")
-    try:
-        arrays: Arrays = load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}; restore it") from None
-    return arrays
+    return content
 
 
 def check_finite(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:

@@ -164,8 +164,9 @@ def _make_policy(folder: Path | None, seed: int) -> Scheduler:
     checkpoint = load_checkpoint(folder or SHIPPED)
     guard = checkpoint.training.get("guard")
     plays = guard.get("plays", "policy") if isinstance(guard, dict) else "policy"
-    if plays == "policy":
-        return PolicyScheduler(checkpoint.policy)
+    if plays in ("policy", "policy+merge"):
+        played = PolicyScheduler(checkpoint.policy)
+        return played if plays == "policy" else Merging(played)
     if not isinstance(plays, str) or plays.partition("+")[0] not in _MAKERS:
         raise CheckpointError(
             f"{folder}: its guard plays {plays!r}, which is no baseline; fine-tune again"

@@ -12,7 +12,14 @@ from dynpartition.agent.decoder import Decoder
 from dynpartition.agent.episode import Baseline, reward_of
 from dynpartition.agent.policy import Policy, PolicyScheduler, decide
 from dynpartition.by_id import ById
-from dynpartition.contract import INFEASIBLE_NS, Backend, CompletePlan, Workload, run
+from dynpartition.contract import (
+    INFEASIBLE_NS,
+    Backend,
+    CompletePlan,
+    Scheduler,
+    Workload,
+    run,
+)
 from dynpartition.errors import OutOfDeviceMemory, SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan, single_task_launches
@@ -40,7 +47,7 @@ class Rollouts:
     makespans_ns: IntArray
     """(R,)"""
     rewards: FloatArray
-    """(R,) −log(makespan / makespan of the best single device)."""
+    """(R,) −log(makespan / makespan of the best single device, or of the rival)."""
     segments: list[Segment]
 
     @property
@@ -53,11 +60,22 @@ class Rollouts:
         )
 
 
-class Player:
-    """Plays workloads on one backend, one session at a time."""
+RIVAL_EVERY = 4
+"""Rollouts between two runs of the rival's plan, so that what the machine does touches both."""
 
-    def __init__(self, backend: Backend, *, baseline_repeats: int = 1) -> None:
+
+class Player:
+    """Plays workloads on one backend, one session at a time.
+
+    `rival`: a scheduler whose plan of the same input runs in turn with rollouts; rewards compare
+    with it instead of the best single device. It must place tasks one by one.
+    """
+
+    def __init__(
+        self, backend: Backend, *, baseline_repeats: int = 1, rival: Scheduler | None = None
+    ) -> None:
         self._backend = backend
+        self._rival = rival
         self._baseline = Baseline(backend, baseline_repeats)
         self._decoder = Decoder(backend.profile)
         self._flat: ById[Workload, TaskGraph] = ById()
@@ -86,13 +104,17 @@ class Player:
         seeds = rng.integers(_SEEDS, size=len(styles))
         graph = self._known_graph(workload)
         if graph is None:
-            times, segments = self._sample_sessions(policy, workload, styles, seeds)
+            times, rival_times, segments = self._sample_sessions(policy, workload, styles, seeds)
         else:
             segment = Segment(graph, Plan(), np.arange(len(styles)), styles, seeds)
             choices = self._roll(policy, segment)
             plans = [CompletePlan(workload, graph, each) for each in choices]
-            times, segments = self._backend.makespans_ns(plans), [segment]
-        return Rollouts(times, self._rewards(times, [workload] * len(styles)), segments)
+            (times, rival_times), segments = self._run_in_turn(plans), [segment]
+        if self._rival is None:
+            rewards = self._rewards(times, [workload] * len(styles))
+        else:
+            rewards = _rewards_against(times, rival_times)
+        return Rollouts(times, rewards, segments)
 
     def learn(
         self,
@@ -114,6 +136,22 @@ class Player:
             chosen = weights[segment.rollouts]
             self._decoder.learn(gradient, segment.styles, chosen, entropy, totals)
         return totals
+
+    def _run_in_turn(self, plans: Sequence[CompletePlan]) -> tuple[IntArray, IntArray]:
+        """Return (R,) makespans of plans of one workload, and those of the rival's plan between."""
+        if self._rival is None:
+            return self._backend.makespans_ns(plans), np.zeros(0, dtype=np.int64)
+        workload, graph, _ = plans[0]
+        names = self._backend.profile.cluster.names
+        launches = self._rival.schedule(graph, self._backend.profile, Plan())
+        placed = [(task, names.index(each.device)) for each in launches for task in each.tasks]
+        theirs = CompletePlan(workload, graph, np.array(placed, dtype=np.int64))
+        mixed: list[CompletePlan] = []
+        for number, plan in enumerate(plans):
+            mixed += [theirs, plan] if number % RIVAL_EVERY == 0 else [plan]
+        times = self._backend.makespans_ns(mixed)
+        is_theirs = np.array([plan is theirs for plan in mixed])
+        return times[~is_theirs], times[is_theirs]
 
     def _roll(self, policy: Policy, segment: Segment) -> IntArray:
         """Play and record; return (n, T, 2) choices."""
@@ -149,12 +187,18 @@ class Player:
 
     def _sample_sessions(
         self, policy: Policy, workload: Workload, styles: IntArray, seeds: IntArray
-    ) -> tuple[IntArray, list[Segment]]:
-        """Play rollouts one after the other, each asked again at every reveal."""
+    ) -> tuple[IntArray, IntArray, list[Segment]]:
+        """Play rollouts one after the other, each asked again at every reveal; the rival between.
+
+        Returns makespans of the rollouts (R,) and of the rival's runs.
+        """
         times = np.zeros(len(styles), dtype=np.int64)
+        rival_times: list[int] = []
         segments: list[Segment] = []
         names = self._backend.profile.cluster.names
         for r in range(len(styles)):
+            if self._rival is not None and r % RIVAL_EVERY == 0:
+                rival_times.append(run(self._backend, workload, self._rival).trace.makespan_ns)
             with self._backend.open(workload) as session:
                 more, asked = True, 0
                 while more:
@@ -171,7 +215,7 @@ class Player:
                     asked += 1
                 else:
                     times[r] = session.trace.makespan_ns
-        return times, segments
+        return times, np.array(rival_times, dtype=np.int64), segments
 
     def _rewards(self, times_ns: IntArray, workloads: Sequence[Workload]) -> FloatArray:
         rewards = [
@@ -179,3 +223,9 @@ class Player:
             for ns, workload in zip(times_ns.tolist(), workloads, strict=True)
         ]
         return np.array(rewards, dtype=np.float32)
+
+
+def _rewards_against(times_ns: IntArray, rival_ns: IntArray) -> FloatArray:
+    """Return float32 (R,): −log of makespans relative to the median of the rival's."""
+    base_ns = max(1, int(np.median(rival_ns)))
+    return np.array([reward_of(ns, base_ns) for ns in times_ns.tolist()], dtype=np.float32)

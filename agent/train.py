@@ -92,13 +92,17 @@ def train_on(
     on_update: Callable[[Metrics], None] = lambda metrics: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> TrainResult:
-    """Train on the cases that `draw` returns for each update number, as `train` does."""
+    """Train on the cases that `draw` returns for each update number, as `train` does.
+
+    Without `validation`, where every look costs runs, nothing is validated: the last policy is the
+    result, and `on_checkpoint` gets what would be the result after every update.
+    """
     run = _Run(draw, validation, start, config)
     kept = None
     while not run.is_over():
         metrics = run.update()
         on_update(metrics)
-        if "validation" in metrics and run.kept() is not kept:
+        if ("validation" in metrics or not validation) and run.kept() is not kept:
             kept = run.kept()
             on_checkpoint(run.checkpoint())
     return run.result()
@@ -122,11 +126,11 @@ class _Run:
         self.history: list[Metrics] = []
         self.n_updates = self.n_episodes = self.n_before = 0
         self._go_on(checkpoint)
-        self.best_validation = -np.inf
+        self.best_validation = self.last_validation = -np.inf
         # The first episode compiles what a fresh installation has not compiled yet. That may take
         # as long as the whole budget, and nothing is learned meanwhile.
-        player, workload = validation[0]
-        player.greedy(self.policy, [workload])
+        for player, workload in validation[:1]:
+            player.greedy(self.policy, [workload])
         self.begin_s = time.monotonic()
         self._validate()
 
@@ -184,7 +188,7 @@ class _Run:
             "entropy": float((totals[0] + totals[2]) / max(1, totals[1] + totals[3])),
             "grad_norm": norm,
         }
-        if self.n_updates % config.validate_every == 0:
+        if self.validation and self.n_updates % config.validate_every == 0:
             metrics["validation"] = self._validate()
         self.history.append(metrics)
         return metrics
@@ -197,6 +201,8 @@ class _Run:
         self.policy = Policy(unflat(weights, self.policy.n_styles))
 
     def _validate(self) -> float:
+        if not self.validation:
+            return self.last_validation
         by_player: dict[int, tuple[Player, list[Workload]]] = {}
         for player, workload in self.validation:
             by_player.setdefault(id(player), (player, []))[1].append(workload)
@@ -210,24 +216,27 @@ class _Run:
 
     def result(self) -> TrainResult:
         """Validate the last policy and return the one to keep."""
-        if self.history and "validation" not in self.history[-1]:
+        if self.validation and self.history and "validation" not in self.history[-1]:
             self.history[-1]["validation"] = self._validate()
         return TrainResult(self.kept(), self.best_validation, self.checkpoint(), self.history)
 
     def kept(self) -> Policy:
         """Return the policy that the result would be now; a new object when it has changed."""
+        if not self.validation:
+            return self.policy
         return self.best if self.config.keep == "best" else self.last
 
     def checkpoint(self) -> Checkpoint:
         """Return the policy to keep with its optimizer and where it comes from."""
-        last = self.config.keep == "last"
-        training = {
+        last = self.config.keep == "last" or not self.validation
+        training: dict[str, object] = {
             "config": asdict(self.config),
             "updates": self.n_updates,
             "episodes": self.n_before + self.n_episodes,
             "seconds": round(self.seconds(), 3),
-            "validation": self.last_validation if last else self.best_validation,
         }
+        if self.validation:
+            training["validation"] = self.last_validation if last else self.best_validation
         optimizer = self.adam.state() if last else self.best_optimizer
         return Checkpoint(self.kept(), optimizer, training)
 

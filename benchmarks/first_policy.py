@@ -1,7 +1,7 @@
 """Does the policy learn? Pretrained against untrained, random, HEFT and the best single device.
 
     python benchmarks/first_policy.py [--trees FILE] [--devices cpu:0,cpu:1x0.5] [--seeds 3]
-                                      [--seconds 60] [--finetune-seconds 30] [--json FILE]
+                                      [--seconds 60] [--finetune-runs 200] [--json FILE]
 
 Calibrates the devices once, then per seed pretrains in the simulator, compares makespans on
 held-out inputs there, fine-tunes on hardware and compares fine-tuned with pretrained on hardware,
@@ -20,13 +20,14 @@ import numpy as np
 from scipy import stats
 
 from dynpartition import Scheduler, parse_devices, run
-from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
+from dynpartition.agent.finetuning import FinetuneConfig, finetune
 from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.registry import make_scheduler
 from dynpartition.agent.train import train
+from dynpartition.belief import Believing
+from dynpartition.calibration.correcting import Correction
 from dynpartition.calibration.measure import calibrate
-from dynpartition.cli.finetune import VALIDATION_INPUTS, hardware_config
 from dynpartition.cli.options import load_inputs, parse_model
 from dynpartition.contract import Backend
 from dynpartition.hardware import HardwareBackend
@@ -66,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--devices", default="cpu:0,cpu:1x0.5")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--finetune-seconds", type=float, default=30.0, help="0: do not fine-tune")
+    parser.add_argument("--finetune-runs", type=int, default=200, help="0: do not fine-tune")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -92,24 +93,26 @@ def one_seed(
         for name, rival in rivals.items()
     }
     row = {"seed": seed, "episodes": int(pretrained.history[-1]["episodes"]), "log_ratio_to": gaps}
-    if asked.finetune_seconds:
-        config = hardware_config(asked.finetune_seconds, seed)
-        row |= finetuned(hardware, pretrained.checkpoint, parts, config)
+    if asked.finetune_runs:
+        config = FinetuneConfig(episodes=asked.finetune_runs, rehearsals=0, seed=seed)
+        row |= finetuned(hardware, pretrained.policy, parts, config)
     return row
 
 
 def finetuned(
-    hardware: HardwareBackend, start: Checkpoint, parts: list[list[ModelInput]], config: TrainConfig
+    hardware: HardwareBackend, start: Policy, parts: list[list[ModelInput]], config: FinetuneConfig
 ) -> dict[str, Any]:
     """Fine-tune and compare with not fine-tuning, on hardware."""
     training, choosing, held_out = parts
-    choosing = choosing[:VALIDATION_INPUTS]
-    tuned = train(hardware, training, start, config, validation=choosing)
-    sides = (PolicyScheduler(tuned.policy), PolicyScheduler(start.policy))
+    correction = Correction(hardware.profile)
+    tuned = finetune(hardware, training, start, correction, config, validation=choosing)
+    sides = (
+        (Believing(hardware, tuned.profile), PolicyScheduler(tuned.policy)),
+        (hardware, PolicyScheduler(start)),
+    )
     return {
-        "finetune_episodes": int(tuned.history[-1]["episodes"]),
-        "weights_changed": changed(start.policy, tuned.policy),
-        "finetuned_to_pretrained": paired_on_hardware(hardware, held_out[:40], sides, config.seed),
+        "finetune_runs": int(tuned.history[-1]["episodes"]),
+        "finetuned_to_pretrained": paired_on_hardware(held_out[:40], sides, config.seed),
     }
 
 
@@ -119,9 +122,8 @@ def log_times(backend: Backend, inputs: list[ModelInput], scheduler: Scheduler) 
 
 
 def paired_on_hardware(
-    hardware: HardwareBackend,
     inputs: list[ModelInput],
-    sides: tuple[Scheduler, Scheduler],
+    sides: tuple[tuple[Backend, Scheduler], ...],
     seed: int,
     repeats: int = 5,
 ) -> tuple[float, float, float]:
@@ -129,20 +131,14 @@ def paired_on_hardware(
     logs = np.empty((len(inputs), repeats, 2))
     for number, item in enumerate(inputs):
         for repeat in range(repeats):
-            for side, scheduler in enumerate(sides):
-                logs[number, repeat, side] = log_times(hardware, [item], scheduler)[0]
+            for side, (backend, scheduler) in enumerate(sides):
+                logs[number, repeat, side] = log_times(backend, [item], scheduler)[0]
     medians = np.median(logs, axis=1)
     difference = medians[:, 0] - medians[:, 1]
     rng = np.random.default_rng(seed)
     means = rng.choice(difference, (RESAMPLES, len(difference))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(np.exp(low)), float(np.exp(difference.mean())), float(np.exp(high))
-
-
-def changed(before: Policy, after: Policy) -> float:
-    """Return the largest change of a weight."""
-    pairs = [(before.weights[name], after.weights[name]) for name in before.weights]
-    return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -66,7 +66,7 @@ def improved(profile: Profile, recorded: Sequence[Runs], source: str) -> Improve
         frozenset(placement_id(run.graph, run.plan) for run in fit_runs),
     )
     before, after = job_error(profile, checked), job_error(again.profile, checked)
-    story = _story(profile, again, used, len(runs), after)
+    story = refit_story(profile, again, used, len(runs), after)
     uncertainty = profile.uncertainty if after is None else min(3.0, after)
     better = sealed(replace(again.profile, provenance=story, uncertainty=uncertainty))
     return Improved(better, before, after, len(jobs))
@@ -164,7 +164,7 @@ def _is_driven(profile: Profile, device: str) -> bool:
     return profile.cluster.devices[profile.cluster.index(device)].kind == "cuda"
 
 
-def _story(
+def refit_story(
     profile: Profile, again: Refit, used: Used, n_runs: int, error: float | None
 ) -> dict[str, Any]:
     """Return the provenance: that of before, with what the runs have changed."""

@@ -81,7 +81,7 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
 @pytest.mark.parametrize(
     ("page", "printed"),
     [
-        ("environment.md", ["True", "2 updates"]),
+        ("environment.md", ["True", "2 updates", "[1.09, 1.0]"]),
         ("hardware.md", ["6 True"]),
         ("schedulers.md", ["True"]),
         ("simulators.md", ["1000 True"]),

@@ -11,8 +11,9 @@ from dynpartition.cli.options import ModelVerb, check_count
 from dynpartition.cli.progress import progress_bar
 from dynpartition.cli.streams import Build, evaluate_stream, parse_stream, print_stream
 from dynpartition.cli.tables import print_evaluation
+from dynpartition.cli.validate import clock_of
 from dynpartition.errors import UsageError
-from dynpartition.formats import find_profile, write_json
+from dynpartition.formats import check_writable, find_profile, write_json
 from dynpartition.profile import Profile
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Evaluate(ModelVerb):
     """Runs per scheduler and input, whose median counts."""
     stream: str | None = None
     """Send the inputs as one stream: poisson:RATE_PER_S, file:PATH or closed:CLIENTS[:THINK]."""
+    record: Path | None = None
+    """File for the traces of all real runs, for `refit`."""
 
     def execute(self) -> None:
         """Evaluate."""
@@ -64,6 +67,7 @@ class Evaluate(ModelVerb):
         check_count("--repeats", self.repeats)
         build = self._stream()
         profile = find_profile(self.profile)
+        self._check_record(profile)
         names = self._names(profile)
         schedulers = {
             name: make_scheduler(
@@ -79,7 +83,9 @@ class Evaluate(ModelVerb):
         check_cells(model, profile, f"--profile {self.profile}")
         inputs: list[ModelInput] = select(self.load_inputs(model), "test")[: self.cases]
         with self._open(profile, model) as backend:
-            if build is None:
+            if self.record is not None:
+                self._evaluate_recording(backend, inputs, schedulers)
+            elif build is None:
                 self._evaluate(backend, inputs, schedulers)
             else:
                 self._evaluate_stream(backend, inputs, schedulers, build)
@@ -101,6 +107,33 @@ class Evaluate(ModelVerb):
         if self.json:
             write_json(self.json, asdict(result))
         print_evaluation(result)
+
+    def _evaluate_recording(
+        self, backend: Backend, inputs: list[ModelInput], schedulers: dict[str, Scheduler]
+    ) -> None:
+        """Evaluate, and write what ran."""
+        from dynpartition.calibration.recording import Recorder
+        from dynpartition.cli.recording import write_recorded
+        from dynpartition.hardware import HardwareBackend
+
+        assert isinstance(backend, HardwareBackend)
+        assert self.record is not None
+        recorder = Recorder(backend)
+        self._evaluate(recorder, inputs, schedulers)
+        write_recorded(self.record, recorder.runs, backend.profile, self.model, "wall")
+
+    def _check_record(self, profile: Profile) -> None:
+        """Refuse what could not be recorded, before minutes of runs."""
+        if self.record is None:
+            return
+        if self.backend != "hardware":
+            raise UsageError("--record keeps real runs; give --backend hardware, or leave it out")
+        if clock_of(profile) != "wall":
+            raise UsageError(
+                f"--profile {self.profile} is of virtual time, but these runs are timed by the wall"
+                " clock, so `refit` could not use them; leave out --record"
+            )
+        check_writable(self.record)
 
     def _evaluate_stream(
         self,

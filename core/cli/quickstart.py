@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynpartition.belief import Believing
 from dynpartition.cli.evaluate import baseline_names
-from dynpartition.cli.finetune import VALIDATION_INPUTS, hardware_config
+from dynpartition.cli.finetune import describe_finetuning, finetune_into
 from dynpartition.cli.local import default_devices, local_devices
 from dynpartition.cli.options import ModelVerb, check_seconds
 from dynpartition.cli.progress import progress_bar
@@ -130,10 +131,11 @@ class _Loop:
         self._pretrain(simulator)
         with HardwareBackend(self.model, self.devices, profile=profile) as hardware:
             self._validate(simulator, hardware)
-            self._finetune(hardware)
-            schedulers = self._schedulers(profile, untrained)
-            evaluation = self._evaluate(simulator, hardware, schedulers)
-            self._draw_timeline(simulator, hardware, schedulers)
+            corrected = self._finetune(hardware)
+            known = Believing(hardware, corrected)
+            schedulers = self._schedulers(corrected, untrained)
+            evaluation = self._evaluate(SimBackend(corrected), known, schedulers)
+            self._draw_timeline(simulator, known, schedulers)
         self._report()
         return evaluation
 
@@ -186,16 +188,20 @@ class _Loop:
     def _policy(self) -> Path:
         return self.folder / "pretrain" / CHECKPOINT
 
-    def _finetune(self, hardware: Backend) -> None:
+    def _finetune(self, hardware: Backend) -> Profile:
+        """Return the corrected profile."""
         from dynpartition.agent.checkpoint import load_checkpoint
+        from dynpartition.agent.finetuning import FinetuneConfig
 
-        config = hardware_config(FINETUNE_SHARE * self.asked.seconds, self.asked.seed)
+        seconds = FINETUNE_SHARE * self.asked.seconds / 3  # of each of three stages
+        config = FinetuneConfig(seconds=seconds, seed=self.asked.seed)
         with self.writer.stage("finetune"):
-            start = load_checkpoint(self.folder / "pretrain" / CHECKPOINT)
-            parts = (self.train, self.choose[:VALIDATION_INPUTS])
-            folder = self.folder / "finetune"
-            result = train_into(folder, hardware, parts, start, config, guards=True)
-        print(f"finetune: {describe_training(result)}")
+            start = load_checkpoint(self.folder / "pretrain" / CHECKPOINT).policy
+            parts = (self.train, self.choose)
+            folder, model = self.folder / "finetune", self.asked.model
+            tuned = finetune_into(folder, hardware, parts, start, config, model=model)
+        print(f"finetune: {describe_finetuning(tuned)}")
+        return tuned.profile
 
     def _schedulers(self, profile: Profile, untrained: Policy) -> dict[str, Scheduler]:
         from dynpartition.agent.policy import PolicyScheduler

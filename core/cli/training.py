@@ -1,4 +1,4 @@
-"""What `pretrain`, `finetune` and `quickstart` share: one training run into one folder."""
+"""What commands that train share: one training run into one folder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,8 @@ def train_into(
     inputs: tuple[Sequence[Workload], Sequence[Workload]],
     start: Checkpoint | Policy,
     config: TrainConfig,
-    *,
-    guards: bool = False,
 ) -> TrainResult:
-    """Train on the first, choose by the second inputs; metrics are written as they come.
-
-    With `guards` the result is measured against baselines on the second inputs, and the checkpoint
-    says who plays; see `dynpartition.agent.guard`.
-    """
+    """Train on the first, choose by the second inputs; metrics are written as they come."""
     from dynpartition.agent.checkpoint import save_checkpoint
     from dynpartition.agent.train import train
 
@@ -57,13 +51,8 @@ def train_into(
             on_update=note,
             on_checkpoint=keep,
         )
-        checkpoint = result.checkpoint
-        if guards:
-            from dynpartition.agent.guard import guarded
-
-            checkpoint = guarded(checkpoint, backend, inputs[1], seed=config.seed)
-        keep(checkpoint)
-    return replace(result, checkpoint=checkpoint)
+        keep(result.checkpoint)
+    return result
 
 
 def pretraining(seconds: float, seed: int, *, scratch: bool = False) -> tuple[Policy, TrainConfig]:
@@ -130,14 +119,9 @@ def describe_training(result: Trained) -> str:
     """Return one line about a training run."""
     from math import exp
 
-    from dynpartition.agent.train import TrainResult
-
     episodes = int(result.history[-1]["episodes"]) if result.history else 0
     seconds = result.history[-1]["seconds"] if result.history else 0.0
-    guard = result.checkpoint.training.get("guard") if isinstance(result, TrainResult) else None
-    plays = guard["plays"] if isinstance(guard, dict) else "policy"
     return (
         f"{episodes} episodes in {seconds:.0f} s; on the validation inputs the best policy takes"
         f" {exp(-result.best_validation):.3f} × the best single device's time"
-        + ("" if plays == "policy" else f"; {plays} is faster here and plays instead")
     )

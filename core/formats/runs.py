@@ -81,18 +81,25 @@ class RunsFields(Record, tag_field="format", tag="dynpartition-runs"):
 def read_runs(path: Path) -> Runs:
     """Return the runs in a file; errors name file and place."""
     with in_file(path):
-        return _parse(read_bytes(path))
+        return runs_of(read_bytes(path))
 
 
 def write_runs(path: Path, runs: Runs) -> None:
     """Write `runs`; reading the file gives equal runs."""
     with in_file(path):
-        data = render(_fields(runs))
-        _parse(data)
+        data = runs_bytes(runs)
     write_bytes(path, data)
 
 
-def _parse(data: bytes) -> Runs:
+def runs_bytes(runs: Runs) -> bytes:
+    """Return the content of the file of `runs`."""
+    data = render(_fields(runs))
+    runs_of(data)
+    return data
+
+
+def runs_of(data: bytes) -> Runs:
+    """Return the runs in the content of a file."""
     fields = decode(data, RunsFields)
     runs = [_run(run, number) for number, run in enumerate(fields.runs)]
     return Runs(fields.model, fields.clock, fields.devices, fields.versions, runs)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dynpartition.agent.checkpoint import load_checkpoint
-from dynpartition.formats import read_graph, read_plan, read_profile, read_trace
+from dynpartition.formats import read_graph, read_plan, read_profile, read_runs, read_trace
 from dynpartition.validator import find_violations
 
 COMMAND = [sys.executable, "-m", "dynpartition"]
@@ -93,20 +93,52 @@ def test_other_commands_read_the_folder(finished: tuple[Path, str], tmp_path: Pa
     assert "policy" in evaluated.stdout
 
 
-def test_fine_tuning_in_a_fresh_process_changes_the_weights(
+def test_fine_tuning_in_a_fresh_process_corrects_and_changes_the_weights(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
-    folder = finished[0]
+    folder, out = finished[0], tmp_path / "tuned"
     start = folder / "pretrain" / "checkpoint"
-    done = dynpartition(
+    words = (
         *("finetune", *SMALL, "--profile", folder / "profile.json", "--policy", start),
-        *("--out", tmp_path / "tuned", "--seconds", "4"),
+        *("--out", out, "--episodes", "60", "--rehearsals", "256"),
     )
+    done = dynpartition(*words)
     assert done.returncode == 0, done.stderr
-    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "tuned" / "checkpoint")
-    assert after.training["episodes"] > before.training["episodes"]
+    before, after = load_checkpoint(start), load_checkpoint(out / "checkpoint")
     new = after.policy.weights
     assert any((new[name] != old).any() for name, old in before.policy.weights.items())
+    assert f"{after.training['guard']['plays']} is deployed" in done.stdout
+    profile = read_profile(out / "profile.json")
+    assert profile.provenance["refits"][-1]["runs"] == 24
+    assert profile.cells != read_profile(folder / "profile.json").cells
+    again = dynpartition(*words, "--resume")
+    assert again.returncode == 0, again.stderr
+    resumed = load_checkpoint(out / "checkpoint")
+    assert all((resumed.policy.weights[name] == weight).all() for name, weight in new.items())
+    assert read_profile(out / "profile.json").cells == profile.cells
+    other = dynpartition(*words, "--resume", "--seed", "5")
+    assert other.returncode == 2
+    assert "began with another profile, policy or other settings" in other.stderr
+    evaluated = dynpartition(
+        *("evaluate", *SMALL, "--profile", out / "profile.json", "--policy", out / "checkpoint"),
+        *("--cases", "2", "--repeats", "1", "--backend", "hardware"),
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+
+
+def test_what_is_evaluated_can_be_refitted_to(finished: tuple[Path, str], tmp_path: Path) -> None:
+    profile, runs = finished[0] / "profile.json", tmp_path / "runs.json"
+    words = ("evaluate", *SMALL, "--profile", profile, "--cases", "4", "--record", runs)
+    done = dynpartition(*words, "--backend", "hardware", "--schedulers", "heft", "--repeats", "2")
+    assert done.returncode == 0, done.stderr
+    assert len(read_runs(runs).runs) == 2 * 4 * 2
+    better = tmp_path / "better.json"
+    refitted = dynpartition("refit", "--profile", profile, "--runs", runs, "--json", better)
+    assert refitted.returncode == 0, refitted.stderr
+    assert read_profile(better).provenance["refits"][-1]["runs"] == 16
+    simulated = dynpartition(*words)
+    assert simulated.returncode == 2
+    assert "--record keeps real runs; give --backend hardware" in simulated.stderr
 
 
 def test_a_folder_with_files_is_not_overwritten(finished: tuple[Path, str]) -> None:

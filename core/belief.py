@@ -1,0 +1,108 @@
+"""A backend of which schedulers are told something else than it says of itself.
+
+Where a profile is being corrected, or is wrong on purpose, the machine stays the same and only what
+may be known of it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dynpartition.contract import Backend, CompletePlan, Session, Workload
+from dynpartition.errors import ProfileError
+from dynpartition.graph import TaskGraph
+from dynpartition.plan import Launch, Plan
+from dynpartition.profile import Profile
+from dynpartition.trace import Trace
+from dynpartition.types import IntArray
+
+
+class Believing(Backend):
+    """Runs everything on `machine`, of which schedulers know `profile`.
+
+    Closing it closes nothing: the machine stays its owner's. Raises ProfileError for a profile of
+    other devices or links: plans for them would not be plans for the machine.
+    """
+
+    def __init__(self, machine: Backend, profile: Profile) -> None:
+        for what, own, other in zip(
+            ("devices", "links", "host"), _parts(machine.profile), _parts(profile), strict=True
+        ):
+            if own != other:
+                raise ProfileError(
+                    f"the profile's {what}, {other}, are not the machine's, {own}; give a profile"
+                    " that differs in numbers alone"
+                )
+        self.machine = machine
+        self._profile = profile
+
+    @property
+    def profile(self) -> Profile:
+        """What schedulers know."""
+        return self._profile
+
+    def open(self, workload: Workload) -> Session:
+        """Start a run on the machine."""
+        return _BelievingSession(self.machine.open(workload), self._profile)
+
+    def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
+        """Run every plan on the machine."""
+        return self.machine.makespans_ns(plans)
+
+
+def _parts(profile: Profile) -> tuple[object, object, object]:
+    cluster = profile.cluster
+    return cluster.names, [(link.src, link.dst) for link in cluster.links], cluster.host
+
+
+class _BelievingSession(Session):
+    def __init__(self, session: Session, profile: Profile) -> None:
+        self._session = session
+        self._profile = profile
+
+    @property
+    def graph(self) -> TaskGraph:
+        return self._session.graph
+
+    @property
+    def plan(self) -> Plan:
+        return self._session.plan
+
+    @property
+    def is_complete(self) -> bool:
+        return self._session.is_complete
+
+    @property
+    def profile_now(self) -> Profile | None:
+        now = self._session.profile_now
+        return None if now is None else _as_believed(now, self._profile)
+
+    @property
+    def trace(self) -> Trace:
+        return self._session.trace
+
+    @property
+    def waited_ns(self) -> int:
+        return self._session.waited_ns
+
+    def advance(self, launches: Sequence[Launch]) -> bool:
+        return self._session.advance(launches)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _as_believed(now: Profile, profile: Profile) -> Profile:
+    """Return what is left of the machine after losses, with the numbers of `profile`."""
+    links = {(link.src, link.dst): link for link in profile.cluster.links}
+    left = tuple(links[link.src, link.dst] for link in now.cluster.links)
+    cells = {
+        cell: {
+            device: profile.cells.get(cell, {}).get(device, curve) for device, curve in row.items()
+        }
+        for cell, row in now.cells.items()
+    }
+    return replace(
+        now, cluster=replace(now.cluster, links=left), cells=cells, dispatch=profile.dispatch
+    )
