@@ -18,8 +18,8 @@ from dynpartition.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from dynpartition.agent.decoder import Decoder
-    from dynpartition.agent.kernel import Net
     from dynpartition.agent.network import Weights
+    from dynpartition.agent.network_kernel import Net
 
 MAX_READY = 16
 """Ready tasks that an environment shows at once, if not told otherwise."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynpartition.agent import list_kernel
+from dynpartition.agent import estimate_kernel, list_kernel
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph
 from dynpartition.by_id import ById
@@ -220,7 +220,7 @@ def problem_of(lists: ListGraph) -> Problem | None:
     It can where nothing is hidden or late, weights and outputs fit, and the host delays nothing.
     """
     graph, machine = lists.graph, lists.machine
-    if machine.arrays.facts[list_kernel.DISPATCHES] or graph.revealers or graph.arrival_ns.any():
+    if machine.dispatches or graph.revealers or graph.arrival_ns.any():
         return None
     if any(device.tracks_memory for device in machine.profile.cluster.devices) and needs_memory(
         PricedGraph(graph, machine.profile)
@@ -231,30 +231,28 @@ def problem_of(lists: ListGraph) -> Problem | None:
 
 
 def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
-    graph, machine, work, given = lists.graph, lists.machine, lists.work, lists.given
-    batch_ns, first_use_ns = batches(lists), _first_uses_ns(lists)
-    pairs = work.pairs
-    readers_to = work.starts[list_kernel.OUT_START]
+    graph, machine, given = lists.graph, lists.machine, lists.given
+    batch_ns, (reader_start, readers) = batches(lists), lists.readers
     cell_of = given.cell_of
     return kernel.Problem(
         input_start=given.input_start,
         inputs=given.inputs,
-        reader_start=readers_to,
-        readers=work.readers,
+        reader_start=reader_start,
+        readers=readers,
         cell_of=cell_of,
         output_bytes=given.output_bytes,
         host_bytes=given.host_bytes,
         returns=given.returns,
-        run_ns=pairs[list_kernel.RUN_NS],
-        gather_ns=pairs[list_kernel.GATHER_NS],
-        stage_ns=pairs[list_kernel.STAGE_NS],
-        feed_ns=pairs[list_kernel.FEED_NS],
+        run_ns=lists.run_ns,
+        gather_ns=lists.pair_ns(estimate_kernel.COPY_IN_NS),
+        stage_ns=lists.pair_ns(estimate_kernel.COPY_OUT_NS),
+        feed_ns=lists.pair_ns(estimate_kernel.HOST_COPY_NS),
         feed_gather_ns=_feed_gather_ns(lists),
-        moves=work.moves,
+        moves=lists.moves_ns,
         below_ns=_below_ns(lists, batch_ns),
         batch_ns=batch_ns,
-        link_of=machine.arrays.link_of,
-        cost=machine.arrays.cost,
+        link_of=machine.link_of,
+        cost=machine.costs,
         holds=np.ascontiguousarray(tables.link_bits.reshape(-1, 2)[:, 0]),
         device_bits=tables.device_bits,
         peer_start=np.searchsorted(np.sort(cell_of), np.arange(len(graph.cells) + 1)).astype(
@@ -262,10 +260,10 @@ def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
         ),
         peers=np.argsort(cell_of, kind="stable"),
         host=machine.profile.cluster.host_index,
-        handoff_ns=int(machine.arrays.facts[list_kernel.HANDOFF_NS]),
+        handoff_ns=machine.handoff_ns,
         has_batches=int(batch_ns.shape[2] > 2),
-        first_use_ns=first_use_ns,
-        has_first_uses=int(first_use_ns.any()),
+        first_use_ns=lists.first_ns,
+        has_first_uses=int(lists.first_ns.any()),
     )
 
 
@@ -300,20 +298,12 @@ def _below_ns(lists: ListGraph, batch_ns: IntArray) -> IntArray:
     run_ns = np.where(lists.run_ns < 0, kernel.NEVER, lists.run_ns)
     if batch_ns.shape[2] > 2:
         together = np.where(batch_ns < 0, kernel.NEVER, batch_ns).min(axis=(1, 2))
-        least = np.minimum(run_ns.min(axis=1), together[lists.given.cell_of])
+        least = np.minimum(run_ns.min(axis=1), together[lists.graph.cell_of])
     else:
         least = run_ns.min(axis=1)
     below = np.zeros(len(least), dtype=np.int64)
-    list_kernel.sum_below(lists.work, least, below)
+    list_kernel.sum_below(lists.slots[0], lists.places, lists.order, least, below)
     return below
-
-
-def _first_uses_ns(lists: ListGraph) -> IntArray:
-    dispatch, names = lists.machine.profile.dispatch, lists.machine.names
-    rows = [
-        [dispatch.first_use_on(cell.name, name) for name in names] for cell in lists.graph.cells
-    ]
-    return np.array(rows, dtype=np.int64).reshape(-1, len(names))
 
 
 def _scratch(n_tasks: int, n_devices: int, n_edges: int, n_cells: int) -> kernel.Scratch:

@@ -76,7 +76,7 @@ class Search(Scheduler):
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches of the best plan found; SchedulerError if no member has one."""
         budget = self.effort.budget()
-        lists = list_graph(graph, profile)
+        lists = list_graph(graph, profile, planned)
         if lists is None:
             return self.members[-1].define(graph, profile, planned)
         starts = member_plans(self.members, lists, planned)
@@ -129,10 +129,9 @@ def member_plans(members: Sequence[ListPlanner], lists: ListGraph, planned: Plan
 
     The order holds the tasks that are not planned, from its beginning; see `search_kernel`.
     """
-    before = lists.before(planned)
     found: dict[bytes, IntArray] = {}
     for member in members:
-        if member.plan_on(lists, planned, before):
+        if member.plan_on(lists, planned):
             choices = lists.choices
             plan = np.zeros((3, len(lists.graph)), dtype=np.int64)
             plan[0, : len(choices)] = choices[:, 0]

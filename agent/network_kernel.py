@@ -1,0 +1,171 @@
+# mypy: disable-error-code="no-any-return"
+# (elements of int64 arrays are Any to mypy)
+"""Compiled: the policy's network, see `dynpartition.agent.network` for a readable one.
+
+What it knows of each task does not change while a plan grows and is computed once; then it is asked
+step by step: which of the ready tasks comes next, and on which device. Letters as in
+`estimate_kernel`; S styles, U units of a hidden layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from dynpartition.agent.estimate_kernel import INPUTS, N_TASKS, READERS, Places, of_task
+from dynpartition.compiled import inlined, part
+from dynpartition.types import FloatArray, IntArray
+
+N_WINDOW = 8
+"""Ready tasks that are considered at a step, best priority first."""
+N_STATIC, N_EMBEDDED = 25, 16  # features of a task, and units that describe it to the heads
+N_READY_FEATURES, N_READY_UNITS = 10, 8  # of a ready task, and the hidden layer of its head
+N_OPTION_FEATURES, N_OPTION_UNITS = 26, 16  # the same of a device for a chosen task
+
+
+class Net(NamedTuple):
+    """Where weights lie in one array; matrices are (inputs, outputs). S styles."""
+
+    n_styles: int
+    embed: int
+    embed_bias: int
+    own: int
+    inputs: int
+    readers: int
+    context: int
+    mix_bias: int
+    priority: int
+    """(N_EMBEDDED, S)"""
+    to_ready: int
+    ready: int
+    ready_bias: int
+    """(S, N_READY_UNITS)"""
+    ready_score: int
+    to_option: int
+    option: int
+    option_bias: int
+    """(S, N_OPTION_UNITS)"""
+    option_score: int
+    size: int
+
+
+def product(n_in: int, n_out: int) -> Callable[[FloatArray, FloatArray, int, FloatArray], None]:
+    """Return the compiled y += x W for x (n_in,), W = w[at:] as (n_in, n_out), y (n_out,).
+
+    Sizes that are known when it is compiled make it several times faster, and so do eight rows of W
+    at a time: y, which the next rows wait for, is written less often.
+    """
+    n_eights = n_in // 8
+
+    def add_product(x: FloatArray, w: FloatArray, at: int, y: FloatArray) -> None:
+        m = w[at : at + n_in * n_out]
+        for eight in range(n_eights):
+            i = 8 * eight
+            x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
+            x4, x5, x6, x7 = x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+            row = i * n_out
+            for j in range(n_out):
+                k = row + j
+                first = (x0 * m[k] + x1 * m[k + n_out]) + (
+                    x2 * m[k + 2 * n_out] + x3 * m[k + 3 * n_out]
+                )
+                second = (x4 * m[k + 4 * n_out] + x5 * m[k + 5 * n_out]) + (
+                    x6 * m[k + 6 * n_out] + x7 * m[k + 7 * n_out]
+                )
+                y[j] += first + second
+        for i in range(8 * n_eights, n_in):
+            xi, row = x[i], i * n_out
+            for j in range(n_out):
+                y[j] += xi * m[row + j]
+
+    return part(add_product)
+
+
+add_static = product(N_STATIC, N_EMBEDDED)
+add_embedded = product(N_EMBEDDED, N_EMBEDDED)
+add_to_ready = product(N_EMBEDDED, N_READY_UNITS)
+add_to_option = product(N_EMBEDDED, N_OPTION_UNITS)
+add_ready = product(N_READY_FEATURES, N_READY_UNITS)
+add_option = product(N_OPTION_FEATURES, N_OPTION_UNITS)
+
+
+@inlined
+def embed(
+    s: IntArray, p: Places, w: FloatArray, net: Net, facts: FloatArray, coded: FloatArray,
+    mixed: FloatArray, sums: FloatArray, priority: FloatArray, to_ready: FloatArray,
+    to_option: FloatArray,
+) -> None:  # fmt: skip
+    """Run the graph network: what the heads know of each task.
+
+    `coded`, `mixed`: (N, N_EMBEDDED), `sums`: (3, N_EMBEDDED), `priority`: (N, S).
+    """
+    n = s[p.sums + N_TASKS]
+    for j in range(N_EMBEDDED):
+        sums[2, j] = 0
+    for t in range(n):
+        c = coded[t]
+        for j in range(N_EMBEDDED):
+            c[j] = w[net.embed_bias + j]
+        add_static(facts[t], w, net.embed, c)
+        for j in range(N_EMBEDDED):
+            c[j] = max(c[j], np.float32(0))
+            sums[2, j] += c[j]
+    for j in range(N_EMBEDDED):
+        sums[1, j] = sums[2, j] / np.float32(n)
+        sums[0, j] = w[net.mix_bias + j]
+    add_embedded(sums[1], w, net.context, sums[0])
+    for t in range(n):
+        m = mixed[t]
+        for j in range(N_EMBEDDED):
+            m[j] = sums[0, j]
+        add_embedded(coded[t], w, net.own, m)
+        mean_of(s, p, t, INPUTS, coded, sums[1])
+        add_embedded(sums[1], w, net.inputs, m)
+        mean_of(s, p, t, READERS, coded, sums[1])
+        add_embedded(sums[1], w, net.readers, m)
+        for j in range(N_EMBEDDED):
+            m[j] = max(m[j], np.float32(0))
+        for k in range(net.n_styles):
+            score = np.float32(0)
+            for j in range(N_EMBEDDED):
+                score += m[j] * w[net.priority + j * net.n_styles + k]
+            priority[t, k] = score
+        for k in range(N_READY_UNITS):
+            to_ready[t, k] = 0
+        for k in range(N_OPTION_UNITS):
+            to_option[t, k] = 0
+        add_to_ready(m, w, net.to_ready, to_ready[t])
+        add_to_option(m, w, net.to_option, to_option[t])
+
+
+@inlined
+def mean_of(
+    s: IntArray, p: Places, task: int, column: int, coded: FloatArray, mean: FloatArray
+) -> None:
+    """Write the mean code of a task's inputs or readers (by their column)."""
+    first, last = s[of_task(p.tasks, task, column)], s[of_task(p.tasks, task, column + 1)]
+    for j in range(N_EMBEDDED):
+        mean[j] = 0
+    for at in range(first, last):
+        c = coded[s[p.rows + at]]
+        for j in range(N_EMBEDDED):
+            mean[j] += c[j]
+    if last > first + 1:
+        share = np.float32(1) / np.float32(last - first)
+        for j in range(N_EMBEDDED):
+            mean[j] *= share
+
+
+@inlined
+def score_units(units: FloatArray, n: int, w: FloatArray, at: int) -> float:
+    """Return relu(units) · w[at:], four sums side by side."""
+    zero = np.float32(0)
+    one = two = three = four = zero
+    for j in range(0, n, 4):
+        one += max(units[j], zero) * w[at + j]
+        two += max(units[j + 1], zero) * w[at + j + 1]
+        three += max(units[j + 2], zero) * w[at + j + 2]
+        four += max(units[j + 3], zero) * w[at + j + 3]
+    return float((one + two) + (three + four))
