@@ -57,7 +57,7 @@ class Batch:
         none may go anywhere.
         """
         outcomes = np.empty(len(slots), dtype=np.int64)
-        kernel.act(*self._arrays, self._places, slots, actions, outcomes)
+        kernel.act(*self._arrays, self._layout, slots, actions, outcomes)
         return outcomes
 
     def chosen(self, slot: int) -> IntArray:
@@ -90,7 +90,7 @@ class Batch:
         tasks = [task for launch in launches for task in launch.tasks]
         start = np.cumsum([0] + [len(launch.tasks) for launch in launches])
         arrays = (np.array(row, dtype=np.int64) for row in (tasks, start, devices, run_ns))
-        kernel.replay(self._arrays[0][slot], self._places, *arrays)
+        kernel.replay(self._arrays[0][slot], self._layout, *arrays)
 
     def _put(self, slot: int, tables: Tables) -> None:
         """Begin with a graph of which nothing is placed."""
@@ -123,7 +123,7 @@ class Batch:
         }
         for name, table in self._machine.tables.items():
             self._views[name][:] = table
-        self._places = layout.places
+        self._layout = layout.array
         flat = self.features.reshape(self.n_slots, -1)
         self._arrays = (ints, numbers, flat, self.mask)
 

@@ -87,7 +87,7 @@ class Decoder:
         self._room(len(lists.graph), net.n_styles, len(lists.graph.cells))
         policy_kernel.understand(
             lists.slots[0],
-            lists.places,
+            lists.layout.array,
             lists.order,
             weights,
             net,
@@ -119,7 +119,7 @@ class Decoder:
         policy_kernel.roll_many(
             lists.slots[1],
             lists.slots[0],
-            lists.places,
+            lists.layout.array,
             self._weights,
             self._net,
             self._about,
@@ -172,7 +172,7 @@ class Decoder:
         lists = self._lists
         learning_kernel.learn(
             lists.slots[0],
-            lists.places,
+            lists.layout.array,
             self._weights,
             self._net,
             gradient,

@@ -62,6 +62,7 @@ from dynpartition.agent.estimate_kernel import (
     of_task,
     option_start_ns,
     release_known,
+    unpack,
 )
 from dynpartition.compiled import compiled, inlined
 from dynpartition.types import FloatArray, IntArray
@@ -367,9 +368,11 @@ def describe(
 
 @compiled
 def replay(
-    s: IntArray, p: Places, tasks: IntArray, start: IntArray, devices: IntArray, run_ns: IntArray
-) -> None:
+    s: IntArray, layout: IntArray, tasks: IntArray, start: IntArray, devices: IntArray,
+    run_ns: IntArray,
+) -> None:  # fmt: skip
     """Append launches as `estimate_kernel.replay` does, and show what has become ready."""
+    p = unpack(layout)
     for launch in range(len(devices)):
         first, last = start[launch], start[launch + 1]
         place(s, p, tasks, first, last, devices[launch], run_ns[launch])
@@ -383,7 +386,7 @@ def act(
     numbers: FloatArray,
     features: FloatArray,
     masks: Bytes,
-    p: Places,
+    layout: IntArray,
     slots: IntArray,
     actions: IntArray,
     outcomes: IntArray,
@@ -392,6 +395,7 @@ def act(
 
     The arrays are (B, n). `outcomes`: what became of each. An illegal choice changes nothing.
     """
+    p = unpack(layout)
     for at in range(len(slots)):
         b, action = slots[at], actions[at]
         s = ints[b]

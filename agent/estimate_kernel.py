@@ -132,6 +132,18 @@ class Places(NamedTuple):
 
 
 @inlined
+def unpack(a: IntArray) -> Places:
+    """Return what an array of as many integers says: a tuple would take µs to pass."""
+    return Places(
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9],
+        a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19],
+        a[20], a[21], a[22], a[23], a[24], a[25], a[26], a[27], a[28], a[29],
+        a[30], a[31], a[32], a[33], a[34], a[35], a[36], a[37], a[38], a[39],
+        a[40],
+    )  # fmt: skip
+
+
+@inlined
 def of_task(tasks: int, task: int, column: int) -> int:
     """Return where a column of `tasks` lies."""
     return tasks + N_TASK_COLUMNS * task + column
@@ -573,9 +585,11 @@ def free_readers(s: IntArray, p: Places, task: int) -> None:
 
 @compiled
 def replay(
-    s: IntArray, p: Places, tasks: IntArray, start: IntArray, devices: IntArray, run_ns: IntArray
-) -> None:
+    s: IntArray, layout: IntArray, tasks: IntArray, start: IntArray, devices: IntArray,
+    run_ns: IntArray,
+) -> None:  # fmt: skip
     """Append launches: tasks[start[l]:start[l + 1]] on devices[l] for run_ns[l] alone."""
+    p = unpack(layout)
     for launch in range(len(devices)):
         first, last = start[launch], start[launch + 1]
         commit(s, p, tasks, first, last, devices[launch], run_ns[launch])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.agent.estimate_kernel import INPUTS, N_TASKS, READERS, Places, of_task
+from dynpartition.agent.estimate_kernel import INPUTS, N_TASKS, READERS, Places, of_task, unpack
 from dynpartition.agent.network_kernel import (
     N_EMBEDDED,
     N_OPTION_FEATURES,
@@ -30,7 +30,7 @@ from dynpartition.types import FloatArray, IntArray
 
 @compiled
 def learn(
-    s: IntArray, p: Places, w: FloatArray, net: Net, g: FloatArray, facts: FloatArray,
+    s: IntArray, layout: IntArray, w: FloatArray, net: Net, g: FloatArray, facts: FloatArray,
     coded: FloatArray, mixed: FloatArray, to_ready: FloatArray, to_option: FloatArray,
     priority: FloatArray, d_priority: FloatArray, d_ready: FloatArray, d_option: FloatArray,
     d_coded: FloatArray, n_steps: int, style: IntArray, weight: npt.NDArray[np.float64],
@@ -43,6 +43,7 @@ def learn(
     Records are (R, N, …). `d_…`: scratch like what they are the gradients of. `totals`: entropies
     of choices of tasks and of devices, and their numbers, are added to it.
     """
+    p = unpack(layout)
     n, n_devices = s[p.sums + N_TASKS], p.n_devices
     for t in range(n):
         for j in range(net.n_styles):

@@ -55,6 +55,7 @@ from dynpartition.agent.estimate_kernel import (
     release_known,
     reset_slot,
     there_ns,
+    unpack,
 )
 from dynpartition.compiled import compiled, inlined
 from dynpartition.types import IntArray
@@ -81,10 +82,10 @@ class Work(NamedTuple):
     """(N, D) PEFT's optimistic costs."""
     heap: IntArray
     """(N,) ready tasks, the best first."""
-    shown: IntArray
-    """(SHOWN_MAX,) the ready tasks that min-min looks at, highest rank first."""
     critical: IntArray
     """(N,) 1 for tasks of CPOP's critical path."""
+    shown: IntArray
+    """(SHOWN_MAX,) the ready tasks that min-min looks at, highest rank first."""
     sums: IntArray
 
 
@@ -108,7 +109,7 @@ def mean_times(s: IntArray, p: Places, w: Work, task: int) -> None:
         w.ranks[MOVE, task] = moved_ns / p.n_links + p.handoff_ns
 
 
-@compiled
+@inlined
 def rank_tasks(s: IntArray, p: Places, w: Work) -> None:
     """Write upward ranks, downward ranks and PEFT's optimistic costs; see `agent.ranks`."""
     n_tasks, n_devices = s[p.sums + N_TASKS], p.n_devices
@@ -154,9 +155,10 @@ def note_after(s: IntArray, p: Places, w: Work, task: int, reader: int) -> None:
 
 @compiled
 def sum_below(
-    s: IntArray, p: Places, order: IntArray, least_ns: IntArray, below_ns: IntArray
+    s: IntArray, layout: IntArray, order: IntArray, least_ns: IntArray, below_ns: IntArray
 ) -> None:
     """Write the longest path behind each task, if tasks last `least_ns` and nothing is moved."""
+    p = unpack(layout)
     for at in range(len(least_ns) - 1, -1, -1):
         task = order[at]
         below_ns[task] = 0
@@ -412,12 +414,20 @@ def show_next_given(s: IntArray, p: Places, w: Work) -> None:
 
 
 @compiled
-def make_plan(s: IntArray, s0: IntArray, p: Places, w: Work, method: int, wanted: IntArray) -> bool:
+def make_plan(
+    s: IntArray, s0: IntArray, layout: IntArray, order: IntArray, ranks: Numbers, after: Numbers,
+    heap: IntArray, critical: IntArray, shown: IntArray, sums: IntArray, method: int,
+    wanted: IntArray, ranks_tasks: bool,
+) -> bool:  # fmt: skip
     """Plan in slot `s` what is not planned in slot `s0`; return False if a task can go nowhere.
 
-    The choices stand in the slot. `wanted`: where GIVEN and FORCED put each task, in topological
-    order; FORCED without asking.
+    The choices stand in the slot. `order` to `sums`: see `Work`; `ranks_tasks`: write the ranks
+    before. `wanted`: where GIVEN and FORCED put each task, in topological order; FORCED without
+    asking.
     """
+    p, w = unpack(layout), Work(order, ranks, after, heap, critical, shown, sums)
+    if ranks_tasks:
+        rank_tasks(s0, p, w)
     reset_slot(s, s0, p)
     for place in range(N_WORK_SUMS):
         w.sums[place] = 0

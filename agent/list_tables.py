@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dynpartition.agent import estimate_kernel, tables_kernel
 from dynpartition.agent import list_kernel as kernel
@@ -18,17 +20,32 @@ from dynpartition.by_id import ById
 from dynpartition.cluster import AffineCost
 from dynpartition.costs import transfer_ns
 from dynpartition.graph import Cell, TaskGraph
-from dynpartition.plan import Launch, Plan, single_task_launches
+from dynpartition.plan import Launch, Plan
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import BoolArray, IntArray
 
-_BYTES_MAX = 2**62 // 10**9
 _BANDWIDTH_MAX = 2**61
 _NOTHING = np.zeros(0, dtype=np.int64)
 _NO_ROWS = np.zeros((0, 0), dtype=np.int64)
 _NO_PLAN = Plan()
 _PROFILES_MAX = 64
+_INT64 = np.dtype(np.int64)
+# Flags of arrays that are contiguous, aligned and read-only; asking for each takes longer.
+_KIND, _FIXED = 0x501, 0x101
 _ROOM_MIN = 16
+
+
+class CellCosts(NamedTuple):
+    """What the cells of a graph cost on a machine; K cells, D devices."""
+
+    run_ns: IntArray
+    """(K, D) duration of one task of each cell, bookkeeping included, -1 where it cannot run."""
+    first_ns: IntArray
+    """(K, D) what its first launch takes longer."""
+    flat: IntArray
+    """See `tables_kernel.Costs`."""
+    refuges: IntArray
+    """(n, D) see `agent.legality`."""
 
 
 class ListMachine:
@@ -62,11 +79,12 @@ class ListMachine:
         self._staging: IntArray = np.array(staging, dtype=np.int64)
         parts = [table.ravel() for table in self.tables.tables.values()]
         self._head: IntArray = np.concatenate(parts).astype(np.int64)
-        self._known: ById[tuple[Cell, ...], tables_kernel.Costs] = ById(_PROFILES_MAX)
-        self._cells: dict[tuple[Cell, ...], tables_kernel.Costs] = {}
+        self._known: ById[tuple[Cell, ...], CellCosts] = ById(_PROFILES_MAX)
+        self._cells: dict[tuple[Cell, ...], CellCosts] = {}
         self._batches: dict[tuple[Cell, ...], IntArray] = {}
         self._rows: dict[int, list[int]] = {}  # bytes → ns over each link
         self._layouts: dict[Room, Layout] = {}
+        self._alone: list[list[Launch]] = []
 
     def layout(self, room: Room) -> Layout:
         """Return a layout of slots that have this room."""
@@ -75,7 +93,16 @@ class ListMachine:
             found = self._layouts[room] = lay_out(self.tables, room, 1)
         return found
 
-    def cells(self, graph: TaskGraph) -> tables_kernel.Costs:
+    def launches(self, choices: IntArray) -> list[Launch]:
+        """Return a launch of one task for each of (n, 2) choices: task, device."""
+        most = int(choices[:, 0].max(initial=-1)) + 1
+        alone = self._alone
+        if not alone or len(alone[0]) < most:  # making them takes longer than looking them up
+            tasks = [(task,) for task in range(_roomy(most))]
+            alone = self._alone = [[Launch(name, one) for one in tasks] for name in self.names]
+        return [alone[device][task] for task, device in choices.tolist()]
+
+    def cells(self, graph: TaskGraph) -> CellCosts:
         """Return what links and the cells of a graph cost."""
         found = self._known.get(graph.cells)  # hashing all cells takes longer than the rest
         if found is None:
@@ -87,22 +114,22 @@ class ListMachine:
             return found._replace(refuges=self._refuges(graph))
         return found
 
-    def _price_cells(self, graph: TaskGraph) -> tables_kernel.Costs:
+    def _price_cells(self, graph: TaskGraph) -> CellCosts:
         dispatch, devices = self.profile.dispatch, self.profile.cluster.devices
         alone_ns = self.profile.cell_prices(graph.cells).alone_ns
         run_ns = np.where(alone_ns < 0, estimate_kernel.ABSENT, alone_ns + self.bookkeeping_ns)
-        h_ns = [[dispatch.h_ns(cell, device) for device in devices] for cell in graph.cell_names]
-        first_use = dispatch.first_use_on
-        first_ns = [[first_use(cell, name) for name in self.names] for cell in graph.cell_names]
-        return tables_kernel.Costs(
-            head=self._head,
-            links=self.costs,
-            staging=self._staging,
+        first_use, cells, shape = dispatch.first_use_on, graph.cell_names, run_ns.shape
+        h_ns = [[dispatch.h_ns(cell, device) for device in devices] for cell in cells]
+        first_ns = [[first_use(cell, name) for name in self.names] for cell in cells]
+        made = CellCosts(
             run_ns=np.ascontiguousarray(run_ns, dtype=np.int64),
-            h_ns=np.array(h_ns, dtype=np.int64).reshape(run_ns.shape),
-            first_ns=np.array(first_ns, dtype=np.int64).reshape(run_ns.shape),
+            first_ns=np.array(first_ns, dtype=np.int64).reshape(shape),
+            flat=_NOTHING,
             refuges=self._refuges(graph),
         )
+        hosts: IntArray = np.array(h_ns, dtype=np.int64)
+        parts = (self._head, self.costs, self._staging, made.run_ns, hosts, made.first_ns)
+        return made._replace(flat=np.concatenate([part.ravel() for part in parts]))
 
     def _refuges(self, graph: TaskGraph) -> IntArray:
         if self.all_linked:
@@ -172,30 +199,34 @@ class ListGraph:
 
     def __init__(self, graph: TaskGraph, machine: ListMachine, planned: Plan = _NO_PLAN) -> None:
         self.graph, self.machine = graph, machine
-        costs = machine.cells(graph)
-        self.cell_ns = costs.run_ns
-        """(K, D) duration of one task of each cell, -1 where it cannot run."""
-        self.first_ns = costs.first_ns
-        """(K, D) what its first launch takes longer."""
-        self.given = given = _given(graph, machine)
-        n_rows = 2 * len(given.inputs) + len(given.gates)
-        n_tasks = len(graph)
-        self._layout = machine.layout(
-            Room(_roomy(n_tasks), _roomy(n_rows), len(costs.refuges), _roomy(len(costs.run_ns)))
-        )
-        self.places = self._layout.places
-        self.slots: IntArray = np.empty((2, self._layout.n_ints), dtype=np.int64)
-        self.order: IntArray = np.empty(n_tasks, dtype=np.int64)
+        self.costs = machine.cells(graph)
+        self.given = _given(graph, machine)
+        self.order: IntArray = np.empty(len(graph), dtype=np.int64)
         """(N,) tasks in topological order, the smallest number first among equals."""
-        order = np.array(graph.topological_order) if graph.revealers else _NOTHING
-        scratch = np.empty(max(n_tasks, tables_kernel.SIZES_KEPT), dtype=np.int64)
-        self.outcome: int = tables_kernel.fill(
-            *(self.slots[0], self.slots[1], self.places, costs, given, self.order, order, scratch)
-        )
-        self._work: kernel.Work | None = None
+        self.outcome = self._fill(_NOTHING)
+        """DONE of `tables_kernel`, or why there are no tables."""
+        if self.outcome in (tables_kernel.HIDES, tables_kernel.LARGE):
+            self.given = _completed(self.given, graph, machine)
+            self.outcome = self._fill(np.array(graph.topological_order, dtype=np.int64))
+        self._work: tuple[npt.NDArray[Any], ...] | None = None
         self._is_ranked = False
         if planned and self.outcome == tables_kernel.DONE:
             self._replay(planned)
+
+    def _fill(self, order: IntArray) -> int:
+        """Lay out two slots and fill them; return what became of it."""
+        n_tasks, costs, given = len(self.graph), self.costs, self.given
+        n_rows = 2 * len(given.inputs) + len(given.gates)
+        room = _roomy(n_tasks), _roomy(n_rows), len(costs.refuges), _roomy(len(costs.run_ns))
+        self.layout = self.machine.layout(Room(*room))
+        self.slots: IntArray = np.empty((2, self.layout.n_ints), dtype=np.int64)
+        scratch = np.empty(max(n_tasks, tables_kernel.SIZES_KEPT), dtype=np.int64)
+        outcome: int = tables_kernel.fill(
+            *(self.slots[0], self.slots[1], self.layout.array, costs.flat, costs.refuges),
+            *given,
+            *(self.order, order, scratch),
+        )
+        return outcome
 
     def _replay(self, planned: Plan) -> None:
         """Append launches that are planned already."""
@@ -210,18 +241,24 @@ class ListGraph:
         tasks = [task for launch in launches for task in launch.tasks]
         start = np.cumsum([0, *(len(launch.tasks) for launch in launches)])
         arrays = (np.array(row, dtype=np.int64) for row in (tasks, start, devices, run_ns))
-        estimate_kernel.replay(self.slots[0], self.places, *arrays)
+        estimate_kernel.replay(self.slots[0], self.layout.array, *arrays)
 
     def plan(self, method: int, wanted: IntArray = _NOTHING) -> bool:
         """Plan by a method; return False if a task can go nowhere."""
         if self._work is None:
-            self._work = _work(self)
-        if method in _RANKED and not self._is_ranked:
-            kernel.rank_tasks(self.slots[0], self.places, self._work)
-            self._is_ranked = True
-        first, second = self.slots
-        done: bool = kernel.make_plan(second, first, self.places, self._work, method, wanted)
+            self._work = self._make_work()
+        ranks_tasks = method in _RANKED and not self._is_ranked
+        self._is_ranked |= ranks_tasks
+        slots = (self.slots[1], self.slots[0], self.layout.array)
+        done: bool = kernel.make_plan(*slots, *self._work, method, wanted, ranks_tasks)
         return done
+
+    def _make_work(self) -> tuple[npt.NDArray[Any], ...]:
+        """Return what `list_kernel.Work` is made of."""
+        n_tasks = len(self.graph)
+        numbers = np.empty((5, n_tasks)), np.empty((n_tasks, len(self.machine.names)))
+        ints = (n_tasks, n_tasks, kernel.SHOWN_MAX, kernel.N_WORK_SUMS)
+        return self.order, *numbers, *(np.empty(n, dtype=np.int64) for n in ints)
 
     def planned_ns(self) -> int:
         """Return the estimated makespan of what is planned already."""
@@ -233,11 +270,11 @@ class ListGraph:
         return self._sum(1, estimate_kernel.LATEST_NS)
 
     def _sum(self, slot: int, place: int) -> int:
-        return int(self.slots[slot, self.places.sums + place])
+        return int(self.slots[slot, self.layout.places.sums + place])
 
     def view(self, name: str, slot: int = 0) -> IntArray:
         """Return a table of a slot, by its name in `estimate_kernel.Places`; not a copy."""
-        shape, at = self._layout.shapes[name], self._layout.at[name]
+        shape, at = self.layout.shapes[name], self.layout.at[name]
         table: IntArray = self.slots[slot, at : at + math.prod(shape)].reshape(shape)
         return table[: len(self.graph)] if name in ("tasks", "pairs", "moves") else table
 
@@ -269,8 +306,8 @@ class ListGraph:
         host, link_of = machine.profile.cluster.host_index, machine.link_of
         is_host = np.arange(len(machine.names)) == host
         # A cell without any cost may only be in tasks that bring their own.
-        runs_nowhere = (self.cell_ns < 0).all(axis=1, keepdims=True)
-        fits: BoolArray = np.logical_and.reduce((self.cell_ns >= 0) | runs_nowhere, axis=0)
+        runs_nowhere = (self.costs.run_ns < 0).all(axis=1, keepdims=True)
+        fits: BoolArray = np.logical_and.reduce((self.costs.run_ns >= 0) | runs_nowhere, axis=0)
         if graph.durations:
             fits &= (self.run_ns >= 0).all(axis=0)
         if graph.host_bytes.any():
@@ -282,17 +319,17 @@ class ListGraph:
     @property
     def choices(self) -> IntArray:
         """Int64 (n, 2): task and device of each choice of the last plan."""
-        at, count = self.places.chosen, self._sum(1, estimate_kernel.N_CHOSEN)
+        at, count = self.layout.places.chosen, self._sum(1, estimate_kernel.N_CHOSEN)
         return self.slots[1, at : at + 2 * count].reshape(count, 2)
 
     def take_choices(self, choices: IntArray) -> None:
         """Let choices made before be those of the last plan."""
-        self.slots[1, self.places.sums + estimate_kernel.N_CHOSEN] = len(choices)
+        self.slots[1, self.layout.places.sums + estimate_kernel.N_CHOSEN] = len(choices)
         self.choices[:] = choices
 
     def launches(self) -> list[Launch]:
         """Return the choices of the last plan as launches."""
-        return single_task_launches(self.choices, self.machine.names)
+        return self.machine.launches(self.choices)
 
 
 _RANKED = (kernel.HEFT, kernel.PEFT, kernel.CPOP, kernel.MIN_MIN, kernel.LOOKAHEAD)
@@ -310,7 +347,7 @@ def list_graph(graph: TaskGraph, profile: Profile, planned: Plan = _NO_PLAN) -> 
     That is where times may pass 62 bits. Raises ProfileError for a task that runs nowhere.
     """
     machine = machine_of(profile)
-    if machine.has_staging and graph.output_bytes.max() >= _BYTES_MAX:
+    if machine.has_staging and graph.output_bytes.max() >= tables_kernel.BYTES_MAX:
         return None
     made = ListGraph(graph, machine, planned)
     if made.outcome == tables_kernel.UNPRICED:
@@ -319,24 +356,16 @@ def list_graph(graph: TaskGraph, profile: Profile, planned: Plan = _NO_PLAN) -> 
 
 
 def _given(graph: TaskGraph, machine: ListMachine) -> tables_kernel.Given:
+    """Return a graph that hides nothing, and whose sizes have a formula if the links have one."""
     own = priced = fed = _NO_ROWS
     if graph.durations:
         own = np.full((len(graph), len(machine.names)), estimate_kernel.ABSENT, dtype=np.int64)
         for device, row in graph.durations.items():
             column = machine.profile.cluster.index(device, place="duration_ns")
-            own[:, column] = np.where(
-                row < 0, estimate_kernel.ABSENT, row + machine.bookkeeping_ns[column]
-            )
-    if (
-        not machine.has_formulas
-        or max(graph.output_bytes.max(), graph.host_bytes.max()) >= _BYTES_MAX
-    ):
+            extra_ns = machine.bookkeeping_ns[column]
+            own[:, column] = np.where(row < 0, estimate_kernel.ABSENT, row + extra_ns)
+    if not machine.has_formulas:
         priced, fed = machine.moves(graph.output_bytes), machine.moves(graph.host_bytes)
-    gate_start = gate_values = _NOTHING
-    if graph.revealers:
-        rows: Sequence[Sequence[int]] = graph.gates
-        gate_start = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        gate_values = np.array([gate for row in rows for gate in row], dtype=np.int64)
     return tables_kernel.Given(
         _fixed(graph.cell_of),
         _fixed(graph.inputs.start),
@@ -345,35 +374,35 @@ def _given(graph: TaskGraph, machine: ListMachine) -> tables_kernel.Given:
         _fixed(graph.host_bytes),
         _fixed(graph.returns),
         _fixed(graph.arrival_ns),
+        _fixed(graph.revealed_by),
         own,
         priced,
         fed,
-        gate_start,
-        gate_values,
+        _NOTHING,
+        _NOTHING,
+    )
+
+
+def _completed(
+    given: tables_kernel.Given, graph: TaskGraph, machine: ListMachine
+) -> tables_kernel.Given:
+    """Return the same with what only Python can say."""
+    rows: Sequence[Sequence[int]] = graph.gates
+    return given._replace(
+        priced=machine.moves(graph.output_bytes),
+        fed=machine.moves(graph.host_bytes),
+        gate_start=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        gates=np.array([gate for row in rows for gate in row], dtype=np.int64),
     )
 
 
 def _fixed(values: IntArray) -> IntArray:
     """Return read-only int64 values: the compiler makes other code for other kinds of arrays."""
-    fixed = np.ascontiguousarray(values, dtype=np.int64)
-    if fixed.flags.writeable:
-        fixed = fixed.view()
-        fixed.flags.writeable = False
+    if values.dtype is _INT64 and values.flags.num & _KIND == _FIXED:
+        return values
+    fixed = np.array(values, dtype=np.int64)
+    fixed.flags.writeable = False
     return fixed
-
-
-def _work(lists: ListGraph) -> kernel.Work:
-    n_tasks = len(lists.graph)
-    heap, critical = np.empty((2, n_tasks), dtype=np.int64)
-    return kernel.Work(
-        order=lists.order,
-        ranks=np.empty((5, n_tasks)),
-        after=np.empty((n_tasks, len(lists.machine.names))),
-        heap=heap,
-        shown=np.empty(kernel.SHOWN_MAX, dtype=np.int64),
-        critical=critical,
-        sums=np.empty(kernel.N_WORK_SUMS, dtype=np.int64),
-    )
 
 
 def estimated_ns(graph: TaskGraph, profile: Profile, plan: Plan) -> int:

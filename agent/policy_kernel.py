@@ -54,6 +54,7 @@ from dynpartition.agent.estimate_kernel import (
     option_start_ns,
     release_known,
     reset_slot,
+    unpack,
     walk_ns,
 )
 from dynpartition.agent.network_kernel import (
@@ -263,12 +264,13 @@ def squash(value: float) -> float:
 
 @compiled
 def understand(
-    s: IntArray, p: Places, order: IntArray, w: FloatArray, net: Net,
+    s: IntArray, layout: IntArray, order: IntArray, w: FloatArray, net: Net,
     z: npt.NDArray[np.float64], about: npt.NDArray[np.float64], near: IntArray, facts: FloatArray,
     coded: FloatArray, mixed: FloatArray, sums: FloatArray, priority: FloatArray,
     to_ready: FloatArray, to_option: FloatArray,
 ) -> None:  # fmt: skip
     """Study a graph and run the graph network on it."""
+    p = unpack(layout)
     study(s, p, order, z, facts, near, about)
     embed(s, p, w, net, facts, coded, mixed, sums, priority, to_ready, to_option)
 
@@ -447,7 +449,7 @@ def roll(
 
 @compiled
 def roll_many(
-    s: IntArray, s0: IntArray, p: Places, w: FloatArray, net: Net,
+    s: IntArray, s0: IntArray, layout: IntArray, w: FloatArray, net: Net,
     about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
     to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
     fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], left_of: IntArray,
@@ -459,7 +461,7 @@ def roll_many(
 
     With `prunes` a plan is given up as soon as an earlier one is as good.
     """
-    bound_ns = NEVER
+    p, bound_ns = unpack(layout), NEVER
     for r in range(len(styles)):
         if prunes != 0 and r > 0 and ends_ns[r - 1] >= 0:
             bound_ns = min(bound_ns, ends_ns[r - 1])

@@ -262,8 +262,8 @@ def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
         host=machine.profile.cluster.host_index,
         handoff_ns=machine.handoff_ns,
         has_batches=int(batch_ns.shape[2] > 2),
-        first_use_ns=lists.first_ns,
-        has_first_uses=int(lists.first_ns.any()),
+        first_use_ns=lists.costs.first_ns,
+        has_first_uses=int(lists.costs.first_ns.any()),
     )
 
 
@@ -302,7 +302,7 @@ def _below_ns(lists: ListGraph, batch_ns: IntArray) -> IntArray:
     else:
         least = run_ns.min(axis=1)
     below = np.zeros(len(least), dtype=np.int64)
-    list_kernel.sum_below(lists.slots[0], lists.places, lists.order, least, below)
+    list_kernel.sum_below(lists.slots[0], lists.layout.array, lists.order, least, below)
     return below
 
 

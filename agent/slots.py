@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from dynpartition.agent import env_kernel
 from dynpartition.agent import estimate_kernel as kernel
 from dynpartition.agent.tables import MachineTables
+from dynpartition.types import IntArray
 
 NUMBERS = ("scales", "known")
 """What lies in the second array of a slot, of float32; everything else is int64."""
@@ -31,6 +34,8 @@ class Layout(NamedTuple):
     """The layout of slots on one machine."""
 
     places: kernel.Places
+    array: IntArray
+    """The same, for compiled code."""
     shapes: dict[str, tuple[int, ...]]
     at: dict[str, int]
     """Where each table lies."""
@@ -50,7 +55,7 @@ def lay_out(machine: MachineTables, room: Room, n_shown: int) -> Layout:
             at[name], n_ints = n_ints, n_ints + size
     facts = machine.facts | {"n_tasks": room.tasks, "n_shown": n_shown}
     places = kernel.Places(**facts, n_intervals=shapes["busy"][1], **at)
-    return Layout(places, shapes, at, n_ints, n_numbers)
+    return Layout(places, np.array(places, dtype=np.int64), shapes, at, n_ints, n_numbers)
 
 
 def _shapes(machine: MachineTables, room: Room, n_shown: int) -> dict[str, tuple[int, ...]]:

@@ -44,6 +44,7 @@ from dynpartition.agent.estimate_kernel import (
     RETURNS,
     RUN_NS,
     SEEN,
+    SPAN,
     STAGES_IN,
     STAGES_OUT,
     THERE_NS,
@@ -53,6 +54,7 @@ from dynpartition.agent.estimate_kernel import (
     of_machine,
     of_pair,
     of_task,
+    unpack,
 )
 from dynpartition.compiled import compiled, inlined
 from dynpartition.types import IntArray
@@ -61,27 +63,29 @@ LONGEST_NS = float(1 << 61)
 """Sums of durations up to which int64 is surely enough."""
 SIZES_KEPT = 8
 """Sizes of outputs whose costs are copied and not computed again."""
-DONE, OVERFLOW, UNPRICED = range(3)
+BYTES_MAX = (1 << 62) // 10**9
+"""So many bytes and more are priced by Python."""
+DONE, OVERFLOW, UNPRICED, HIDES, LARGE = range(5)
 """What became of it. UNPRICED: a task runs nowhere."""
 
 
 class Costs(NamedTuple):
-    """What a machine's links and staging cost, and the cells of a graph on it."""
+    """Where costs lie in one array, which begins with what every slot of the machine begins with.
 
-    head: IntArray
-    """What every slot of the machine begins with."""
-    links: IntArray
+    L links, D devices, K cells.
+    """
+
+    links: int
     """(L, 2) latency and bandwidth; bandwidth 0: times come from outside."""
-    staging: IntArray
+    staging: int
     """(2, D, 2) latency and bandwidth of gathering and of staging."""
-    run_ns: IntArray
+    run_ns: int
     """(K, D) duration of one task, bookkeeping included; ABSENT where it cannot run."""
-    h_ns: IntArray
+    h_ns: int
     """(K, D)"""
-    first_ns: IntArray
+    first_ns: int
     """(K, D) what the first launch takes longer."""
-    refuges: IntArray
-    """(n, D) see `agent.legality`."""
+    n_cells: int
 
 
 class Given(NamedTuple):
@@ -94,6 +98,7 @@ class Given(NamedTuple):
     host_bytes: IntArray
     returns: IntArray
     arrival_ns: IntArray
+    revealed_by: IntArray
     own_ns: IntArray
     """(N, D) or (0, D): durations of tasks' own, ABSENT where the cell's hold."""
     priced: IntArray
@@ -106,25 +111,58 @@ class Given(NamedTuple):
 
 
 @inlined
-def formula_ns(latency_ns: int, bandwidth: int, size_bytes: int) -> int:
+def formula_ns(costs: IntArray, at: int, size_bytes: int) -> int:
     """Return latency + (bytes·10⁹ + bandwidth − 1) // bandwidth; see `costs.transfer_ns`."""
+    latency_ns, bandwidth = costs[at], costs[at + 1]
     return latency_ns + (size_bytes * 1_000_000_000 + bandwidth - 1) // bandwidth
+
+
+@inlined
+def costs_of(costs: IntArray, layout: IntArray) -> Costs:
+    """Return where costs lie in an array."""
+    p = unpack(layout)
+    links = p.tasks
+    staging = links + 2 * p.n_links
+    run_ns = staging + 4 * p.n_devices
+    n_cells = (len(costs) - run_ns) // (3 * p.n_devices)
+    size = n_cells * p.n_devices
+    return Costs(links, staging, run_ns, run_ns + size, run_ns + 2 * size, n_cells)
 
 
 @compiled
 def fill(
-    s: IntArray, other: IntArray, p: Places, c: Costs, g: Given, order: IntArray,
-    given_order: IntArray, scratch: IntArray,
+    s: IntArray, other: IntArray, layout: IntArray, costs: IntArray, refuges: IntArray,
+    cell_of: IntArray, input_start: IntArray, inputs: IntArray, output_bytes: IntArray,
+    host_bytes: IntArray, returns: IntArray, arrival_ns: IntArray, revealed_by: IntArray,
+    own_ns: IntArray, priced: IntArray, fed: IntArray, gate_start: IntArray, gates: IntArray,
+    order: IntArray, given_order: IntArray, scratch: IntArray,
 ) -> int:  # fmt: skip
     """Begin with a graph of which nothing is placed, in two slots.
 
-    `order`: (N,) gets the tasks, inputs first, the smallest number first among equals; it is
-    `given_order` where that is not empty. `scratch`: (max(N, SIZES_KEPT),). Returns DONE,
-    UNPRICED, or OVERFLOW: times may pass what int64 holds.
+    `costs`: see `Costs`; `cell_of` to `gates`: see `Given`. `refuges`: (n, D), see
+    `agent.legality`. `order`: (N,) gets the tasks, inputs first, the smallest number first among
+    equals; it is `given_order` where that is not empty. `scratch`: (max(N, SIZES_KEPT),).
+
+    Returns DONE, or what is missing: UNPRICED, HIDES: there are revealers, but neither gates nor an
+    order, LARGE: there are sizes that only Python can price, OVERFLOW: times may pass what int64
+    holds.
     """
+    p, c = unpack(layout), costs_of(costs, layout)
+    g = Given(
+        cell_of, input_start, inputs, output_bytes, host_bytes, returns, arrival_ns, revealed_by,
+        own_ns, priced, fed, gate_start, gates,
+    )  # fmt: skip
+    if len(gate_start) == 0:
+        for t in range(len(cell_of)):
+            if revealed_by[t] >= 0:
+                return HIDES
+    if len(priced) == 0:
+        for t in range(len(cell_of)):
+            if output_bytes[t] >= BYTES_MAX or host_bytes[t] >= BYTES_MAX:
+                return LARGE
     n, n_devices, n_links = len(g.cell_of), p.n_devices, p.n_links
-    for at in range(len(c.head)):
-        s[at] = c.head[at]
+    for at in range(p.tasks):
+        s[at] = costs[at]
     in_order = list_edges(s, p, g)
     n_rows = list_gates(s, p, g)
     bound, work_ns, n_kept = 0.0, 0, 0
@@ -141,17 +179,20 @@ def fill(
                 s[pair + at] = s[same + at]
             for link in range(n_links):
                 s[p.moves + n_links * t + link] = s[p.moves + n_links * known + link]
+            most = s[of_task(p.tasks, known, SPAN)]
         else:
-            price_output(s, p, c, g, t)
+            most = price_output(s, p, costs, c, g, t)
+            s[row + SPAN] = most  # until the task is placed
             scratch[n_kept % SIZES_KEPT] = t
             n_kept += 1
+        row_of_cell = n_devices * g.cell_of[t]
         for device in range(n_devices):
-            run_ns = c.run_ns[g.cell_of[t], device]
+            run_ns = costs[c.run_ns + row_of_cell + device]
             if len(g.own_ns) > 0 and g.own_ns[t, device] >= 0:
                 run_ns = g.own_ns[t, device]
             if run_ns >= 0:
                 least, able = min(least, run_ns), True
-            h_ns = c.h_ns[g.cell_of[t], device]
+            h_ns = costs[c.h_ns + row_of_cell + device]
             feed_ns = 0
             if g.host_bytes[t] > 0:
                 link = link_between(s, p, p.host, device)
@@ -159,32 +200,31 @@ def fill(
                     feed_ns = (
                         g.fed[t, link]
                         if len(g.fed) > 0
-                        else formula_ns(c.links[link, 0], c.links[link, 1], g.host_bytes[t])
+                        else formula_ns(costs, c.links + 2 * link, g.host_bytes[t])
                     )
             at = pair + device
             s[at + n_devices * RUN_NS], s[at + n_devices * H_NS] = run_ns, h_ns
             s[at + n_devices * THERE_NS] = s[at + n_devices * READY_NS] = ABSENT
             s[at + n_devices * LEGAL] = 0
             s[at + n_devices * HOST_COPY_NS] = feed_ns
-            longest = max(longest, run_ns + h_ns + c.first_ns[g.cell_of[t], device], feed_ns)
-            bound += float(s[at + n_devices * COPY_IN_NS] + s[at + n_devices * COPY_OUT_NS])
+            first_ns = costs[c.first_ns + row_of_cell + device]
+            longest = max(longest, run_ns + h_ns + first_ns, feed_ns)
         if not able:
             return UNPRICED
         bound += float(longest) + float(g.arrival_ns[t])
-        for link in range(n_links):
-            bound += float(s[p.moves + n_links * t + link] + p.handoff_ns + p.h_copy_ns)
+        bound += (n_links + 2 * n_devices) * float(most + p.handoff_ns + p.h_copy_ns)
         s[row + CELL] = g.cell_of[t]
         s[row + HAS_HOST_INPUT], s[row + RETURNS] = g.host_bytes[t] > 0, g.returns[t]
         s[row + BEST_NS], s[row + RELEASE_NS] = least, g.arrival_ns[t]
         s[row + HOME] = s[row + SEEN] = s[row + CHECKED] = ABSENT
         work_ns += least
-    begin_sums(s, p, c, g, work_ns)
+    begin_sums(s, p, costs, c, refuges, g, work_ns)
     if len(given_order) > 0 or in_order:
         for t in range(n):
             order[t] = given_order[t] if len(given_order) > 0 else t
     else:
         sort_tasks(s, p, n, order, scratch)
-    copy_tables(s, other, p, c, n, n_rows)
+    copy_tables(s, other, p, n, n_rows)
     return OVERFLOW if bound >= LONGEST_NS else DONE
 
 
@@ -240,9 +280,10 @@ def list_gates(s: IntArray, p: Places, g: Given) -> int:
 
 
 @inlined
-def price_output(s: IntArray, p: Places, c: Costs, g: Given, t: int) -> None:
-    """Write what moving, gathering and staging the output of a task takes."""
+def price_output(s: IntArray, p: Places, costs: IntArray, c: Costs, g: Given, t: int) -> int:
+    """Write what moving, gathering and staging a task's output takes; return the longest of it."""
     n_devices, size_bytes = p.n_devices, g.output_bytes[t]
+    most = 0
     pair = of_pair(p.pairs, n_devices, t, 0, 0)
     for device in range(n_devices):
         for way in range(2):
@@ -250,32 +291,36 @@ def price_output(s: IntArray, p: Places, c: Costs, g: Given, t: int) -> None:
             column = STAGES_IN if way == 0 else STAGES_OUT
             ns = 0
             if s[of_machine(p.machine, device, column)] != 0:
-                ns = formula_ns(c.staging[way, device, 0], c.staging[way, device, 1], size_bytes)
+                ns = formula_ns(costs, c.staging + 2 * (n_devices * way + device), size_bytes)
             s[pair + n_devices * row + device] = ns
+            most = max(most, ns)
     for link in range(p.n_links):
-        s[p.moves + p.n_links * t + link] = (
+        ns = (
             g.priced[t, link]
             if len(g.priced) > 0
-            else formula_ns(c.links[link, 0], c.links[link, 1], size_bytes)
+            else formula_ns(costs, c.links + 2 * link, size_bytes)
         )
+        s[p.moves + p.n_links * t + link] = ns
+        most = max(most, ns)
+    return most
 
 
 @inlined
-def begin_sums(s: IntArray, p: Places, c: Costs, g: Given, work_ns: int) -> None:
+def begin_sums(
+    s: IntArray, p: Places, costs: IntArray, c: Costs, refuges: IntArray, g: Given, work_ns: int
+) -> None:
     """Write what counts for the whole graph: cells, refuges, sums, empty devices and resources."""
     n, n_devices = len(g.cell_of), p.n_devices
     for at in range(N_SUMS):
         s[p.sums + at] = 0
-    for cell in range(len(c.first_ns)):
+    for at in range(n_devices * c.n_cells):
+        s[p.first_ns + at] = costs[c.first_ns + at]
+        s[p.sums + N_FIRST] += costs[c.first_ns + at] > 0
+    for refuge in range(len(refuges)):
         for device in range(n_devices):
-            first_ns = c.first_ns[cell, device]
-            s[p.first_ns + n_devices * cell + device] = first_ns
-            s[p.sums + N_FIRST] += first_ns > 0
-    for refuge in range(len(c.refuges)):
-        for device in range(n_devices):
-            s[p.refuges + n_devices * refuge + device] = c.refuges[refuge, device]
+            s[p.refuges + n_devices * refuge + device] = refuges[refuge, device]
     s[p.sums + N_TASKS], s[p.sums + WORK_LEFT_NS] = n, work_ns
-    s[p.sums + N_CELLS], s[p.sums + N_REFUGES] = len(c.first_ns), len(c.refuges)
+    s[p.sums + N_CELLS], s[p.sums + N_REFUGES] = c.n_cells, len(refuges)
     if len(g.gate_start) > 0:
         for t in range(n):
             s[p.sums + N_GATED] += g.gate_start[t + 1] > g.gate_start[t]
@@ -325,11 +370,9 @@ def sort_tasks(s: IntArray, p: Places, n: int, order: IntArray, heap: IntArray) 
 
 
 @inlined
-def copy_tables(s: IntArray, other: IntArray, p: Places, c: Costs, n: int, n_rows: int) -> None:
-    """Write into another slot what no plan changes."""
-    for at in range(len(c.head)):
-        other[at] = s[at]
-    for at in range(p.tasks, p.tasks + N_TASK_COLUMNS * n):
+def copy_tables(s: IntArray, other: IntArray, p: Places, n: int, n_rows: int) -> None:
+    """Write into another slot what no plan changes; `reset_slot` writes the rest."""
+    for at in range(p.tasks):
         other[at] = s[at]
     for at in range(p.pairs, p.pairs + N_PAIR_ROWS * p.n_devices * n):
         other[at] = s[at]
@@ -337,7 +380,7 @@ def copy_tables(s: IntArray, other: IntArray, p: Places, c: Costs, n: int, n_row
         other[at] = s[at]
     for at in range(p.rows, p.rows + n_rows):
         other[at] = s[at]
-    for at in range(p.refuges, p.refuges + p.n_devices * len(c.refuges)):
+    for at in range(p.refuges, p.refuges + p.n_devices * s[p.sums + N_REFUGES]):
         other[at] = s[at]
-    for at in range(p.first_ns, p.first_ns + p.n_devices * len(c.first_ns)):
+    for at in range(p.first_ns, p.first_ns + p.n_devices * s[p.sums + N_CELLS]):
         other[at] = s[at]
