@@ -135,7 +135,9 @@ class Decoder:
             self._left,
             self._left_of,
             self._window,
+            self._same,
             self._units[0],
+            self._scores,
             styles,
             seeds,
             choices,
@@ -216,6 +218,7 @@ class Decoder:
         self._left = np.zeros(self.n_devices)
         self._left_of = np.zeros(n_cells, dtype=np.int64)
         self._window = np.zeros(kernel.N_WINDOW, dtype=np.int64)
+        self._same = np.zeros(self.n_devices, dtype=np.int64)
         self._facts = np.zeros((n, kernel.N_STATIC), dtype=f32)
         self._coded, self._mixed, self._d_coded = np.zeros((3, n, kernel.N_EMBEDDED), dtype=f32)
         self._sums = np.zeros((6, kernel.N_EMBEDDED), dtype=f32)
@@ -225,7 +228,7 @@ class Decoder:
         n_scored = max(kernel.N_WINDOW, self.n_devices)
         self._units = np.zeros((n_scored, max(units)), dtype=f32)
         self._scores = np.zeros(n_scored)
-        self._view_ready = np.zeros((1, kernel.N_READY_FEATURES), dtype=f32)
+        self._view_ready = np.zeros((kernel.N_WINDOW, kernel.N_READY_FEATURES), dtype=f32)
         self._view_option = np.zeros((self.n_devices, kernel.N_OPTION_FEATURES), dtype=f32)
         self._lay_out_records(1)
 

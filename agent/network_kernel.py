@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dynpartition.agent.estimate_kernel import INPUTS, N_TASKS, READERS, Places, of_task
 from dynpartition.compiled import inlined, part
@@ -54,33 +55,62 @@ class Net(NamedTuple):
 def product(n_in: int, n_out: int) -> Callable[[FloatArray, FloatArray, int, FloatArray], None]:
     """Return the compiled y += x W for x (n_in,), W = w[at:] as (n_in, n_out), y (n_out,).
 
-    Sizes that are known when it is compiled make it several times faster, and so do eight rows of W
-    at a time: y, which the next rows wait for, is written less often.
+    What the compiler knows and what not makes it several times faster: it writes out the loop over
+    x, whose length is known, and then takes several y at a time, of which it does not know how many
+    there are; else it would write them out as well.
     """
-    n_eights = n_in // 8
+    n_pairs = n_in // 2
 
     def add_product(x: FloatArray, w: FloatArray, at: int, y: FloatArray) -> None:
-        m = w[at : at + n_in * n_out]
-        for eight in range(n_eights):
-            i = 8 * eight
-            x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
-            x4, x5, x6, x7 = x[i + 4], x[i + 5], x[i + 6], x[i + 7]
-            row = i * n_out
-            for j in range(n_out):
-                k = row + j
-                first = (x0 * m[k] + x1 * m[k + n_out]) + (
-                    x2 * m[k + 2 * n_out] + x3 * m[k + 3 * n_out]
-                )
-                second = (x4 * m[k + 4 * n_out] + x5 * m[k + 5 * n_out]) + (
-                    x6 * m[k + 6 * n_out] + x7 * m[k + 7 * n_out]
-                )
-                y[j] += first + second
-        for i in range(8 * n_eights, n_in):
-            xi, row = x[i], i * n_out
-            for j in range(n_out):
-                y[j] += xi * m[row + j]
+        m, y = w[at : at + n_in * n_out], y[:n_out]
+        for j in range(len(y)):
+            even, odd = y[j], np.float32(0)
+            for pair in range(n_pairs):
+                even += x[2 * pair] * m[2 * pair * n_out + j]
+                odd += x[2 * pair + 1] * m[(2 * pair + 1) * n_out + j]
+            if n_in % 2 == 1:
+                even += x[n_in - 1] * m[(n_in - 1) * n_out + j]
+            y[j] = even + odd
 
     return part(add_product)
+
+
+def head(n_in: int, n_units: int) -> Callable[..., None]:
+    """Return the compiled scores of candidates by a hidden layer of relus: see below.
+
+    All candidates of a step in one call: a call each would take longer than its work. The loops are
+    as in `product`.
+    """
+    n_pairs = n_in // 2
+    assert n_in % 2 == n_units % 4 == 0, "loops take two inputs and four units at a time"
+
+    def score(
+        seen: FloatArray, n: int, base: FloatArray, row_of: IntArray, w: FloatArray, at: int,
+        bias: int, last: int, units: FloatArray, scores: npt.NDArray[np.float64],
+    ) -> None:  # fmt: skip
+        """Write relu(seen W + base + b) · v of the first n candidates.
+
+        `seen` (n, n_in); `base`: rows `row_of` (n,); W = w[at:], b = w[bias:], v = w[last:].
+        """
+        m, b, v = w[at : at + n_in * n_units], w[bias:], w[last : last + n_units]
+        zero = np.float32(0)
+        for r in range(n):
+            x, first = seen[r], base[row_of[r]]
+            for j in range(len(v)):
+                even, odd = first[j] + b[j], zero
+                for pair in range(n_pairs):
+                    even += x[2 * pair] * m[2 * pair * n_units + j]
+                    odd += x[2 * pair + 1] * m[(2 * pair + 1) * n_units + j]
+                units[j] = max(even + odd, zero) * v[j]
+            one = two = three = four = zero
+            for j in range(0, n_units, 4):
+                one += units[j]
+                two += units[j + 1]
+                three += units[j + 2]
+                four += units[j + 3]
+            scores[r] = float((one + two) + (three + four))
+
+    return part(score)
 
 
 add_static = product(N_STATIC, N_EMBEDDED)
@@ -89,6 +119,8 @@ add_to_ready = product(N_EMBEDDED, N_READY_UNITS)
 add_to_option = product(N_EMBEDDED, N_OPTION_UNITS)
 add_ready = product(N_READY_FEATURES, N_READY_UNITS)
 add_option = product(N_OPTION_FEATURES, N_OPTION_UNITS)
+score_ready = head(N_READY_FEATURES, N_READY_UNITS)
+score_options = head(N_OPTION_FEATURES, N_OPTION_UNITS)
 
 
 @inlined

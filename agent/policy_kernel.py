@@ -62,10 +62,9 @@ from dynpartition.agent.network_kernel import (
     N_READY_UNITS,
     N_WINDOW,
     Net,
-    add_option,
-    add_ready,
     embed,
-    score_units,
+    score_options,
+    score_ready,
 )
 from dynpartition.compiled import compiled, inlined
 from dynpartition.types import FloatArray, IntArray
@@ -249,11 +248,33 @@ def random_bits(state: int) -> int:
     return int(v >> np.uint64(12))
 
 
+FORBIDDEN = -1e300
+"""The score of what may not be chosen."""
+
+
 @inlined
-def gumbel(state: int) -> float:
-    """Return a draw of which the argmax with scores is a softmax draw."""
-    u = (random_bits(state) + 0.5) * (1.0 / 4503599627370496.0)
-    return -np.log(-np.log(u))
+def choice(scores: npt.NDArray[np.float64], n: int, seed: int, number: int) -> int:
+    """Return the best of n scores; with a seed ≥ 0 a softmax draw, which overwrites them.
+
+    `number`: of the draw.
+    """
+    best = 0
+    for at in range(1, n):
+        if scores[at] > scores[best]:
+            best = at
+    if seed < 0:
+        return best
+    top, total = scores[best], 0.0
+    for at in range(n):
+        share = np.exp(scores[at] - top) if scores[at] > FORBIDDEN else 0.0
+        scores[at] = share
+        total += share
+    left = (random_bits(seed * 1_000_003 + number) + 0.5) * (1.0 / 4503599627370496.0) * total
+    for at in range(n):
+        left -= scores[at]
+        if left < 0:
+            return at
+    return best
 
 
 @inlined
@@ -281,9 +302,9 @@ def roll(
     about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
     to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
     fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], left_of: IntArray,
-    window: IntArray, units: FloatArray, style: int, seed: int, bound_ns: int, chosen: IntArray,
-    records: int, rec: IntArray, rec_ready: FloatArray, rec_option: FloatArray,
-    view_ready: FloatArray, view_option: FloatArray,
+    window: IntArray, same: IntArray, units: FloatArray, scores: npt.NDArray[np.float64],
+    style: int, seed: int, bound_ns: int, chosen: IntArray, records: int, rec: IntArray,
+    rec_ready: FloatArray, rec_option: FloatArray, view_ready: FloatArray, view_option: FloatArray,
 ) -> int:  # fmt: skip
     """Place all tasks that slot `s0` has not placed; return the estimated end, or ABSENT.
 
@@ -334,7 +355,6 @@ def roll(
     for device in range(n_devices):
         rates += about[ABOUT_DEVICES + MAX_DEVICES + device]
     first_word, last_task = 0, ABSENT
-    draw = seed * 1_000_003
     ready_bias = net.ready_bias + style * N_READY_UNITS
     option_bias = net.option_bias + style * N_OPTION_UNITS
     for step in range(n_left):
@@ -368,53 +388,50 @@ def roll(
             n_ready = keep_legal(s, p, window, n_ready)
             if n_ready == 0:
                 return ABSENT
+        seen = rec_ready[step] if records != 0 else view_ready
         if n_ready > 1 and only < 0:
-            best = -1e300
             share = work_left / max(about[ABOUT_WORK_NS], 1.0)
             for at in range(n_ready):
-                t = window[at]
-                seen = rec_ready[step, at] if records != 0 else view_ready[0]
                 see_ready(
-                    s, p, t, near, related, fresh, seen, per_unit, least_free, step, at, share
-                )
-                for j in range(N_READY_UNITS):
-                    units[j] = to_ready[t, j] + w[ready_bias + j]
-                add_ready(seen, w, net.ready, units)
-                score = priority[t, style] + score_units(units, N_READY_UNITS, w, net.ready_score)
-                if seed >= 0:
-                    draw += 1
-                    score += gumbel(draw)
-                if score > best:
-                    best, pick = score, at
+                    s, p, window[at], near, related, fresh, seen[at], per_unit, least_free, step,
+                    at, share,
+                )  # fmt: skip
+            score_ready(
+                seen, n_ready, to_ready, window, w, net.ready, ready_bias, net.ready_score,
+                units, scores,
+            )  # fmt: skip
+            for at in range(n_ready):
+                scores[at] += priority[window[at], style]
+            pick = choice(scores, n_ready, seed, 2 * step)
         t = window[pick]
         if records != 0:
             rec[step, 0], rec[step, 1] = n_ready, pick
             for at in range(n_ready):
                 rec[step, 4 + at] = window[at]
         # Where it runs.
-        legal, device = find_options(s, p, t), max(only, 0)
-        if only >= 0:
-            legal &= 1 << only
+        device, legal = only, 0
+        if only < 0:
+            legal = find_options(s, p, t)
+        elif p.all_linked != 0 or find_options(s, p, t) & (1 << only) != 0:
+            legal = 1 << only  # which runs everything
         if legal == 0:
             return ABSENT
-        seen = rec_option[step] if records != 0 else view_option
         if only < 0:
+            view = rec_option[step] if records != 0 else view_option
             see_options(
-                s, p, t, legal, near, related, left, seen, about, mean_free, fluid, step,
+                s, p, t, legal, near, related, left, view, about, mean_free, fluid, step,
                 last_task,
             )  # fmt: skip
-        best = -1e300
-        for d in range(n_devices):
-            if only < 0 and legal & (1 << d) != 0:
-                for j in range(N_OPTION_UNITS):
-                    units[j] = to_option[t, j] + w[option_bias + j]
-                add_option(seen[d], w, net.option, units)
-                score = np.float64(score_units(units, N_OPTION_UNITS, w, net.option_score))
-                if seed >= 0:
-                    draw += 1
-                    score += gumbel(draw)
-                if score > best:
-                    best, device = score, d
+            for d in range(n_devices):
+                same[d] = t
+            score_options(
+                view, n_devices, to_option, same, w, net.option, option_bias, net.option_score,
+                units, scores,
+            )  # fmt: skip
+            for d in range(n_devices):
+                if legal & (1 << d) == 0:
+                    scores[d] = FORBIDDEN
+            device = choice(scores, n_devices, seed, 2 * step + 1)
         if records != 0:
             rec[step, 2], rec[step, 3] = device, legal
         # Place it.
@@ -453,7 +470,8 @@ def roll_many(
     about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
     to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
     fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], left_of: IntArray,
-    window: IntArray, units: FloatArray, styles: IntArray, seeds: IntArray, chosen: IntArray,
+    window: IntArray, same: IntArray, units: FloatArray, scores: npt.NDArray[np.float64],
+    styles: IntArray, seeds: IntArray, chosen: IntArray,
     ends_ns: IntArray, prunes: int, records: int, rec: IntArray, rec_ready: FloatArray,
     rec_option: FloatArray, view_ready: FloatArray, view_option: FloatArray,
 ) -> None:  # fmt: skip
@@ -468,8 +486,9 @@ def roll_many(
         at = r if records != 0 else 0
         ends_ns[r] = roll(
             s, s0, p, w, net, about, near, priority, to_ready, to_option, by_priority, place_of,
-            words, fresh, related, left, left_of, window, units, styles[r], seeds[r], bound_ns,
-            chosen[r], records, rec[at], rec_ready[at], rec_option[at], view_ready, view_option,
+            words, fresh, related, left, left_of, window, same, units, scores, styles[r],
+            seeds[r], bound_ns, chosen[r], records, rec[at], rec_ready[at], rec_option[at],
+            view_ready, view_option,
         )  # fmt: skip
 
 
