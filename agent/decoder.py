@@ -81,27 +81,10 @@ class Decoder:
         self._room(n_tasks, self._n_styles, len(lists.graph.cells))
 
     def think(self, weights: FloatArray, net: kernel.Net) -> None:
-        """Run the graph network on the graph."""
-        self._weights, self._net = weights, net
-        lists = self._lists
-        self._room(len(lists.graph), net.n_styles, len(lists.graph.cells))
-        policy_kernel.understand(
-            lists.slots[0],
-            lists.layout.array,
-            lists.order,
-            weights,
-            net,
-            self._z,
-            self._about,
-            self._near,
-            self._facts,
-            self._coded,
-            self._mixed,
-            self._sums,
-            self._priority,
-            self._to_ready,
-            self._to_option,
-        )
+        """Let the next plans be those of a policy, whose graph network looks at the graph first."""
+        self._weights, self._net, self._thinks = weights, net, True
+        graph = self._lists.graph
+        self._room(len(graph), net.n_styles, len(graph.cells))
 
     def roll(
         self, styles: IntArray, seeds: IntArray, *, records: bool = False, prunes: bool = False
@@ -120,10 +103,16 @@ class Decoder:
             lists.slots[1],
             lists.slots[0],
             lists.layout.array,
+            lists.order,
             self._weights,
             self._net,
             self._about,
             self._near,
+            self._z,
+            self._facts,
+            self._coded,
+            self._mixed,
+            self._sums,
             self._priority,
             self._to_ready,
             self._to_option,
@@ -142,6 +131,7 @@ class Decoder:
             seeds,
             choices,
             ends_ns,
+            int(self._thinks),
             int(prunes),
             int(records),
             self._rec,
@@ -150,6 +140,7 @@ class Decoder:
             self._view_ready,
             self._view_option,
         )
+        self._thinks = False
         return Rolled(choices, ends_ns)
 
     @property

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dynpartition.agent.estimate_kernel import (
     ABSENT,
+    BEST_NS,
     CELL,
     CHECKED,
     COPY_IN_NS,
@@ -155,18 +156,24 @@ def note_after(s: IntArray, p: Places, w: Work, task: int, reader: int) -> None:
 
 @compiled
 def sum_below(
-    s: IntArray, layout: IntArray, order: IntArray, least_ns: IntArray, below_ns: IntArray
+    s: IntArray, layout: IntArray, order: IntArray, together_ns: IntArray, below_ns: IntArray
 ) -> None:
-    """Write the longest path behind each task, if tasks last `least_ns` and nothing is moved."""
+    """Write the longest path behind each task, if each lasts its least and nothing is moved.
+
+    `together_ns`: (K,) or (0,) no task of a cell lasts longer at best.
+    """
     p = unpack(layout)
-    for at in range(len(least_ns) - 1, -1, -1):
+    for at in range(len(below_ns) - 1, -1, -1):
         task = order[at]
         below_ns[task] = 0
         for place in range(
             s[of_task(p.tasks, task, READERS)], s[of_task(p.tasks, task, READERS_END)]
         ):
             reader = s[p.rows + place]
-            below_ns[task] = max(below_ns[task], least_ns[reader] + below_ns[reader])
+            least_ns = s[of_task(p.tasks, reader, BEST_NS)]
+            if len(together_ns) > 0:
+                least_ns = min(least_ns, together_ns[s[of_task(p.tasks, reader, CELL)]])
+            below_ns[task] = max(below_ns[task], least_ns + below_ns[reader])
 
 
 # The heap of ready tasks: highest key first, the smallest number among equals

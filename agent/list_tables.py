@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from dynpartition.agent import estimate_kernel, tables_kernel
 from dynpartition.agent import list_kernel as kernel
@@ -17,7 +16,7 @@ from dynpartition.agent.prices import Prices
 from dynpartition.agent.slots import Layout, Room, lay_out
 from dynpartition.agent.tables import machine_tables
 from dynpartition.by_id import ById
-from dynpartition.cluster import AffineCost
+from dynpartition.cluster import AffineCost, TransferCost
 from dynpartition.costs import transfer_ns
 from dynpartition.graph import Cell, TaskGraph
 from dynpartition.plan import Launch, Plan
@@ -67,9 +66,7 @@ class ListMachine:
         """(D,) executor time per task."""
         self.gathering = [dispatch.copy_in.get(name) for name in self.names]
         """Device → cost of gathering, or None."""
-        self.has_staging = bool(dispatch.copy_in or dispatch.copy_out)
         costs = [_formula(link.cost) for link in profile.cluster.links]
-        self.has_formulas = all(bandwidth for _, bandwidth in costs)
         self.costs: IntArray = np.array(costs, dtype=np.int64).reshape(-1, 2)
         """(L, 2) latency and bandwidth of links; bandwidth 0: no formula."""
         staging = [
@@ -77,12 +74,16 @@ class ListMachine:
             for table in (dispatch.copy_in, dispatch.copy_out)
         ]
         self._staging: IntArray = np.array(staging, dtype=np.int64)
+        staged = [*dispatch.copy_in.values(), *dispatch.copy_out.values()]
+        known = [bandwidth for _, bandwidth in (*costs, *map(_formula, staged))]
+        self.has_formulas = all(known)
+        """Whether links and staging have one each that compiled code can work out."""
         parts = [table.ravel() for table in self.tables.tables.values()]
         self._head: IntArray = np.concatenate(parts).astype(np.int64)
         self._known: ById[tuple[Cell, ...], CellCosts] = ById(_PROFILES_MAX)
         self._cells: dict[tuple[Cell, ...], CellCosts] = {}
         self._batches: dict[tuple[Cell, ...], IntArray] = {}
-        self._rows: dict[int, list[int]] = {}  # bytes → ns over each link
+        self._rows: dict[int, list[int]] = {}  # bytes → `moves`
         self._layouts: dict[Room, Layout] = {}
         self._alone: list[list[Launch]] = []
 
@@ -163,17 +164,21 @@ class ListMachine:
         return table
 
     def moves(self, sizes: IntArray) -> IntArray:
-        """Return (N, L) transfer times of sizes in bytes, priced by Python."""
+        """Return (N, L + 2 D) times of moving, gathering and staging bytes, priced by Python."""
         unique, where = np.unique(sizes, return_inverse=True)
-        links = self.profile.cluster.links
+        dispatch, links = self.profile.dispatch, self.profile.cluster.links
+        costs: list[TransferCost | None] = [link.cost for link in links]
+        for table in (dispatch.copy_in, dispatch.copy_out):
+            costs += [table.get(name) for name in self.names]
         for size in unique.tolist():
             if size not in self._rows:
                 if len(self._rows) > 4096:
                     self._rows.clear()
-                self._rows[size] = [transfer_ns(link.cost, size) for link in links]
+                row = [0 if cost is None else transfer_ns(cost, size) for cost in costs]
+                self._rows[size] = row
         rows = [self._rows[size] for size in unique.tolist()]
-        table = np.array(rows, dtype=np.int64).reshape(len(unique), len(links))
-        return np.ascontiguousarray(table[where])
+        by_size = np.array(rows, dtype=np.int64).reshape(len(unique), len(costs))
+        return np.ascontiguousarray(by_size[where])
 
 
 def _formula(cost: object) -> tuple[int, int]:
@@ -208,7 +213,7 @@ class ListGraph:
         if self.outcome in (tables_kernel.HIDES, tables_kernel.LARGE):
             self.given = _completed(self.given, graph, machine)
             self.outcome = self._fill(np.array(graph.topological_order, dtype=np.int64))
-        self._work: tuple[npt.NDArray[Any], ...] | None = None
+        self._work: kernel.Work | None = None
         self._is_ranked = False
         if planned and self.outcome == tables_kernel.DONE:
             self._replay(planned)
@@ -253,12 +258,18 @@ class ListGraph:
         done: bool = kernel.make_plan(*slots, *self._work, method, wanted, ranks_tasks)
         return done
 
-    def _make_work(self) -> tuple[npt.NDArray[Any], ...]:
-        """Return what `list_kernel.Work` is made of."""
+    def _make_work(self) -> kernel.Work:
         n_tasks = len(self.graph)
-        numbers = np.empty((5, n_tasks)), np.empty((n_tasks, len(self.machine.names)))
-        ints = (n_tasks, n_tasks, kernel.SHOWN_MAX, kernel.N_WORK_SUMS)
-        return self.order, *numbers, *(np.empty(n, dtype=np.int64) for n in ints)
+        heap, critical = np.empty((2, n_tasks), dtype=np.int64)
+        return kernel.Work(
+            order=self.order,
+            ranks=np.empty((5, n_tasks)),
+            after=np.empty((n_tasks, len(self.machine.names))),
+            heap=heap,
+            critical=critical,
+            shown=np.empty(kernel.SHOWN_MAX, dtype=np.int64),
+            sums=np.empty(kernel.N_WORK_SUMS, dtype=np.int64),
+        )
 
     def planned_ns(self) -> int:
         """Return the estimated makespan of what is planned already."""
@@ -347,8 +358,6 @@ def list_graph(graph: TaskGraph, profile: Profile, planned: Plan = _NO_PLAN) -> 
     That is where times may pass 62 bits. Raises ProfileError for a task that runs nowhere.
     """
     machine = machine_of(profile)
-    if machine.has_staging and graph.output_bytes.max() >= tables_kernel.BYTES_MAX:
-        return None
     made = ListGraph(graph, machine, planned)
     if made.outcome == tables_kernel.UNPRICED:
         PricedGraph(graph, profile)  # raises and says why

@@ -283,19 +283,6 @@ def squash(value: float) -> float:
     return 4.0 * value / (4.0 + abs(value))
 
 
-@compiled
-def understand(
-    s: IntArray, layout: IntArray, order: IntArray, w: FloatArray, net: Net,
-    z: npt.NDArray[np.float64], about: npt.NDArray[np.float64], near: IntArray, facts: FloatArray,
-    coded: FloatArray, mixed: FloatArray, sums: FloatArray, priority: FloatArray,
-    to_ready: FloatArray, to_option: FloatArray,
-) -> None:  # fmt: skip
-    """Study a graph and run the graph network on it."""
-    p = unpack(layout)
-    study(s, p, order, z, facts, near, about)
-    embed(s, p, w, net, facts, coded, mixed, sums, priority, to_ready, to_option)
-
-
 @inlined
 def roll(
     s: IntArray, s0: IntArray, p: Places, w: FloatArray, net: Net,
@@ -466,20 +453,25 @@ def roll(
 
 @compiled
 def roll_many(
-    s: IntArray, s0: IntArray, layout: IntArray, w: FloatArray, net: Net,
-    about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
-    to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
-    fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], left_of: IntArray,
-    window: IntArray, same: IntArray, units: FloatArray, scores: npt.NDArray[np.float64],
-    styles: IntArray, seeds: IntArray, chosen: IntArray,
-    ends_ns: IntArray, prunes: int, records: int, rec: IntArray, rec_ready: FloatArray,
-    rec_option: FloatArray, view_ready: FloatArray, view_option: FloatArray,
+    s: IntArray, s0: IntArray, layout: IntArray, order: IntArray, w: FloatArray, net: Net,
+    about: npt.NDArray[np.float64], near: IntArray, z: npt.NDArray[np.float64], facts: FloatArray,
+    coded: FloatArray, mixed: FloatArray, sums: FloatArray, priority: FloatArray,
+    to_ready: FloatArray, to_option: FloatArray, by_priority: IntArray, place_of: IntArray,
+    words: IntArray, fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64],
+    left_of: IntArray, window: IntArray, same: IntArray, units: FloatArray,
+    scores: npt.NDArray[np.float64], styles: IntArray, seeds: IntArray, chosen: IntArray,
+    ends_ns: IntArray, thinks: int, prunes: int, records: int, rec: IntArray,
+    rec_ready: FloatArray, rec_option: FloatArray, view_ready: FloatArray, view_option: FloatArray,
 ) -> None:  # fmt: skip
     """Play a plan for each style and seed; see `roll`. `ends_ns`: the estimated ends.
 
-    With `prunes` a plan is given up as soon as an earlier one is as good.
+    With `thinks` the graph is studied and the graph network run on it before. With `prunes` a plan
+    is given up as soon as an earlier one is as good.
     """
     p, bound_ns = unpack(layout), NEVER
+    if thinks != 0:
+        study(s0, p, order, z, facts, near, about)
+        embed(s0, p, w, net, facts, coded, mixed, sums, priority, to_ready, to_option)
     for r in range(len(styles)):
         if prunes != 0 and r > 0 and ends_ns[r - 1] >= 0:
             bound_ns = min(bound_ns, ends_ns[r - 1])
@@ -632,6 +624,15 @@ def see_options(
     last_home = s[of_task(p.tasks, last_task, HOME)] if last_task >= 0 else ABSENT
     latest = s[p.sums + LATEST_NS]
     below = s[of_task(p.tasks, task, BELOW_NS)]
+    n_inputs = last - first + (1 if fed else 0)
+    # Divisions take longest; these are alike for all devices.
+    per_input, per_fluid = 1.0 / max(n_inputs, 1), 1.0 / max(fluid, 1.0)
+    per_near, per_far, per_farther = (
+        1.0 / max(n_near, 1), 1.0 / max(n_far, 1), 1.0 / max(n_farther, 1),
+    )  # fmt: skip
+    per_chosen, per_out = 1.0 / max(n_chosen, 1), per_unit / max(n_devices - 1, 1)
+    gain = 2.0 * (first_alone - fluid) / max(first_alone + fluid, 1.0)
+    near_placed, far_placed = squash(0.5 * n_near), squash(0.25 * n_far)
     for d in range(n_devices):
         if legal & (1 << d) == 0:
             continue
@@ -660,7 +661,7 @@ def see_options(
                         s[of_busy(p.busy, p.n_intervals, resource, count - 1, END)] - end, 0
                     )
         alone = free + left[d]
-        n_inputs = last - first + (1 if fed else 0)
+        each = per_out if n_out == n_devices - 1 else per_unit / max(n_out, 1)
         f[0] = squash((start - first_start) * per_unit)
         f[1] = squash((end - first_end) * per_unit)
         f[2] = 1.0 if end == first_end else 0.0
@@ -668,22 +669,22 @@ def see_options(
         f[4] = squash((s[pair + n_devices * READY_NS + d] - first_ready) * per_unit)
         f[5] = squash(lasts * per_unit)
         f[6] = 2.0 * (lasts - shortest) / max(lasts + shortest, 1)
-        f[7] = n_local / n_inputs if n_inputs > 0 else 0.5
+        f[7] = n_local * per_input if n_inputs > 0 else 0.5
         f[8] = squash(max(end - latest, 0) * per_unit)
         f[9] = squash((free - mean_free) * per_unit)
-        f[10] = related[near[task], d] / max(n_near, 1)
-        f[11] = related[far, d] / max(n_far, 1)
+        f[10] = related[near[task], d] * per_near
+        f[11] = related[far, d] * per_far
         f[12] = 1.0 if d == last_home else 0.0
         f[13] = about[ABOUT_DEVICES + 2 * MAX_DEVICES + d]
         f[14] = squash((end - fluid) * per_unit)
-        f[15] = max(-2.0, min(2.0, (end + below - fluid) / max(fluid, 1.0)))
+        f[15] = max(-2.0, min(2.0, (end + below - fluid) * per_fluid))
         f[16] = 2.0 * (alone - first_alone) / max(alone + first_alone, 1.0)
-        f[17] = 2.0 * (first_alone - fluid) / max(first_alone + fluid, 1.0)
-        f[18] = squash(out / max(n_out, 1) * per_unit)
-        f[19] = squash(busy / max(n_out, 1) * per_unit)
+        f[17] = gain
+        f[18] = squash(out * each)
+        f[19] = squash(busy * each)
         f[20] = 1.0 if s[of_device(p.devices, d, USED)] != 0 else 0.0
-        f[21] = s[of_device(p.devices, d, N_SPANS)] / max(n_chosen, 1)
+        f[21] = s[of_device(p.devices, d, N_SPANS)] * per_chosen
         f[22] = squash(moved * per_unit)
-        f[23] = squash(0.5 * n_near)
-        f[24] = related[farther, d] / max(n_farther, 1)
-        f[25] = squash(0.25 * n_far)
+        f[23] = near_placed
+        f[24] = related[farther, d] * per_farther
+        f[25] = far_placed

@@ -24,6 +24,7 @@ BATCH_MAX = 32
 """Tasks per launch that searches go up to."""
 _BYTES_MAX = 2**62 // 10**9
 _ZERO = np.zeros(1, dtype=np.int64)
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 class Found(NamedTuple):
@@ -61,10 +62,13 @@ class Problem:
         n_edges, n_cells = len(lists.graph.inputs.values), len(lists.graph.cells)
         self.scratch = _scratch(self.n_tasks, self.n_devices, n_edges, n_cells)
 
-    def makespans_ns(self, plans: IntArray) -> IntArray:
-        """Return int64 (B,): what the simulator says of plans (B, 3, N), or ILLEGAL."""
+    def makespans_ns(self, plans: IntArray, *, best_only: bool = False) -> IntArray:
+        """Return int64 (B,): what the simulator says of plans (B, 3, N), or ILLEGAL.
+
+        `best_only`: TOO_LONG for plans that are no faster than an earlier one.
+        """
         found = np.empty(len(plans), dtype=np.int64)
-        kernel.evaluate_plans(self.arrays, self.scratch, plans, found, kernel.NEVER)
+        kernel.evaluate_plans(self.arrays, self.scratch, plans, found, kernel.NEVER, best_only)
         return found
 
     def start(self, order: IntArray, device: IntArray) -> IntArray:
@@ -74,7 +78,7 @@ class Problem:
     def is_within(self, plan: IntArray, limit_ns: int) -> bool:
         """Return whether a plan is legal and takes no longer than a limit; may be quick to tell."""
         found = np.empty(1, dtype=np.int64)
-        kernel.evaluate_plans(self.arrays, self.scratch, plan[None], found, limit_ns)
+        kernel.evaluate_plans(self.arrays, self.scratch, plan[None], found, limit_ns, False)
         return int(found[0]) <= limit_ns
 
     def unmarked(self, plan: IntArray) -> IntArray:
@@ -169,7 +173,7 @@ def improve(
     better half goes on after half of the budget. `hot`, `cold`: first and last temperature, divided
     by the makespan of the best start; 0 is local search. None where no start is legal.
     """
-    makespans_ns = problem.makespans_ns(starts)
+    makespans_ns = problem.makespans_ns(starts, best_only=n_walks == 1)
     budget.spent += len(starts)
     ranking = np.argsort(makespans_ns, kind="stable")
     first = int(ranking[0])
@@ -233,7 +237,12 @@ def problem_of(lists: ListGraph) -> Problem | None:
 def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
     graph, machine, given = lists.graph, lists.machine, lists.given
     batch_ns, (reader_start, readers) = batches(lists), lists.readers
-    cell_of = given.cell_of
+    cell_of, n_cells = given.cell_of, len(graph.cells)
+    has_batches = batch_ns.shape[2] > 2
+    peers, peer_start = _ZERO, _ZERO
+    if has_batches:
+        peers = np.argsort(cell_of, kind="stable")
+        peer_start = np.searchsorted(cell_of[peers], np.arange(n_cells + 1)).astype(np.int64)
     return kernel.Problem(
         input_start=given.input_start,
         inputs=given.inputs,
@@ -255,13 +264,11 @@ def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
         cost=machine.costs,
         holds=np.ascontiguousarray(tables.link_bits.reshape(-1, 2)[:, 0]),
         device_bits=tables.device_bits,
-        peer_start=np.searchsorted(np.sort(cell_of), np.arange(len(graph.cells) + 1)).astype(
-            np.int64
-        ),
-        peers=np.argsort(cell_of, kind="stable"),
+        peer_start=peer_start,
+        peers=peers,
         host=machine.profile.cluster.host_index,
         handoff_ns=machine.handoff_ns,
-        has_batches=int(batch_ns.shape[2] > 2),
+        has_batches=int(has_batches),
         first_use_ns=lists.costs.first_ns,
         has_first_uses=int(lists.costs.first_ns.any()),
     )
@@ -295,14 +302,12 @@ def _feed_gather_ns(lists: ListGraph) -> IntArray:
 
 def _below_ns(lists: ListGraph, batch_ns: IntArray) -> IntArray:
     """Return (N,) the least time from the end of each task to the end of what depends on it."""
-    run_ns = np.where(lists.run_ns < 0, kernel.NEVER, lists.run_ns)
+    together = _NOTHING
     if batch_ns.shape[2] > 2:
         together = np.where(batch_ns < 0, kernel.NEVER, batch_ns).min(axis=(1, 2))
-        least = np.minimum(run_ns.min(axis=1), together[lists.graph.cell_of])
-    else:
-        least = run_ns.min(axis=1)
-    below = np.zeros(len(least), dtype=np.int64)
-    list_kernel.sum_below(lists.slots[0], lists.layout.array, lists.order, least, below)
+    below = np.empty(len(lists.graph), dtype=np.int64)
+    slot, layout = lists.slots[0], lists.layout.array
+    list_kernel.sum_below(slot, layout, lists.order, together, below)
     return below
 
 

@@ -443,11 +443,16 @@ def deliver(v: Scratch, transfer: int) -> None:
 
 @compiled
 def evaluate_plans(
-    q: Problem, v: Scratch, plans: IntArray, makespan_ns: IntArray, limit_ns: int
+    q: Problem, v: Scratch, plans: IntArray, makespan_ns: IntArray, limit_ns: int, falls: bool
 ) -> None:
-    """Write the makespan of each of `plans` (B, 3, N), ILLEGAL or TOO_LONG."""
+    """Write the makespan of each of `plans` (B, 3, N), ILLEGAL or TOO_LONG.
+
+    `falls`: what was found for a plan is the limit of those after it.
+    """
     for number in range(len(plans)):
         makespan_ns[number] = evaluate(q, v, plans[number], limit_ns)
+        if falls:
+            limit_ns = min(limit_ns, makespan_ns[number])
 
 
 @compiled

@@ -10,7 +10,7 @@ import numpy as np
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph, list_graph
 from dynpartition.agent.listing import ListPlanner
-from dynpartition.agent.policy_search import PolicyStarts
+from dynpartition.agent.policy_search import PolicyStarts, search_plan
 from dynpartition.agent.search import (
     BATCH_MAX,
     Budget,
@@ -81,7 +81,7 @@ class Search(Scheduler):
             return self.members[-1].define(graph, profile, planned)
         starts = member_plans(self.members, lists, planned)
         if self.policy is not None:
-            starts += self.policy.plans(graph, profile, planned)
+            starts += self.policy.plans(lists, planned)
         if not starts:
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
         return self.around(lists, planned, starts, budget)
@@ -97,8 +97,11 @@ class Search(Scheduler):
             starts += [together(problem, start) for start in starts]
         found = self.improve(problem, starts, budget)
         assert found is not None, "a member's plan is not legal"
-        names = lists.machine.names
-        return [Launch(names[d], tasks) for d, tasks in launches_of(problem.unmarked(found.plan))]
+        names, plan = lists.machine.names, found.plan
+        if not problem.arrays.has_batches:
+            tasks = plan[kernel.ORDER]
+            return lists.machine.launches(np.stack([tasks, plan[kernel.DEVICE, tasks]], axis=1))
+        return [Launch(names[d], tasks) for d, tasks in launches_of(problem.unmarked(plan))]
 
     def _improve_simulated(
         self, lists: ListGraph, planned: Plan, starts: Sequence[IntArray], budget: Budget
@@ -132,10 +135,7 @@ def member_plans(members: Sequence[ListPlanner], lists: ListGraph, planned: Plan
     found: dict[bytes, IntArray] = {}
     for member in members:
         if member.plan_on(lists, planned):
-            choices = lists.choices
-            plan = np.zeros((3, len(lists.graph)), dtype=np.int64)
-            plan[0, : len(choices)] = choices[:, 0]
-            plan[1, choices[:, 0]] = choices[:, 1]
+            plan = search_plan(lists.choices, len(lists.graph))
             found.setdefault(plan.tobytes(), plan)
     return list(found.values())
 

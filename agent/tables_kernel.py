@@ -102,9 +102,10 @@ class Given(NamedTuple):
     own_ns: IntArray
     """(N, D) or (0, D): durations of tasks' own, ABSENT where the cell's hold."""
     priced: IntArray
-    """(N, L) or (0, L): transfer times where a link has no formula or bytes are too many."""
+    """(N, L + 2 D) or (0, 0): times of transfers, gathering and staging where a link has no formula
+    or bytes are too many."""
     fed: IntArray
-    """(N, L) or (0, L): the same of host inputs."""
+    """The same of host inputs."""
     gate_start: IntArray
     """(N + 1,) or (0,) ranges of `gates`."""
     gates: IntArray
@@ -290,7 +291,9 @@ def price_output(s: IntArray, p: Places, costs: IntArray, c: Costs, g: Given, t:
             row = COPY_IN_NS if way == 0 else COPY_OUT_NS
             column = STAGES_IN if way == 0 else STAGES_OUT
             ns = 0
-            if s[of_machine(p.machine, device, column)] != 0:
+            if len(g.priced) > 0:
+                ns = g.priced[t, p.n_links + n_devices * way + device]
+            elif s[of_machine(p.machine, device, column)] != 0:
                 ns = formula_ns(costs, c.staging + 2 * (n_devices * way + device), size_bytes)
             s[pair + n_devices * row + device] = ns
             most = max(most, ns)
