@@ -254,8 +254,22 @@ class ListGraph:
             self._work = self._make_work()
         ranks_tasks = method in _RANKED and not self._is_ranked
         self._is_ranked |= ranks_tasks
-        slots = (self.slots[1], self.slots[0], self.layout.array)
-        done: bool = kernel.make_plan(*slots, *self._work, method, wanted, ranks_tasks)
+        w = self._work
+        done: bool = kernel.make_plan(
+            self.slots[1],
+            self.slots[0],
+            self.layout.array,
+            w.order,
+            w.ranks,
+            w.after,
+            w.heap,
+            w.critical,
+            w.shown,
+            w.sums,
+            method,
+            wanted,
+            ranks_tasks,
+        )
         return done
 
     def _make_work(self) -> kernel.Work:
