@@ -65,17 +65,23 @@ class Decoder:
             )
         self._n_tasks, self._n_styles, self._n_recorded, self._n_cells = 0, 1, 0, 0
         self.n_left = 0
+        self._own: ListGraph | None = None
         self._lay_out(64, 1, 16)
 
     def begin(self, graph: TaskGraph, planned: Plan = NOTHING) -> None:
         """Turn to a graph of which `planned` is placed."""
-        self.begin_on(ListGraph(graph, machine_of(self._profile), planned), planned)
+        own, self._own = self._own, None
+        if own is not None:
+            own.give_back()
+        lists = ListGraph(graph, machine_of(self._profile), planned)
+        self.begin_on(lists, planned)
+        self._own = lists
 
     def begin_on(self, lists: ListGraph, planned: Plan = NOTHING) -> None:
         """Turn to a graph whose tables are known; `planned`: what is placed there."""
         if lists.outcome == tables_kernel.UNPRICED:
             PricedGraph(lists.graph, self._profile)  # raises and says why
-        self._lists = lists
+        self._lists, self._own = lists, None
         n_tasks = len(lists.graph)
         self.n_left = n_tasks - sum([len(launch.tasks) for launch in planned.launches])
         self._room(n_tasks, self._n_styles, len(lists.graph.cells))

@@ -224,7 +224,8 @@ class ListGraph:
         n_rows = 2 * len(given.inputs) + len(given.gates)
         room = _roomy(n_tasks), _roomy(n_rows), len(costs.refuges), _roomy(len(costs.run_ns))
         self.layout = self.machine.layout(Room(*room))
-        self.slots: IntArray = np.empty((2, self.layout.n_ints), dtype=np.int64)
+        self.slots = _take_slots(self.layout.n_ints)
+        """Int64 (2, n)"""
         scratch = np.empty(max(n_tasks, tables_kernel.SIZES_KEPT), dtype=np.int64)
         outcome: int = tables_kernel.fill(
             *(self.slots[0], self.slots[1], self.layout.array, costs.flat, costs.refuges),
@@ -297,6 +298,10 @@ class ListGraph:
     def _sum(self, slot: int, place: int) -> int:
         return int(self.slots[slot, self.layout.places.sums + place])
 
+    def give_back(self) -> None:
+        """Let another graph have the memory of the slots. Nothing may be asked afterwards."""
+        _give_slots(self.slots)
+
     def view(self, name: str, slot: int = 0) -> IntArray:
         """Return a table of a slot, by its name in `estimate_kernel.Places`; not a copy."""
         shape, at = self.layout.shapes[name], self.layout.at[name]
@@ -355,6 +360,25 @@ class ListGraph:
     def launches(self) -> list[Launch]:
         """Return the choices of the last plan as launches."""
         return self.machine.launches(self.choices)
+
+
+_SPARE: list[IntArray] = []
+_SPARE_MAX = 2
+"""Slots that are kept: fresh memory costs more than what is done with it."""
+
+
+def _take_slots(n_ints: int) -> IntArray:
+    """Return int64 (2, n) of any content."""
+    try:
+        spare = _SPARE.pop()
+    except IndexError:
+        return np.empty((2, n_ints), dtype=np.int64)
+    return spare[:, :n_ints] if spare.shape[1] >= n_ints else np.empty((2, n_ints), dtype=np.int64)
+
+
+def _give_slots(slots: IntArray) -> None:
+    if len(_SPARE) < _SPARE_MAX:
+        _SPARE.append(slots if slots.base is None else slots.base)
 
 
 _RANKED = (kernel.HEFT, kernel.PEFT, kernel.CPOP, kernel.MIN_MIN, kernel.LOOKAHEAD)

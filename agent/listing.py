@@ -48,7 +48,9 @@ class ListPlanner(Scheduler):
         lists = list_graph(graph, profile, planned)
         if lists is None or not self.plan_on(lists, planned):
             return self.define(graph, profile, planned)  # where there is no plan, it says why
-        return lists.launches()
+        launches = lists.launches()
+        lists.give_back()
+        return launches
 
 
 class _Listing(ListPlanner):
