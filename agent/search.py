@@ -103,8 +103,16 @@ class Problem:
             position=position,
             critical=np.empty(self.n_tasks, dtype=np.int64),
             moved=np.empty((3, self.n_tasks), dtype=np.int64),
+            load_ns=self._loads_ns(plan[kernel.DEVICE]),
             sums=sums,
         )
+
+    def _loads_ns(self, device: IntArray) -> IntArray:
+        """Return (D,) how long the tasks of each device take, (N,) devices by task."""
+        alone_ns = self.arrays.run_ns[np.arange(self.n_tasks), device]
+        load_ns = np.zeros(self.n_devices, dtype=np.int64)
+        np.add.at(load_ns, device, alone_ns)
+        return load_ns
 
     def go_on(
         self, walk: kernel.Walk, n_evaluations: int, hot_ns: float = 0.0, cooling: float = 1.0
