@@ -155,25 +155,43 @@ def note_after(s: IntArray, p: Places, w: Work, task: int, reader: int) -> None:
 
 
 @compiled
-def sum_below(
-    s: IntArray, layout: IntArray, order: IntArray, together_ns: IntArray, below_ns: IntArray
-) -> None:
-    """Write the longest path behind each task, if each lasts its least and nothing is moved.
+def sum_paths(
+    s: IntArray, layout: IntArray, order: IntArray, together_ns: IntArray, above_ns: IntArray,
+    below_ns: IntArray,
+) -> None:  # fmt: skip
+    """Write the longest paths before and behind each task, if all take their least, moves nothing.
 
     `together_ns`: (K,) or (0,) no task of a cell lasts longer at best.
     """
     p = unpack(layout)
-    for at in range(len(below_ns) - 1, -1, -1):
+    n_tasks = len(order)
+    for task in range(n_tasks):
+        above_ns[task] = below_ns[task] = 0
+    for at in range(n_tasks):
         task = order[at]
-        below_ns[task] = 0
+        path_ns = above_ns[task] + least_of(s, p, together_ns, task)
         for place in range(
             s[of_task(p.tasks, task, READERS)], s[of_task(p.tasks, task, READERS_END)]
         ):
             reader = s[p.rows + place]
-            least_ns = s[of_task(p.tasks, reader, BEST_NS)]
-            if len(together_ns) > 0:
-                least_ns = min(least_ns, together_ns[s[of_task(p.tasks, reader, CELL)]])
-            below_ns[task] = max(below_ns[task], least_ns + below_ns[reader])
+            above_ns[reader] = max(above_ns[reader], path_ns)
+    for at in range(n_tasks - 1, -1, -1):
+        task = order[at]
+        path_ns = below_ns[task] + least_of(s, p, together_ns, task)
+        for place in range(
+            s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]
+        ):
+            source = s[p.rows + place]
+            below_ns[source] = max(below_ns[source], path_ns)
+
+
+@inlined
+def least_of(s: IntArray, p: Places, together_ns: IntArray, task: int) -> int:
+    """Return what a task takes at least."""
+    least_ns = s[of_task(p.tasks, task, BEST_NS)]
+    if len(together_ns) > 0:
+        least_ns = min(least_ns, together_ns[s[of_task(p.tasks, task, CELL)]])
+    return least_ns
 
 
 # The heap of ready tasks: highest key first, the smallest number among equals

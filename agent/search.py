@@ -247,6 +247,7 @@ def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
     batch_ns, (reader_start, readers) = batches(lists), lists.readers
     cell_of, n_cells = given.cell_of, len(graph.cells)
     has_batches = batch_ns.shape[2] > 2
+    above_ns, below_ns = _paths_ns(lists, batch_ns)
     peers, peer_start = _ZERO, _ZERO
     if has_batches:
         peers = np.argsort(cell_of, kind="stable")
@@ -266,7 +267,8 @@ def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
         feed_ns=lists.pair_ns(estimate_kernel.HOST_COPY_NS),
         feed_gather_ns=_feed_gather_ns(lists),
         moves=lists.moves_ns,
-        below_ns=_below_ns(lists, batch_ns),
+        above_ns=above_ns,
+        below_ns=below_ns,
         batch_ns=batch_ns,
         link_of=machine.link_of,
         cost=machine.costs,
@@ -308,15 +310,15 @@ def _feed_gather_ns(lists: ListGraph) -> IntArray:
     return table
 
 
-def _below_ns(lists: ListGraph, batch_ns: IntArray) -> IntArray:
-    """Return (N,) the least time from the end of each task to the end of what depends on it."""
+def _paths_ns(lists: ListGraph, batch_ns: IntArray) -> tuple[IntArray, IntArray]:
+    """Return (N,) each: the longest path before and behind each task takes at least so long."""
     together = _NOTHING
     if batch_ns.shape[2] > 2:
         together = np.where(batch_ns < 0, kernel.NEVER, batch_ns).min(axis=(1, 2))
-    below = np.empty(len(lists.graph), dtype=np.int64)
+    above_ns, below_ns = np.empty((2, len(lists.graph)), dtype=np.int64)
     slot, layout = lists.slots[0], lists.layout.array
-    list_kernel.sum_below(slot, layout, lists.order, together, below)
-    return below
+    list_kernel.sum_paths(slot, layout, lists.order, together, above_ns, below_ns)
+    return above_ns, below_ns
 
 
 def _scratch(n_tasks: int, n_devices: int, n_edges: int, n_cells: int) -> kernel.Scratch:

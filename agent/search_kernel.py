@@ -76,6 +76,8 @@ class Problem(NamedTuple):
     """(N, D) what gathering its host input adds."""
     moves: IntArray
     """(N, L) transfer time of its output."""
+    above_ns: IntArray
+    """(N,) how long the longest path before a task takes at least."""
     below_ns: IntArray
     """(N,) how long the longest path behind a task takes at least."""
     batch_ns: IntArray
@@ -675,12 +677,22 @@ def undo(q: Problem, w: Walk) -> None:
 
 
 @inlined
-def is_overloaded(q: Problem, w: Walk, limit_ns: int) -> bool:
-    """Return whether a device surely runs past a limit; batches could make it run shorter."""
-    if q.has_batches == 0:
-        for device in range(len(w.load_ns)):
-            if w.load_ns[device] > limit_ns:
-                return True
+def is_hopeless(q: Problem, w: Walk, limit_ns: int) -> bool:
+    """Return whether a plan surely passes a limit, by two bounds that cost next to nothing.
+
+    No device ends before its tasks could have run one by one, and no path of tasks through one that
+    was moved. Batches could make both shorter.
+    """
+    if q.has_batches != 0:
+        return False
+    for device in range(len(w.load_ns)):
+        if w.load_ns[device] > limit_ns:
+            return True
+    for at in range(w.sums[N_MOVED]):
+        task = w.moved[TASK, at]
+        path_ns = q.above_ns[task] + q.run_ns[task, w.plan[DEVICE, task]] + q.below_ns[task]
+        if path_ns > limit_ns:
+            return True
     return False
 
 
@@ -743,7 +755,7 @@ def search(
                 limit_ns += int(-temperature_ns * log(chance))
                 temperature_ns *= cooling
         value_ns = TOO_LONG  # a plan need not be priced to be given up
-        if not is_overloaded(q, w, limit_ns):
+        if not is_hopeless(q, w, limit_ns):
             value_ns = evaluate(q, v, w.plan, limit_ns)
         w.sums[N_EVALUATED] += 1
         if value_ns <= limit_ns:
