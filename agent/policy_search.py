@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynpartition.agent.decoder import Decoder
+from dynpartition.agent.estimate_kernel import NEVER
 from dynpartition.agent.list_tables import ListGraph
 from dynpartition.agent.policy import Policy
 from dynpartition.plan import Plan
@@ -31,7 +32,10 @@ class PolicyStarts:
         self._decoder: Decoder | None = None
 
     def plans(self, lists: ListGraph, planned: Plan) -> Sequence[IntArray]:
-        """Return search plans (3, N) for what is not planned, the best by estimate first."""
+        """Return search plans (3, N) for what is not planned, the best by estimate first.
+
+        Not all that a decision makes: one is given up as soon as an earlier one is as good.
+        """
         profile = lists.machine.profile
         if self._decoder is None or self._profile is not profile:
             self._profile, self._decoder = profile, Decoder(profile)
@@ -40,10 +44,10 @@ class PolicyStarts:
         if not decoder.n_left:
             return []
         decoder.think(self._policy.flat, self._policy.net)
-        rolled = decoder.roll(*self._policy.tries(decoder.n_left))
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left), prunes=True)
         found = []
         for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
-            if rolled.ends_ns[number] < 0:
+            if not 0 <= rolled.ends_ns[number] < NEVER:
                 continue
             found.append(search_plan(rolled.choices[number], len(lists.graph)))
         return found

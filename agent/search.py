@@ -103,16 +103,9 @@ class Problem:
             position=position,
             critical=np.empty(self.n_tasks, dtype=np.int64),
             moved=np.empty((3, self.n_tasks), dtype=np.int64),
-            load_ns=self._loads_ns(plan[kernel.DEVICE]),
+            load_ns=np.zeros(self.n_devices, dtype=np.int64),
             sums=sums,
         )
-
-    def _loads_ns(self, device: IntArray) -> IntArray:
-        """Return (D,) how long the tasks of each device take, (N,) devices by task."""
-        alone_ns = self.arrays.run_ns[np.arange(self.n_tasks), device]
-        load_ns = np.zeros(self.n_devices, dtype=np.int64)
-        np.add.at(load_ns, device, alone_ns)
-        return load_ns
 
     def go_on(
         self, walk: kernel.Walk, n_evaluations: int, hot_ns: float = 0.0, cooling: float = 1.0
@@ -160,8 +153,8 @@ class Budget:
         self._searching_ns += time.perf_counter_ns() - begun_ns
 
 
-CHUNK_FIRST, CHUNK_MAX = 32, 1024
-CHUNK_SHARE = 0.8
+CHUNK_FIRST, CHUNK_MAX = 64, 1024
+CHUNK_SHARE = 0.9
 """How much of the time left a chunk may take, by the pace so far."""
 
 

@@ -152,7 +152,7 @@ class Walk(NamedTuple):
     """(N,) tasks on a critical path of the plan."""
     moved: IntArray
     load_ns: IntArray
-    """(D,) how long the tasks of each device take one by one."""
+    """(D,) how long the tasks of each device take one by one; right once the plan was priced."""
     sums: IntArray
 
 
@@ -677,6 +677,15 @@ def undo(q: Problem, w: Walk) -> None:
 
 
 @inlined
+def sum_loads(q: Problem, w: Walk) -> None:
+    """Write how long the tasks of each device take one by one."""
+    for device in range(len(w.load_ns)):
+        w.load_ns[device] = 0
+    for task in range(len(w.position)):
+        w.load_ns[w.plan[DEVICE, task]] += q.run_ns[task, w.plan[DEVICE, task]]
+
+
+@inlined
 def is_hopeless(q: Problem, w: Walk, limit_ns: int) -> bool:
     """Return whether a plan surely passes a limit, by two bounds that cost next to nothing.
 
@@ -744,7 +753,9 @@ def search(
     for _ in range(n_evaluations):
         is_new = w.sums[CURRENT_NS] == NEVER
         limit_ns = NEVER
-        if not is_new:
+        if is_new:
+            sum_loads(q, w)
+        else:
             if not propose(q, w):
                 take_back(q, w)
                 w.sums[N_EVALUATED] += 1
