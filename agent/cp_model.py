@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynpartition.agent import list_kernel as tables_of
+from dynpartition.agent import estimate_kernel as tables_of
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph
 from dynpartition.agent.search import batches
@@ -105,17 +105,22 @@ def _rounded(bound: float) -> int:
 
 def _longest_ns(lists: ListGraph) -> int:
     """Return what any plan takes at most, one thing after the other."""
-    work, dispatch = lists.work, lists.machine.profile.dispatch
-    tables = (tables_of.RUN_NS, tables_of.GATHER_NS, tables_of.STAGE_NS, tables_of.FEED_NS)
-    once = [np.maximum(work.pairs[table], 0).max(axis=1).sum() for table in tables]
+    dispatch = lists.machine.profile.dispatch
+    tables = (
+        *(tables_of.RUN_NS, tables_of.COPY_IN_NS),
+        *(tables_of.COPY_OUT_NS, tables_of.HOST_COPY_NS),
+    )
+    once = [np.maximum(lists.pair_ns(table), 0).max(axis=1).sum() for table in tables]
     each_ns = (
         dispatch.sync_ns
         + dispatch.decision_ns
         + len(lists.machine.names) * (dispatch.handoff_ns + dispatch.h_copy)
     )
-    host_ns = work.pairs[tables_of.H_NS].max(axis=1).sum() + len(lists.graph) * each_ns
+    host_ns = lists.pair_ns(tables_of.H_NS).max(axis=1).sum() + len(lists.graph) * each_ns
     edges = len(lists.graph.inputs.values) + 1  # gathering is paid per edge
-    return int(sum(once)) * edges + int(work.moves.sum() + host_ns + max(lists.graph.available_ns))
+    return int(sum(once)) * edges + int(
+        lists.moves_ns.sum() + host_ns + max(lists.graph.available_ns)
+    )
 
 
 class _Model:
@@ -224,7 +229,7 @@ class _Model:
         model.add_bool_or([both, *(condition.negated() for condition in conditions)])
         for condition in conditions:
             model.add_implication(both, condition)
-        size = int(self.lists.work.moves[task, link])
+        size = int(self.lists.moves_ns[task, link])
         start = model.new_int_var(0, self.horizon_ns, f"sent_{task}_{home}_{device}")
         model.add(start >= self.end[task]).only_enforce_if(both)
         model.add(arrival >= start + size).only_enforce_if(both)

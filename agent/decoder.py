@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.agent import kernel
-from dynpartition.agent.batch import NOTHING, Batch
-from dynpartition.agent.facts import Facts
-from dynpartition.agent.size_prices import SizePrices
+from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
+from dynpartition.agent import network_kernel as kernel
+from dynpartition.agent.list_tables import ListGraph, machine_of
 from dynpartition.errors import SchedulerError
-from dynpartition.graph import Cell, TaskGraph
+from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import FloatArray, IntArray
 
+NOTHING = Plan()
 GREEDY = -1
 """The seed of a rollout that takes the best choice at each step."""
 ONE_DEVICE = -1
@@ -36,12 +36,12 @@ class Rolled:
     """(R, T, 2) task and device, in order of choice."""
     ends_ns: IntArray
     """(R,) when the last launch ends, by the schedulers' estimate; −1: no legal device was left;
-    kernel.NEVER: given up."""
+    estimate_kernel.NEVER: given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What R rollouts saw and did at each of T steps; W = kernel.N_WINDOW."""
+    """What R rollouts saw and did at each of T steps; W = network_kernel.N_WINDOW."""
 
     steps: IntArray
     """(R, N, 4 + W) how many ready tasks were seen, which was chosen, its device, legal devices as
@@ -63,109 +63,34 @@ class Decoder:
                 f"a policy chooses among at most {DEVICES_MAX} devices, the profile has"
                 f" {self.n_devices}; leave some out"
             )
-        links = profile.cluster.link_table
-        self._all_linked = bool((links >= 0).sum() == self.n_devices * (self.n_devices - 1))
-        self._batch = Batch(profile, 2, 1)
-        self._sizes = SizePrices(profile)
-        each = [profile.dispatch.bookkeeping_on(name) for name in profile.cluster.names]
-        self._extra_ns: IntArray = np.array(each, dtype=np.int64)
-        self._h_ns: dict[tuple[Cell, ...], IntArray] = {}
-        self._n_tasks, self._n_styles, self._n_recorded = 0, 1, 0
+        self._n_tasks, self._n_styles, self._n_recorded, self._n_cells = 0, 1, 0, 0
         self.n_left = 0
-        self._lay_out(64, 1)
+        self._own: ListGraph | None = None
+        self._lay_out(64, 1, 16)
 
     def begin(self, graph: TaskGraph, planned: Plan = NOTHING) -> None:
         """Turn to a graph of which `planned` is placed."""
-        priced = PricedGraph(graph, self._profile)
-        n_tasks = len(graph)
+        own, self._own = self._own, None
+        if own is not None:
+            own.give_back()
+        lists = ListGraph(graph, machine_of(self._profile), planned)
+        self.begin_on(lists, planned)
+        self._own = lists
+
+    def begin_on(self, lists: ListGraph, planned: Plan = NOTHING) -> None:
+        """Turn to a graph whose tables are known; `planned`: what is placed there."""
+        if lists.outcome == tables_kernel.UNPRICED:
+            PricedGraph(lists.graph, self._profile)  # raises and says why
+        self._lists, self._own = lists, None
+        n_tasks = len(lists.graph)
         self.n_left = n_tasks - sum([len(launch.tasks) for launch in planned.launches])
-        self._room(n_tasks, self._n_styles)
-        self._order = self._orders[:n_tasks]
-        if self._all_linked:
-            self._fill(priced)
-        else:
-            facts = Facts(graph, self._profile)
-            for slot in range(2):  # the one that stays as it is, and the one that plans grow in
-                self._batch.begin(slot, facts)
-            self._order[:] = graph.topological_order
-        if planned:
-            self._replay(priced, planned)
+        self._room(n_tasks, self._n_styles, len(lists.graph.cells))
 
     def think(self, weights: FloatArray, net: kernel.Net) -> None:
-        """Run the graph network on the graph."""
-        self._weights, self._net = weights, net
-        self._room(len(self._order), net.n_styles)
-        ints = self._batch.ints
-        kernel.understand(
-            ints[0],
-            self._batch.places,
-            self._order,
-            weights,
-            net,
-            self._z,
-            self._about,
-            self._near,
-            self._facts,
-            self._coded,
-            self._mixed,
-            self._sums,
-            self._priority,
-            self._to_ready,
-            self._to_option,
-        )
-
-    def _fill(self, priced: PricedGraph) -> None:
-        graph = priced.graph
-        n_tasks, gates = len(graph), graph.gates if graph.revealers else ()
-        gate_start = np.zeros(n_tasks + 1, dtype=np.int64)
-        if gates:
-            np.cumsum([len(row) for row in gates], out=gate_start[1:])
-        gate_values = np.array([gate for row in gates for gate in row], dtype=np.int64)
-        n_rows = 2 * len(graph.inputs.values) + len(gate_values)
-        self._batch.make_room(n_tasks, n_rows)
-        sizes, size_ns = self._sizes.table(graph.output_bytes, graph.host_bytes)
-        kernel.fill(
-            self._batch.ints,
-            self._batch.places,
-            graph.inputs.start,
-            graph.inputs.values,
-            priced.task_ns,
-            graph.cell_of,
-            self._h_of(graph),
-            self._extra_ns,
-            sizes,
-            size_ns,
-            graph.output_bytes,
-            graph.host_bytes,
-            graph.returns,
-            graph.arrival_ns,
-            gate_start,
-            gate_values,
-            self._order,
-        )
-
-    def _h_of(self, graph: TaskGraph) -> IntArray:
-        """Return (K, D) host times of the launches of each cell."""
-        found = self._h_ns.get(graph.cells)
-        if found is None:
-            devices, h_ns = self._profile.cluster.devices, self._profile.dispatch.h_ns
-            rows = [[h_ns(cell, device) for device in devices] for cell in graph.cell_names]
-            found = self._h_ns[graph.cells] = np.array(rows, dtype=np.int64)
-        return found
-
-    def _replay(self, priced: PricedGraph, planned: Plan) -> None:
-        """Append launches that are planned."""
-        launches, index = planned.launches, self._profile.cluster.index
-        devices = [index(launch.device) for launch in launches]
-        run_ns = [
-            priced.compute_ns(launch.tasks, device) + len(launch.tasks) * int(extra_ns)
-            for launch, device in zip(launches, devices, strict=True)
-            for extra_ns in (self._extra_ns[device],)
-        ]
-        tasks = [task for launch in launches for task in launch.tasks]
-        start = np.cumsum([0] + [len(launch.tasks) for launch in launches])
-        arrays = [np.array(row, dtype=np.int64) for row in (tasks, start, devices, run_ns)]
-        kernel.replay(self._batch.ints[0], self._batch.places, *arrays)
+        """Let the next plans be those of a policy, whose graph network looks at the graph first."""
+        self._weights, self._net, self._thinks = weights, net, True
+        graph = self._lists.graph
+        self._room(len(graph), net.n_styles, len(graph.cells))
 
     def roll(
         self, styles: IntArray, seeds: IntArray, *, records: bool = False, prunes: bool = False
@@ -179,15 +104,21 @@ class Decoder:
             self._room_for_records(n)
         choices = np.empty((n, self.n_left, 2), dtype=np.int64)
         ends_ns = np.empty(n, dtype=np.int64)
-        ints = self._batch.ints
-        kernel.roll_many(
-            ints[1],
-            ints[0],
-            self._batch.places,
+        lists = self._lists
+        policy_kernel.roll_many(
+            lists.slots[1],
+            lists.slots[0],
+            lists.layout.array,
+            lists.order,
             self._weights,
             self._net,
             self._about,
             self._near,
+            self._z,
+            self._facts,
+            self._coded,
+            self._mixed,
+            self._sums,
             self._priority,
             self._to_ready,
             self._to_option,
@@ -197,12 +128,16 @@ class Decoder:
             self._fresh,
             self._related,
             self._left,
+            self._left_of,
             self._window,
+            self._same,
             self._units[0],
+            self._scores,
             styles,
             seeds,
             choices,
             ends_ns,
+            int(self._thinks),
             int(prunes),
             int(records),
             self._rec,
@@ -211,11 +146,8 @@ class Decoder:
             self._view_ready,
             self._view_option,
         )
+        self._thinks = False
         return Rolled(choices, ends_ns)
-
-    def views(self) -> list[dict[str, IntArray]]:
-        """Return what the two slots hold, by the names of `kernel.Places`; for tests."""
-        return self._batch.views()
 
     @property
     def records(self) -> Records:
@@ -225,7 +157,7 @@ class Decoder:
     @property
     def facts(self) -> FloatArray:
         """(N, N_STATIC) what the graph network was told of each task."""
-        return self._facts[: len(self._order)]
+        return self._facts[: len(self._lists.graph)]
 
     def learn(
         self,
@@ -236,10 +168,10 @@ class Decoder:
         totals: npt.NDArray[np.float64],
     ) -> None:
         """Add the gradient of Σ advantage · log probability of the recorded rollouts, and more."""
-        ints = self._batch.ints
-        kernel.learn(
-            ints[0],
-            self._batch.places,
+        lists = self._lists
+        learning_kernel.learn(
+            lists.slots[0],
+            lists.layout.array,
             self._weights,
             self._net,
             gradient,
@@ -266,22 +198,24 @@ class Decoder:
             totals,
         )
 
-    def _room(self, n: int, n_styles: int) -> None:
-        if n > self._n_tasks or n_styles != self._n_styles:
-            self._lay_out(max(n, self._n_tasks), n_styles)
+    def _room(self, n: int, n_styles: int, n_cells: int) -> None:
+        if n > self._n_tasks or n_styles != self._n_styles or n_cells > self._n_cells:
+            self._lay_out(max(n, self._n_tasks), n_styles, max(n_cells, self._n_cells))
 
-    def _lay_out(self, n: int, n_styles: int) -> None:
-        self._n_tasks, self._n_styles, self._n_recorded = n, n_styles, 0
+    def _lay_out(self, n: int, n_styles: int, n_cells: int) -> None:
+        self._n_tasks, self._n_styles, self._n_cells = n, n_styles, n_cells
+        self._n_recorded = 0
         f32, units = np.float32, (kernel.N_READY_UNITS, kernel.N_OPTION_UNITS)
         self._z = np.zeros((n, 8))
-        self._about = np.zeros(kernel.ABOUT_DEVICES + 4 * kernel.MAX_DEVICES)
+        self._about = np.zeros(policy_kernel.ABOUT_DEVICES + 4 * policy_kernel.MAX_DEVICES)
         self._near, self._by_priority, self._place_of = np.zeros((3, n), dtype=np.int64)
         self._fresh = np.zeros((n, 4), dtype=np.int64)
-        self._orders = np.zeros(n, dtype=np.int64)
-        self._words = np.zeros(n // kernel.WORD + 2, dtype=np.int64)
+        self._words = np.zeros(n // policy_kernel.WORD + 2, dtype=np.int64)
         self._related = np.zeros((n, self.n_devices + 1), dtype=np.int64)
         self._left = np.zeros(self.n_devices)
+        self._left_of = np.zeros(n_cells, dtype=np.int64)
         self._window = np.zeros(kernel.N_WINDOW, dtype=np.int64)
+        self._same = np.zeros(self.n_devices, dtype=np.int64)
         self._facts = np.zeros((n, kernel.N_STATIC), dtype=f32)
         self._coded, self._mixed, self._d_coded = np.zeros((3, n, kernel.N_EMBEDDED), dtype=f32)
         self._sums = np.zeros((6, kernel.N_EMBEDDED), dtype=f32)
@@ -291,7 +225,7 @@ class Decoder:
         n_scored = max(kernel.N_WINDOW, self.n_devices)
         self._units = np.zeros((n_scored, max(units)), dtype=f32)
         self._scores = np.zeros(n_scored)
-        self._view_ready = np.zeros((1, kernel.N_READY_FEATURES), dtype=f32)
+        self._view_ready = np.zeros((kernel.N_WINDOW, kernel.N_READY_FEATURES), dtype=f32)
         self._view_option = np.zeros((self.n_devices, kernel.N_OPTION_FEATURES), dtype=f32)
         self._lay_out_records(1)
 

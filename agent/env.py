@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from dynpartition.agent import kernel
+from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.episode import Baseline, Episodes, reward_of
 from dynpartition.agent.observe import BOUND, FEATURES
 from dynpartition.agent.policy import MAX_READY

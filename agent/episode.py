@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynpartition.agent import kernel
+from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.facts import FactsCache
 from dynpartition.agent.heuristics import SingleDevice

@@ -42,6 +42,7 @@ class Estimate:
         self._resources = [Occupancy() for _ in range(self.prices.n_resources)]
         self._held = [[self._resources[r] for r in row] for row in self.prices.resources]
         self._staged: set[int] = set()
+        self._used: set[tuple[int, int]] = set()  # cell, device
         self._walk = HostWalk(self.prices)
         self._latest = 0
         # Tasks whose revealers are not placed yet.
@@ -98,14 +99,24 @@ class Estimate:
         return self._walk.start_ns(device, max(ready_ns, dispatched), duration_ns)
 
     def duration_ns(self, task: int, device: int) -> int:
-        """Return how long `task` would run on `device`, gathering of remote inputs included."""
+        """Return how long `task` would run on `device`: with gathering of remote inputs, first use.
+
+        All inputs of `task` must have been committed.
+        """
+        run_ns = self.prices.run_ns[task][device]
+        return run_ns + self._gather_ns(task, device) + self.first_use_ns(task, device)
+
+    def first_use_ns(self, task: int, device: int) -> int:
+        """Return what a launch of `task` takes longer because its cell was not used on `device`."""
+        cell = self.prices.cell_of[task]
+        return 0 if (cell, device) in self._used else self.prices.first_ns[cell][device]
+
+    def _gather_ns(self, task: int, device: int) -> int:
         prices = self.prices
-        duration = prices.run_ns[task][device]
-        if prices.stages_in[device]:
-            for source in prices.inputs[task]:
-                if self._device[self.launch_of[source]] != device:
-                    duration += prices.copy_in_ns(device, source)
-        return duration
+        if not prices.stages_in[device]:
+            return 0
+        remote = [s for s in prices.inputs[task] if self._device[self.launch_of[s]] != device]
+        return sum(prices.copy_in_ns(device, source) for source in remote)
 
     def data_ready_ns(self, task: int, device: int) -> int:
         """Return when all inputs of `task` could be on `device`; ABSENT if a link is missing."""
@@ -221,12 +232,9 @@ class Estimate:
         return there + dispatch.sync_ns + dispatch.decision_ns
 
     def _batch_ns(self, tasks: Sequence[int], device: int) -> int:
-        if len(tasks) == 1:
-            return self.duration_ns(tasks[0], device)
-        gathering = sum(
-            self.duration_ns(task, device) - self.prices.run_ns[task][device] for task in tasks
-        )
-        return self.prices.launch_ns(tasks, device) + gathering
+        gathering_ns = sum(self._gather_ns(task, device) for task in tasks)
+        run_ns = self.prices.launch_ns(tasks, device)
+        return run_ns + gathering_ns + self.first_use_ns(tasks[0], device)
 
     def _bring(self, task: int, device: int) -> int:
         """Book the transfers that `task` needs on `device`; return when all are there."""
@@ -311,5 +319,6 @@ class Estimate:
         self._end.append(span[1])
         self._device.append(device)
         self._order[device].append(number)
+        self._used.add((self.prices.cell_of[tasks[0]], device))
         self.device_free_ns[device] = span[1]
         self._latest = max(self._latest, span[1])

@@ -321,6 +321,8 @@ class Ranges:
     """Share of the settings that have it."""
     batch_share: float = 0.0
     """Share of the settings whose devices gain by batches."""
+    first_use_share: float = 0.0
+    """Share of the settings in which first uses of cells cost something."""
 
 
 def draw_setting(ranges: Ranges, rng: np.random.Generator) -> Setting:
@@ -337,6 +339,8 @@ def draw_setting(ranges: Ranges, rng: np.random.Generator) -> Setting:
         host_mode=str(rng.choice(np.array(ranges.host_modes))),
         batch_gain=float(rng.uniform(0.2, 0.9)) if rng.random() < ranges.batch_share else 0.0,
     )
+    if ranges.first_use_share and rng.random() < ranges.first_use_share:
+        machine = replace(machine, first_use=_log_uniform((0.1, 10.0), rng))
     return Setting(
         family=str(rng.choice(np.array(ranges.families))),
         n_tasks=round(_log_uniform(ranges.n_tasks, rng)),

@@ -20,7 +20,6 @@ from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
-    from dynpartition.agent.list_kernel import Before
     from dynpartition.agent.list_tables import ListGraph
 
 
@@ -122,14 +121,14 @@ class BestSingle(OneDevice, ListPlanner):
         device = _only_choice(priced, planned) or self._chosen(priced)
         return SingleDevice(device).schedule(graph, profile, planned)
 
-    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
+    def plan_on(self, lists: ListGraph, planned: Plan) -> bool:
         """Plan everything on one device, the one of the first launch where there is one."""
         if planned:
             device = lists.machine.profile.cluster.index(planned.launches[0].device)
             joined = lists.machine.all_linked and _runs_all(lists, device, planned)
-            return joined and _plan_single(lists, device, before)
+            return joined and _plan_single(lists, device)
         device = _best_device(lists)
-        return device != ABSENT and _plan_single(lists, device, before)
+        return device != ABSENT and _plan_single(lists, device)
 
     def _chosen(self, priced: PricedGraph) -> str:
         facts = Facts(priced.graph, priced.profile)
@@ -155,10 +154,10 @@ def _no_single(graph: TaskGraph) -> SchedulerError:
     )
 
 
-def _plan_single(lists: ListGraph, device: int, before: Before) -> bool:
+def _plan_single(lists: ListGraph, device: int) -> bool:
     from dynpartition.agent import list_kernel  # needs numba
 
-    return lists.plan(list_kernel.FORCED, before, np.full(len(lists.graph), device))
+    return lists.plan(list_kernel.FORCED, np.full(len(lists.graph), device))
 
 
 def _runs_all(lists: ListGraph, device: int, planned: Plan) -> bool:
@@ -171,10 +170,9 @@ def _best_device(lists: ListGraph) -> int:
     """Return the device that ends first with everything on it, or ABSENT if none can run it."""
     if len(lists.machine.names) == 1:
         return 0
-    nothing = lists.before(Plan())
     found = []
     for device in lists.single_devices():
-        _plan_single(lists, device, nothing)
+        _plan_single(lists, device)
         found.append((lists.latest_ns, device))
     return min(found)[1] if found else ABSENT
 

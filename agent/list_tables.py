@@ -1,30 +1,50 @@
-"""Graphs and machines as the arrays that the compiled list schedulers read."""
+"""Graphs on machines as compiled code reads them: for list schedulers, policies and searches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from dynpartition.agent import estimate_kernel, tables_kernel
 from dynpartition.agent import list_kernel as kernel
 from dynpartition.agent.legality import Legality
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.agent.prices import Prices
+from dynpartition.agent.slots import Layout, Room, lay_out
 from dynpartition.agent.tables import machine_tables
 from dynpartition.by_id import ById
-from dynpartition.cluster import AffineCost
+from dynpartition.cluster import AffineCost, TransferCost
 from dynpartition.costs import transfer_ns
 from dynpartition.graph import Cell, TaskGraph
-from dynpartition.plan import Launch, Plan, single_task_launches
+from dynpartition.plan import Launch, Plan
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import BoolArray, IntArray
 
-_BYTES_MAX = 2**62 // 10**9
 _BANDWIDTH_MAX = 2**61
 _NOTHING = np.zeros(0, dtype=np.int64)
 _NO_ROWS = np.zeros((0, 0), dtype=np.int64)
-_BEFORE_ANYTHING = kernel.Before(_NOTHING, np.zeros(1, dtype=np.int64), _NOTHING, _NOTHING)
+_NO_PLAN = Plan()
 _PROFILES_MAX = 64
+_INT64 = np.dtype(np.int64)
+# Flags of arrays that are contiguous, aligned and read-only; asking for each takes longer.
+_KIND, _FIXED = 0x501, 0x101
+_ROOM_MIN = 16
+
+
+class CellCosts(NamedTuple):
+    """What the cells of a graph cost on a machine; K cells, D devices."""
+
+    run_ns: IntArray
+    """(K, D) duration of one task of each cell, bookkeeping included, -1 where it cannot run."""
+    first_ns: IntArray
+    """(K, D) what its first launch takes longer."""
+    flat: IntArray
+    """See `tables_kernel.Costs`."""
+    refuges: IntArray
+    """(n, D) see `agent.legality`."""
 
 
 class ListMachine:
@@ -33,59 +53,84 @@ class ListMachine:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.names = profile.cluster.names
-        known = machine_tables(profile)
-        tables, facts, dispatch = known.tables, known.facts, profile.dispatch
-        names = (
-            *("host", "handoff_ns", "known_after_ns", "dispatches", "replays", "depth", "lock"),
-            *("lock_share_ppm", "h_copy_ns", "all_linked"),
-        )
-        has_blocks = int((tables["blocked"] >= 0).any())
-        self.n_resources = known.n_resources
+        self.tables = machine_tables(profile)
+        facts, dispatch = self.tables.facts, profile.dispatch
         self.all_linked = bool(facts["all_linked"])
+        self.handoff_ns = facts["handoff_ns"]
+        self.dispatches = bool(facts["dispatches"])
+        """Whether the host may delay launches."""
+        self.link_of = np.ascontiguousarray(self.tables.tables["links"])
+        """(D, D) link from row to column, or -1."""
         each = [dispatch.bookkeeping_on(name) for name in self.names]
         self.bookkeeping_ns: IntArray = np.array(each, dtype=np.int64)
         """(D,) executor time per task."""
         self.gathering = [dispatch.copy_in.get(name) for name in self.names]
         """Device → cost of gathering, or None."""
-        self.has_staging = bool(dispatch.copy_in or dispatch.copy_out)
         costs = [_formula(link.cost) for link in profile.cluster.links]
-        self.has_formulas = all(bandwidth for _, bandwidth in costs)
+        self.costs: IntArray = np.array(costs, dtype=np.int64).reshape(-1, 2)
+        """(L, 2) latency and bandwidth of links; bandwidth 0: no formula."""
         staging = [
             [_formula(table.get(name)) for name in self.names]
             for table in (dispatch.copy_in, dispatch.copy_out)
         ]
-        self.arrays = kernel.Machine(
-            facts=np.array([*(facts[name] for name in names), has_blocks], dtype=np.int64),
-            devices=np.ascontiguousarray(tables["machine"]),
-            link_of=np.ascontiguousarray(tables["links"]),
-            held=np.ascontiguousarray(tables["held"]),
-            blocked=np.ascontiguousarray(tables["blocked"]),
-            cost=np.array(costs, dtype=np.int64).reshape(-1, 2),
-            staging=np.array(staging, dtype=np.int64),
-        )
-        self._cells: dict[tuple[Cell, ...], kernel.Cells] = {}
+        self._staging: IntArray = np.array(staging, dtype=np.int64)
+        staged = [*dispatch.copy_in.values(), *dispatch.copy_out.values()]
+        known = [bandwidth for _, bandwidth in (*costs, *map(_formula, staged))]
+        self.has_formulas = all(known)
+        """Whether links and staging have one each that compiled code can work out."""
+        parts = [table.ravel() for table in self.tables.tables.values()]
+        self._head: IntArray = np.concatenate(parts).astype(np.int64)
+        self._known: ById[tuple[Cell, ...], CellCosts] = ById(_PROFILES_MAX)
+        self._cells: dict[tuple[Cell, ...], CellCosts] = {}
         self._batches: dict[tuple[Cell, ...], IntArray] = {}
-        self._rows: dict[int, list[int]] = {}  # bytes → ns over each link
+        self._rows: dict[int, list[int]] = {}  # bytes → `moves`
+        self._layouts: dict[Room, Layout] = {}
+        self._alone: list[list[Launch]] = []
 
-    def cells(self, graph: TaskGraph) -> kernel.Cells:
-        """Return what the cells of a graph cost."""
-        found = self._cells.get(graph.cells)
+    def layout(self, room: Room) -> Layout:
+        """Return a layout of slots that have this room."""
+        found = self._layouts.get(room)
         if found is None:
-            found = self._cells[graph.cells] = self._price_cells(graph)
+            found = self._layouts[room] = lay_out(self.tables, room, 1)
+        return found
+
+    def launches(self, choices: IntArray) -> list[Launch]:
+        """Return a launch of one task for each of (n, 2) choices: task, device."""
+        most = int(choices[:, 0].max(initial=-1)) + 1
+        alone = self._alone
+        if not alone or len(alone[0]) < most:  # making them takes longer than looking them up
+            tasks = [(task,) for task in range(_roomy(most))]
+            alone = self._alone = [[Launch(name, one) for one in tasks] for name in self.names]
+        return [alone[device][task] for task, device in choices.tolist()]
+
+    def cells(self, graph: TaskGraph) -> CellCosts:
+        """Return what links and the cells of a graph cost."""
+        found = self._known.get(graph.cells)  # hashing all cells takes longer than the rest
+        if found is None:
+            found = self._cells.get(graph.cells)
+            if found is None:
+                found = self._cells[graph.cells] = self._price_cells(graph)
+            self._known.put(graph.cells, found)
         if graph.durations and not self.all_linked:  # tasks may run where their cells cannot
             return found._replace(refuges=self._refuges(graph))
         return found
 
-    def _price_cells(self, graph: TaskGraph) -> kernel.Cells:
+    def _price_cells(self, graph: TaskGraph) -> CellCosts:
         dispatch, devices = self.profile.dispatch, self.profile.cluster.devices
         alone_ns = self.profile.cell_prices(graph.cells).alone_ns
-        run_ns = np.where(alone_ns < 0, kernel.ABSENT, alone_ns + self.bookkeeping_ns)
-        h_ns = [[dispatch.h_ns(cell, device) for device in devices] for cell in graph.cell_names]
-        return kernel.Cells(
+        run_ns = np.where(alone_ns < 0, estimate_kernel.ABSENT, alone_ns + self.bookkeeping_ns)
+        first_use, cells, shape = dispatch.first_use_on, graph.cell_names, run_ns.shape
+        h_ns = [[dispatch.h_ns(cell, device) for device in devices] for cell in cells]
+        first_ns = [[first_use(cell, name) for name in self.names] for cell in cells]
+        made = CellCosts(
             run_ns=np.ascontiguousarray(run_ns, dtype=np.int64),
-            h_ns=np.array(h_ns, dtype=np.int64).reshape(run_ns.shape),
+            first_ns=np.array(first_ns, dtype=np.int64).reshape(shape),
+            flat=_NOTHING,
             refuges=self._refuges(graph),
         )
+        hosts: IntArray = np.array(h_ns, dtype=np.int64)
+        parts = (self._head, self.costs, self._staging, made.run_ns, hosts, made.first_ns)
+        return made._replace(flat=np.concatenate([part.ravel() for part in parts]))
 
     def _refuges(self, graph: TaskGraph) -> IntArray:
         if self.all_linked:
@@ -105,7 +150,9 @@ class ListMachine:
 
     def _price_batches(self, cells: tuple[Cell, ...], count_max: int) -> IntArray:
         curves = self.profile.cell_prices(cells).curves
-        table = np.full((len(cells), len(self.names), count_max + 1), kernel.ABSENT, dtype=np.int64)
+        table = np.full(
+            (len(cells), len(self.names), count_max + 1), estimate_kernel.ABSENT, dtype=np.int64
+        )
         for cell, row in enumerate(curves):
             for device, curve in enumerate(row):
                 if curve is not None and curve.at(2) < 2 * curve.at(1):
@@ -117,17 +164,21 @@ class ListMachine:
         return table
 
     def moves(self, sizes: IntArray) -> IntArray:
-        """Return (N, L) transfer times of sizes in bytes, priced by Python."""
+        """Return (N, L + 2 D) times of moving, gathering and staging bytes, priced by Python."""
         unique, where = np.unique(sizes, return_inverse=True)
-        links = self.profile.cluster.links
+        dispatch, links = self.profile.dispatch, self.profile.cluster.links
+        costs: list[TransferCost | None] = [link.cost for link in links]
+        for table in (dispatch.copy_in, dispatch.copy_out):
+            costs += [table.get(name) for name in self.names]
         for size in unique.tolist():
             if size not in self._rows:
                 if len(self._rows) > 4096:
                     self._rows.clear()
-                self._rows[size] = [transfer_ns(link.cost, size) for link in links]
+                row = [0 if cost is None else transfer_ns(cost, size) for cost in costs]
+                self._rows[size] = row
         rows = [self._rows[size] for size in unique.tolist()]
-        table = np.array(rows, dtype=np.int64).reshape(len(unique), len(links))
-        return np.ascontiguousarray(table[where])
+        by_size = np.array(rows, dtype=np.int64).reshape(len(unique), len(costs))
+        return np.ascontiguousarray(by_size[where])
 
 
 def _formula(cost: object) -> tuple[int, int]:
@@ -146,30 +197,45 @@ def machine_of(profile: Profile) -> ListMachine:
 
 
 class ListGraph:
-    """One graph on a machine, for as many plans as are wanted of it."""
+    """One graph on a machine of which `planned` is placed, for as many plans as are wanted of it.
 
-    def __init__(self, graph: TaskGraph, machine: ListMachine) -> None:
+    Two slots: one that stays as it is, and one that plans grow in.
+    """
+
+    def __init__(self, graph: TaskGraph, machine: ListMachine, planned: Plan = _NO_PLAN) -> None:
         self.graph, self.machine = graph, machine
-        self.cells = machine.cells(graph)
+        self.costs = machine.cells(graph)
         self.given = _given(graph, machine)
-        self.work = _work(graph, machine)
-        self.outcome = self._prepare()
+        self.order: IntArray = np.empty(len(graph), dtype=np.int64)
+        """(N,) tasks in topological order, the smallest number first among equals."""
+        self.outcome = self._fill(_NOTHING)
+        """DONE of `tables_kernel`, or why there are no tables."""
+        if self.outcome in (tables_kernel.HIDES, tables_kernel.LARGE):
+            self.given = _completed(self.given, graph, machine)
+            self.outcome = self._fill(np.array(graph.topological_order, dtype=np.int64))
+        self._work: kernel.Work | None = None
         self._is_ranked = False
+        if planned and self.outcome == tables_kernel.DONE:
+            self._replay(planned)
 
-    def _prepare(self) -> int:
-        """Fill the tables; return `kernel.DONE` or why not."""
-        order = np.array(self.graph.topological_order) if self.graph.revealers else _NOTHING
-        outcome = kernel.prepare(self.machine.arrays, self.cells, self.given, self.work, order)
-        if outcome == kernel.UNORDERED:
-            order = np.array(self.graph.topological_order, dtype=np.int64)
-            arrays = (self.machine.arrays, self.cells, self.given, self.work)
-            outcome = kernel.prepare(*arrays, order)
+    def _fill(self, order: IntArray) -> int:
+        """Lay out two slots and fill them; return what became of it."""
+        n_tasks, costs, given = len(self.graph), self.costs, self.given
+        n_rows = 2 * len(given.inputs) + len(given.gates)
+        room = _roomy(n_tasks), _roomy(n_rows), len(costs.refuges), _roomy(len(costs.run_ns))
+        self.layout = self.machine.layout(Room(*room))
+        self.slots = _take_slots(self.layout.n_ints)
+        """Int64 (2, n)"""
+        scratch = np.empty(max(n_tasks, tables_kernel.SIZES_KEPT), dtype=np.int64)
+        outcome: int = tables_kernel.fill(
+            *(self.slots[0], self.slots[1], self.layout.array, costs.flat, costs.refuges),
+            *given,
+            *(self.order, order, scratch),
+        )
         return outcome
 
-    def before(self, planned: Plan) -> kernel.Before:
-        """Return launches that are planned already as arrays."""
-        if not planned:
-            return _BEFORE_ANYTHING
+    def _replay(self, planned: Plan) -> None:
+        """Append launches that are planned already."""
         priced = PricedGraph(self.graph, self.machine.profile)
         launches, cluster = planned.launches, priced.cluster
         devices = [cluster.index(launch.device) for launch in launches]
@@ -178,52 +244,101 @@ class ListGraph:
             priced.compute_ns(launch.tasks, device) + len(launch.tasks) * extra[device]
             for launch, device in zip(launches, devices, strict=True)
         ]
-        return kernel.Before(
-            np.array([task for launch in launches for task in launch.tasks], dtype=np.int64),
-            np.cumsum([0, *(len(launch.tasks) for launch in launches)], dtype=np.int64),
-            np.array(devices, dtype=np.int64),
-            np.array(run_ns, dtype=np.int64),
-        )
+        tasks = [task for launch in launches for task in launch.tasks]
+        start = np.cumsum([0, *(len(launch.tasks) for launch in launches)])
+        arrays = (np.array(row, dtype=np.int64) for row in (tasks, start, devices, run_ns))
+        estimate_kernel.replay(self.slots[0], self.layout.array, *arrays)
 
-    def plan(
-        self,
-        method: int,
-        before: kernel.Before = _BEFORE_ANYTHING,
-        wanted: IntArray = _NOTHING,
-    ) -> bool:
+    def plan(self, method: int, wanted: IntArray = _NOTHING) -> bool:
         """Plan by a method; return False if a task can go nowhere."""
-        arrays = (self.machine.arrays, self.cells, self.given, self.work)
-        if method in _RANKED and not self._is_ranked:
-            kernel.rank_tasks(self.machine.arrays, self.work)
-            self._is_ranked = True
-        done: bool = kernel.make_plan(*arrays, before, method, wanted) == kernel.DONE
+        if self._work is None:
+            self._work = self._make_work()
+        ranks_tasks = method in _RANKED and not self._is_ranked
+        self._is_ranked |= ranks_tasks
+        w = self._work
+        done: bool = kernel.make_plan(
+            self.slots[1],
+            self.slots[0],
+            self.layout.array,
+            w.order,
+            w.ranks,
+            w.after,
+            w.heap,
+            w.critical,
+            w.shown,
+            w.sums,
+            method,
+            wanted,
+            ranks_tasks,
+        )
         return done
 
-    def estimated_ns(self, plan: Plan) -> int:
-        """Return the estimated makespan of a whole plan."""
-        self.plan(kernel.FORCED, self.before(plan))
-        return self.latest_ns - int(self.graph.arrival_ns.min())
+    def _make_work(self) -> kernel.Work:
+        n_tasks = len(self.graph)
+        heap, critical = np.empty((2, n_tasks), dtype=np.int64)
+        return kernel.Work(
+            order=self.order,
+            ranks=np.empty((5, n_tasks)),
+            after=np.empty((n_tasks, len(self.machine.names))),
+            heap=heap,
+            critical=critical,
+            shown=np.empty(kernel.SHOWN_MAX, dtype=np.int64),
+            sums=np.empty(kernel.N_WORK_SUMS, dtype=np.int64),
+        )
+
+    def planned_ns(self) -> int:
+        """Return the estimated makespan of what is planned already."""
+        return self._sum(0, estimate_kernel.LATEST_NS) - int(self.graph.arrival_ns.min())
 
     @property
     def latest_ns(self) -> int:
-        """When everything that is planned ends, by the estimate."""
-        return int(self.work.sums[kernel.LATEST_NS])
+        """When everything ends in the last plan, by the estimate."""
+        return self._sum(1, estimate_kernel.LATEST_NS)
+
+    def _sum(self, slot: int, place: int) -> int:
+        return int(self.slots[slot, self.layout.places.sums + place])
+
+    def give_back(self) -> None:
+        """Let another graph have the memory of the slots. Nothing may be asked afterwards."""
+        _give_slots(self.slots)
+
+    def view(self, name: str, slot: int = 0) -> IntArray:
+        """Return a table of a slot, by its name in `estimate_kernel.Places`; not a copy."""
+        shape, at = self.layout.shapes[name], self.layout.at[name]
+        table: IntArray = self.slots[slot, at : at + math.prod(shape)].reshape(shape)
+        return table[: len(self.graph)] if name in ("tasks", "pairs", "moves") else table
 
     @property
     def run_ns(self) -> IntArray:
         """Int64 (N, D): duration of each task alone on each device, ABSENT where it cannot run."""
-        table: IntArray = self.work.pairs[kernel.RUN_NS]
-        return table
+        return self.pair_ns(estimate_kernel.RUN_NS)
+
+    def pair_ns(self, row: int) -> IntArray:
+        """Return int64 (N, D): what a row of `estimate_kernel`'s pairs says."""
+        return np.ascontiguousarray(self.view("pairs")[:, row])
+
+    @property
+    def moves_ns(self) -> IntArray:
+        """Int64 (N, L): how long each task's output occupies each link."""
+        return self.view("moves")
+
+    @property
+    def readers(self) -> tuple[IntArray, IntArray]:
+        """Int64 (N + 1,) and (E,): ranges of readers without repeats, and these."""
+        tasks, rows = self.view("tasks"), self.view("rows")
+        first, last = tasks[0, estimate_kernel.READERS], tasks[-1, estimate_kernel.READERS_END]
+        start = np.append(tasks[:, estimate_kernel.READERS], last) - first
+        return start, rows[first:last]
 
     def single_devices(self) -> list[int]:
         """Return the devices that can run every cell and exchange data with the host."""
         graph, machine = self.graph, self.machine
-        host, link_of = machine.profile.cluster.host_index, machine.arrays.link_of
-        cells, is_host = self.cells.run_ns, np.arange(len(machine.names)) == host
+        host, link_of = machine.profile.cluster.host_index, machine.link_of
+        is_host = np.arange(len(machine.names)) == host
         # A cell without any cost may only be in tasks that bring their own.
-        runs_nowhere = (cells < 0).all(axis=1, keepdims=True)
-        fits: BoolArray = np.logical_and.reduce((cells >= 0) | runs_nowhere, axis=0)
-        if len(self.given.own_ns):
+        runs_nowhere = (self.costs.run_ns < 0).all(axis=1, keepdims=True)
+        fits: BoolArray = np.logical_and.reduce((self.costs.run_ns >= 0) | runs_nowhere, axis=0)
+        if graph.durations:
             fits &= (self.run_ns >= 0).all(axis=0)
         if graph.host_bytes.any():
             fits &= (link_of[host] >= 0) | is_host
@@ -234,54 +349,71 @@ class ListGraph:
     @property
     def choices(self) -> IntArray:
         """Int64 (n, 2): task and device of each choice of the last plan."""
-        chosen: IntArray = self.work.chosen[: self.work.sums[kernel.N_CHOSEN]]
-        return chosen
+        at, count = self.layout.places.chosen, self._sum(1, estimate_kernel.N_CHOSEN)
+        return self.slots[1, at : at + 2 * count].reshape(count, 2)
 
     def take_choices(self, choices: IntArray) -> None:
         """Let choices made before be those of the last plan."""
-        self.work.chosen[: len(choices)] = choices
-        self.work.sums[kernel.N_CHOSEN] = len(choices)
+        self.slots[1, self.layout.places.sums + estimate_kernel.N_CHOSEN] = len(choices)
+        self.choices[:] = choices
 
     def launches(self) -> list[Launch]:
         """Return the choices of the last plan as launches."""
-        return single_task_launches(self.choices, self.machine.names)
+        return self.machine.launches(self.choices)
+
+
+_SPARE: list[IntArray] = []
+_SPARE_MAX = 2
+"""Slots that are kept: fresh memory costs more than what is done with it."""
+
+
+def _take_slots(n_ints: int) -> IntArray:
+    """Return int64 (2, n) of any content."""
+    try:
+        spare = _SPARE.pop()
+    except IndexError:
+        return np.empty((2, n_ints), dtype=np.int64)
+    return spare[:, :n_ints] if spare.shape[1] >= n_ints else np.empty((2, n_ints), dtype=np.int64)
+
+
+def _give_slots(slots: IntArray) -> None:
+    if len(_SPARE) < _SPARE_MAX:
+        _SPARE.append(slots if slots.base is None else slots.base)
 
 
 _RANKED = (kernel.HEFT, kernel.PEFT, kernel.CPOP, kernel.MIN_MIN, kernel.LOOKAHEAD)
 
 
-def list_graph(graph: TaskGraph, profile: Profile) -> ListGraph | None:
+def _roomy(count: int) -> int:
+    """Return a little more than a number: graphs of about one size share a layout."""
+    step = max(_ROOM_MIN, 1 << max(0, count.bit_length() - 3))
+    return -(-count // step) * step
+
+
+def list_graph(graph: TaskGraph, profile: Profile, planned: Plan = _NO_PLAN) -> ListGraph | None:
     """Return the tables of a graph, or None where only the readable definitions can count.
 
     That is where times may pass 62 bits. Raises ProfileError for a task that runs nowhere.
     """
     machine = machine_of(profile)
-    if machine.has_staging and graph.output_bytes.max() >= _BYTES_MAX:
-        return None
-    made = ListGraph(graph, machine)
-    if made.outcome == kernel.UNPRICED:
+    made = ListGraph(graph, machine, planned)
+    if made.outcome == tables_kernel.UNPRICED:
         PricedGraph(graph, profile)  # raises and says why
-    return made if made.outcome == kernel.DONE else None
+    return made if made.outcome == tables_kernel.DONE else None
 
 
-def _given(graph: TaskGraph, machine: ListMachine) -> kernel.Given:
+def _given(graph: TaskGraph, machine: ListMachine) -> tables_kernel.Given:
+    """Return a graph that hides nothing, and whose sizes have a formula if the links have one."""
     own = priced = fed = _NO_ROWS
     if graph.durations:
-        own = np.full((len(graph), len(machine.names)), kernel.ABSENT, dtype=np.int64)
+        own = np.full((len(graph), len(machine.names)), estimate_kernel.ABSENT, dtype=np.int64)
         for device, row in graph.durations.items():
             column = machine.profile.cluster.index(device, place="duration_ns")
-            own[:, column] = np.where(row < 0, kernel.ABSENT, row + machine.bookkeeping_ns[column])
-    if (
-        not machine.has_formulas
-        or max(graph.output_bytes.max(), graph.host_bytes.max()) >= _BYTES_MAX
-    ):
+            extra_ns = machine.bookkeeping_ns[column]
+            own[:, column] = np.where(row < 0, estimate_kernel.ABSENT, row + extra_ns)
+    if not machine.has_formulas:
         priced, fed = machine.moves(graph.output_bytes), machine.moves(graph.host_bytes)
-    gate_start = gate_values = _NOTHING
-    if graph.revealers:
-        rows: Sequence[Sequence[int]] = graph.gates
-        gate_start = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        gate_values = np.array([gate for row in rows for gate in row], dtype=np.int64)
-    return kernel.Given(
+    return tables_kernel.Given(
         _fixed(graph.cell_of),
         _fixed(graph.inputs.start),
         _fixed(graph.inputs.values),
@@ -289,57 +421,40 @@ def _given(graph: TaskGraph, machine: ListMachine) -> kernel.Given:
         _fixed(graph.host_bytes),
         _fixed(graph.returns),
         _fixed(graph.arrival_ns),
+        _fixed(graph.revealed_by),
         own,
         priced,
         fed,
-        gate_start,
-        gate_values,
+        _NOTHING,
+        _NOTHING,
+    )
+
+
+def _completed(
+    given: tables_kernel.Given, graph: TaskGraph, machine: ListMachine
+) -> tables_kernel.Given:
+    """Return the same with what only Python can say."""
+    rows: Sequence[Sequence[int]] = graph.gates
+    return given._replace(
+        priced=machine.moves(graph.output_bytes),
+        fed=machine.moves(graph.host_bytes),
+        gate_start=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        gates=np.array([gate for row in rows for gate in row], dtype=np.int64),
     )
 
 
 def _fixed(values: IntArray) -> IntArray:
     """Return read-only int64 values: the compiler makes other code for other kinds of arrays."""
-    fixed = np.ascontiguousarray(values, dtype=np.int64)
-    if fixed.flags.writeable:
-        fixed = fixed.view()
-        fixed.flags.writeable = False
+    if values.dtype is _INT64 and values.flags.num & _KIND == _FIXED:
+        return values
+    fixed = np.array(values, dtype=np.int64)
+    fixed.flags.writeable = False
     return fixed
-
-
-def _work(graph: TaskGraph, machine: ListMachine) -> kernel.Work:
-    n_tasks, n_edges = len(graph), len(graph.inputs.values)
-    n_devices, n_links = len(machine.names), len(machine.arrays.cost)
-    # At most one booking per edge, and an answer, a host input and a value per task.
-    n_intervals = n_edges + 3 * n_tasks + 1
-
-    def ints(*shape: int) -> IntArray:
-        return np.empty(shape, dtype=np.int64)
-
-    return kernel.Work(
-        tasks=ints(n_tasks, kernel.N_TASK_COLUMNS),
-        pairs=ints(kernel.N_PAIR_TABLES, n_tasks, n_devices),
-        moves=ints(n_tasks, n_links),
-        starts=ints(2, n_tasks + 1),
-        inputs=ints(n_edges),
-        readers=ints(n_edges),
-        order=ints(n_tasks),
-        ranks=np.empty((5, n_tasks)),
-        after=np.empty((n_tasks, n_devices)),
-        devices=ints(n_devices, kernel.N_DEVICE_COLUMNS),
-        spans=ints(n_devices, n_tasks, 2),
-        finished=ints(n_devices, n_tasks),
-        n_busy=ints(machine.n_resources),
-        busy=ints(machine.n_resources, n_intervals, 2),
-        heap=ints(n_tasks),
-        shown=ints(kernel.SHOWN_MAX),
-        sums=ints(kernel.N_SUMS),
-        chosen=ints(n_tasks, 2),
-    )
 
 
 def estimated_ns(graph: TaskGraph, profile: Profile, plan: Plan) -> int:
     """Return the estimated makespan of a whole plan."""
-    lists = list_graph(graph, profile)
+    lists = list_graph(graph, profile, plan)
     if lists is None:
         return PartialPlan.of(graph, profile, plan).estimate.makespan_ns
-    return lists.estimated_ns(plan)
+    return lists.planned_ns()

@@ -21,7 +21,6 @@ from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
 
 if TYPE_CHECKING:
-    from dynpartition.agent.list_kernel import Before
     from dynpartition.agent.list_tables import ListGraph
 
 Choose = Callable[[PartialPlan], tuple[int, int]]
@@ -39,17 +38,19 @@ class ListPlanner(Scheduler):
         """Return the launches as Python finds them: what `schedule` must return, but slow."""
 
     @abstractmethod
-    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
-        """Plan what is not planned; the choices then stand in `lists`. False: it cannot."""
+    def plan_on(self, lists: ListGraph, planned: Plan) -> bool:
+        """Plan what `lists` has not planned; the choices stand there then. False: it cannot."""
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches; SchedulerError where a task has no legal device."""
         from dynpartition.agent.list_tables import list_graph  # needs numba
 
-        lists = list_graph(graph, profile)
-        if lists is None or not self.plan_on(lists, planned, lists.before(planned)):
+        lists = list_graph(graph, profile, planned)
+        if lists is None or not self.plan_on(lists, planned):
             return self.define(graph, profile, planned)  # where there is no plan, it says why
-        return lists.launches()
+        launches = lists.launches()
+        lists.give_back()
+        return launches
 
 
 class _Listing(ListPlanner):
@@ -66,11 +67,11 @@ class _Listing(ListPlanner):
             partial.place(*choose(partial))
         return partial.take_launches()
 
-    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
+    def plan_on(self, lists: ListGraph, planned: Plan) -> bool:
         """Plan by the method."""
         from dynpartition.agent import list_kernel  # needs numba
 
-        return lists.plan(getattr(list_kernel, self.method), before)
+        return lists.plan(getattr(list_kernel, self.method))
 
     @abstractmethod
     def _chooser(self, facts: Facts) -> Choose:
@@ -174,10 +175,13 @@ def reader_end_ns(partial: PartialPlan, task: int, home: int, end_ns: int, reade
             pushed_ns = end_ns + prices.copy_out_ns(home, task)
             there.append(estimate.moved_ns(size_bytes, home, device, pushed_ns))
             gathered.append(task)
+        # The task itself may use their cell for the first time.
+        alike = device == home and prices.cell_of[reader] == prices.cell_of[task]
+        first_ns = 0 if alike else estimate.first_use_ns(reader, device)
         if min(there) >= 0:
             start_ns = max(*there, estimate.release_ns[reader], estimate.device_free_ns[device])
             gathering_ns = sum(prices.copy_in_ns(device, source) for source in gathered)
-            found.append(start_ns + prices.run_ns[reader][device] + gathering_ns)
+            found.append(start_ns + prices.run_ns[reader][device] + gathering_ns + first_ns)
     return min(found, default=ABSENT)
 
 

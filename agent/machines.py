@@ -7,7 +7,7 @@ mean time that an edge's output takes over a link, divided by the mean duration 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -48,6 +48,9 @@ class Machine:
     """Whether copies keep the sending device from computing."""
     staging: bool = False
     """Whether launches pay for gathering and staging remote data."""
+    first_use: float = 0.0
+    """What the first launch of a cell on a device takes longer, divided by the mean duration of a
+    task: the mean over cells and devices."""
     memory_share: float | None = None
     """Memory of each GPU divided by the weights of all cells; None: unlimited."""
 
@@ -74,7 +77,7 @@ def draw_profile(
     return Profile(
         cluster=_cluster(graphs, machine, rng),
         cells=curves,
-        dispatch=_dispatch(machine),
+        dispatch=replace(_dispatch(machine), first_use_ns=_first_uses(cells, machine, rng)),
         provenance={"origin": "synthetic", "wiring": machine.wiring, "ratio": machine.ratio},
     )
 
@@ -177,6 +180,19 @@ def _dispatch(machine: Machine) -> Dispatch:
         copy_in=copies,
         copy_out=copies,
     )
+
+
+def _first_uses(
+    cells: Sequence[str], machine: Machine, rng: np.random.Generator
+) -> Mapping[str, Mapping[str, int]]:
+    if not machine.first_use:
+        return {}
+    names, mean_ns = _names(machine), machine.first_use * machine.task_ns
+    longer_ns = mean_ns * rng.exponential(1.0, (len(cells), len(names)))
+    return {
+        cell: dict(zip(names, np.rint(row).astype(np.int64).tolist(), strict=True))
+        for cell, row in zip(cells, longer_ns, strict=True)
+    }
 
 
 def _host_mode(name: str) -> HostMode:

@@ -73,12 +73,24 @@ def _merged_choices(priced: PricedGraph, planned: Plan, choices: IntArray) -> Se
     merged_ns = sum([priced.compute_ns(batch, device) for device, batch in batches])
     merged_ns += int(extra_ns.sum())
     is_one = len(set(device_of)) == 1
-    if merged_ns + (0 if is_one else _transfers_ns(priced, choices)) <= longest_ns:
+    if not is_one:
+        merged_ns += _transfers_ns(priced, choices) + _first_uses_ns(priced, choices)
+    if merged_ns <= longest_ns:
         return together
     alone = single_task_launches(choices, names)
     if is_one:
         return alone
     return _better(priced.graph, priced.profile, planned, together, alone)
+
+
+def _first_uses_ns(priced: PricedGraph, choices: IntArray) -> int:
+    """Return what first uses of cells on devices cost together."""
+    dispatch, names, cells = priced.profile.dispatch, priced.cluster.names, priced.graph.cell_names
+    if not dispatch.first_use_ns:
+        return 0
+    cell_of = priced.graph.cell_of[choices[:, 0]].tolist()
+    pairs = set(zip(cell_of, choices[:, 1].tolist(), strict=True))
+    return sum(dispatch.first_use_on(cells[cell], names[device]) for cell, device in pairs)
 
 
 def _transfers_ns(priced: PricedGraph, choices: IntArray) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dynpartition.agent import kernel
+from dynpartition.agent import network_kernel as kernel
 from dynpartition.types import FloatArray
 
 N_STYLES = 4

@@ -4,7 +4,7 @@ B episodes, R ready tasks shown, D devices, K = R·D candidates, F features. Tim
 graph's mean task cost, and most are compressed by 4x / (4 + x), which is close to log(1 + x), so
 that graphs of any size, machines of any speed and any number of devices look alike. No feature is a
 task's or a device's number. Everything comes from the revealed graph, the profile and the plan so
-far. `dynpartition.agent.kernel` computes them, `dynpartition.agent.batch` is how to ask.
+far. `dynpartition.agent.env_kernel` computes them, `dynpartition.agent.batch` is how to ask.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from dynpartition.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from dynpartition.agent.decoder import Decoder
-    from dynpartition.agent.kernel import Net
     from dynpartition.agent.network import Weights
+    from dynpartition.agent.network_kernel import Net
 
 MAX_READY = 16
 """Ready tasks that an environment shows at once, if not told otherwise."""
@@ -91,7 +91,6 @@ class PolicyScheduler(Scheduler):
         self.policy = policy
         self._profile: Profile | None = None
         self._decoder: Decoder | None = None
-        self._made: list[list[Launch]] = []
 
     @staticmethod
     def load(folder: Path | None = None) -> PolicyScheduler:
@@ -105,27 +104,17 @@ class PolicyScheduler(Scheduler):
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches in the order of choosing."""
+        from dynpartition.agent.list_tables import machine_of  # needs numba
+
         decoder = self._decoder_for(profile)
         decoder.begin(graph, planned)
-        made = self._launches_of(len(graph), profile)
-        chosen = decide(self.policy, decoder, graph).tolist()
-        return [made[device][task] for task, device in chosen]
-
-    def _launches_of(self, n_tasks: int, profile: Profile) -> list[list[Launch]]:
-        """Return the launch of each task alone on each device: making them takes longer."""
-        names, made = profile.cluster.names, self._made
-        if not made or len(made[0]) < n_tasks:
-            made = self._made = [
-                [Launch(name, (task,)) for task in range(n_tasks)] for name in names
-            ]
-        return made
+        return machine_of(profile).launches(decide(self.policy, decoder, graph))
 
     def _decoder_for(self, profile: Profile) -> Decoder:
         if self._decoder is None or self._profile is not profile:
             from dynpartition.agent.decoder import Decoder  # needs numba
 
             self._profile, self._decoder = profile, Decoder(profile)
-            self._made = []
         return self._decoder
 
 

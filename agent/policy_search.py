@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynpartition.agent.decoder import Decoder
+from dynpartition.agent.estimate_kernel import NEVER
+from dynpartition.agent.list_tables import ListGraph
 from dynpartition.agent.policy import Policy
-from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
 from dynpartition.types import IntArray
+
+
+def search_plan(choices: IntArray, n_tasks: int) -> IntArray:
+    """Return (n, 2) choices, task and device in order, as a plan (3, N); see `search_kernel`."""
+    plan = np.zeros((3, n_tasks), dtype=np.int64)
+    plan[0, : len(choices)] = choices[:, 0]
+    plan[1, choices[:, 0]] = choices[:, 1]
+    return plan
 
 
 class PolicyStarts:
@@ -22,23 +31,23 @@ class PolicyStarts:
         self._profile: Profile | None = None
         self._decoder: Decoder | None = None
 
-    def plans(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[IntArray]:
-        """Return search plans (3, N) for what is not planned, the best by estimate first."""
+    def plans(self, lists: ListGraph, planned: Plan) -> Sequence[IntArray]:
+        """Return search plans (3, N) for what is not planned, the best by estimate first.
+
+        Not all that a decision makes: one is given up as soon as an earlier one is as good.
+        """
+        profile = lists.machine.profile
         if self._decoder is None or self._profile is not profile:
             self._profile, self._decoder = profile, Decoder(profile)
         decoder = self._decoder
-        decoder.begin(graph, planned)
+        decoder.begin_on(lists, planned)
         if not decoder.n_left:
             return []
         decoder.think(self._policy.flat, self._policy.net)
-        rolled = decoder.roll(*self._policy.tries(decoder.n_left))
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left), prunes=True)
         found = []
         for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
-            if rolled.ends_ns[number] < 0:
+            if not 0 <= rolled.ends_ns[number] < NEVER:
                 continue
-            choices = rolled.choices[number]
-            plan = np.zeros((3, len(graph)), dtype=np.int64)
-            plan[0, : len(choices)] = choices[:, 0]
-            plan[1, choices[:, 0]] = choices[:, 1]
-            found.append(plan)
+            found.append(search_plan(rolled.choices[number], len(lists.graph)))
         return found

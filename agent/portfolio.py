@@ -14,7 +14,6 @@ from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
 
 if TYPE_CHECKING:
-    from dynpartition.agent.list_kernel import Before
     from dynpartition.agent.list_tables import ListGraph
 
 
@@ -39,11 +38,11 @@ class BestOf(ListPlanner):
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
         return min(offers)[2]
 
-    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
+    def plan_on(self, lists: ListGraph, planned: Plan) -> bool:
         """Plan by every member; the choices of the best one stand in `lists` then."""
         best_ns, best = None, None
         for member in self.members:
-            can = member.plan_on(lists, planned, before)
+            can = member.plan_on(lists, planned)
             if can and (best_ns is None or lists.latest_ns < best_ns):
                 best_ns, best = lists.latest_ns, lists.choices.copy()
         if best is not None:

@@ -37,6 +37,10 @@ class Prices:
             priced.profile.dispatch.bookkeeping_on(name) for name in cluster.names
         ]
         self.run_ns = self._run_ns()
+        dispatch, cells = priced.profile.dispatch, graph.cell_names
+        self.first_ns = [[dispatch.first_use_on(c, d) for d in cluster.names] for c in cells]
+        """Cell → device → what its first launch there takes longer."""
+        self.cell_of: list[int] = graph.cell_of.tolist()
         self._read_staging()
         self._read_links()
 

@@ -45,7 +45,7 @@ _MAKERS: dict[str, Callable[[int], Scheduler]] = {
 _EFFORTS: dict[str, dict[str, float]] = {
     "local-search": {"evaluations": 2_000},
     "annealing": {"evaluations": 20_000, "hot": 0.05, "cold": 0.001},
-    "policy-search": {"evaluations": 500},
+    "policy-search": {"evaluations": 500, "hot": 0.004, "cold": 0.0005},
 }
 """Schedulers that search, with what they spend by default."""
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynpartition.agent import list_kernel
+from dynpartition.agent import estimate_kernel, list_kernel
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph
 from dynpartition.by_id import ById
@@ -24,6 +24,7 @@ BATCH_MAX = 32
 """Tasks per launch that searches go up to."""
 _BYTES_MAX = 2**62 // 10**9
 _ZERO = np.zeros(1, dtype=np.int64)
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 class Found(NamedTuple):
@@ -61,10 +62,13 @@ class Problem:
         n_edges, n_cells = len(lists.graph.inputs.values), len(lists.graph.cells)
         self.scratch = _scratch(self.n_tasks, self.n_devices, n_edges, n_cells)
 
-    def makespans_ns(self, plans: IntArray) -> IntArray:
-        """Return int64 (B,): what the simulator says of plans (B, 3, N), or ILLEGAL."""
+    def makespans_ns(self, plans: IntArray, *, best_only: bool = False) -> IntArray:
+        """Return int64 (B,): what the simulator says of plans (B, 3, N), or ILLEGAL.
+
+        `best_only`: TOO_LONG for plans that are no faster than an earlier one.
+        """
         found = np.empty(len(plans), dtype=np.int64)
-        kernel.evaluate_plans(self.arrays, self.scratch, plans, found, kernel.NEVER)
+        kernel.evaluate_plans(self.arrays, self.scratch, plans, found, kernel.NEVER, best_only)
         return found
 
     def start(self, order: IntArray, device: IntArray) -> IntArray:
@@ -74,7 +78,7 @@ class Problem:
     def is_within(self, plan: IntArray, limit_ns: int) -> bool:
         """Return whether a plan is legal and takes no longer than a limit; may be quick to tell."""
         found = np.empty(1, dtype=np.int64)
-        kernel.evaluate_plans(self.arrays, self.scratch, plan[None], found, limit_ns)
+        kernel.evaluate_plans(self.arrays, self.scratch, plan[None], found, limit_ns, False)
         return int(found[0]) <= limit_ns
 
     def unmarked(self, plan: IntArray) -> IntArray:
@@ -99,6 +103,7 @@ class Problem:
             position=position,
             critical=np.empty(self.n_tasks, dtype=np.int64),
             moved=np.empty((3, self.n_tasks), dtype=np.int64),
+            load_ns=np.zeros(self.n_devices, dtype=np.int64),
             sums=sums,
         )
 
@@ -148,8 +153,8 @@ class Budget:
         self._searching_ns += time.perf_counter_ns() - begun_ns
 
 
-CHUNK_FIRST, CHUNK_MAX = 32, 1024
-CHUNK_SHARE = 0.8
+CHUNK_FIRST, CHUNK_MAX = 64, 1024
+CHUNK_SHARE = 0.9
 """How much of the time left a chunk may take, by the pace so far."""
 
 
@@ -169,7 +174,7 @@ def improve(
     better half goes on after half of the budget. `hot`, `cold`: first and last temperature, divided
     by the makespan of the best start; 0 is local search. None where no start is legal.
     """
-    makespans_ns = problem.makespans_ns(starts)
+    makespans_ns = problem.makespans_ns(starts, best_only=n_walks == 1)
     budget.spent += len(starts)
     ranking = np.argsort(makespans_ns, kind="stable")
     first = int(ranking[0])
@@ -220,7 +225,7 @@ def problem_of(lists: ListGraph) -> Problem | None:
     It can where nothing is hidden or late, weights and outputs fit, and the host delays nothing.
     """
     graph, machine = lists.graph, lists.machine
-    if machine.arrays.facts[list_kernel.DISPATCHES] or graph.revealers or graph.arrival_ns.any():
+    if machine.dispatches or graph.revealers or graph.arrival_ns.any():
         return None
     if any(device.tracks_memory for device in machine.profile.cluster.devices) and needs_memory(
         PricedGraph(graph, machine.profile)
@@ -231,41 +236,44 @@ def problem_of(lists: ListGraph) -> Problem | None:
 
 
 def _arrays(lists: ListGraph, tables: MachineTables) -> kernel.Problem:
-    graph, machine, work, given = lists.graph, lists.machine, lists.work, lists.given
-    batch_ns, first_use_ns = batches(lists), _first_uses_ns(lists)
-    pairs = work.pairs
-    readers_to = work.starts[list_kernel.OUT_START]
-    cell_of = given.cell_of
+    graph, machine, given = lists.graph, lists.machine, lists.given
+    batch_ns, (reader_start, readers) = batches(lists), lists.readers
+    cell_of, n_cells = given.cell_of, len(graph.cells)
+    has_batches = batch_ns.shape[2] > 2
+    above_ns, below_ns = _paths_ns(lists, batch_ns)
+    peers, peer_start = _ZERO, _ZERO
+    if has_batches:
+        peers = np.argsort(cell_of, kind="stable")
+        peer_start = np.searchsorted(cell_of[peers], np.arange(n_cells + 1)).astype(np.int64)
     return kernel.Problem(
         input_start=given.input_start,
         inputs=given.inputs,
-        reader_start=readers_to,
-        readers=work.readers,
+        reader_start=reader_start,
+        readers=readers,
         cell_of=cell_of,
         output_bytes=given.output_bytes,
         host_bytes=given.host_bytes,
         returns=given.returns,
-        run_ns=pairs[list_kernel.RUN_NS],
-        gather_ns=pairs[list_kernel.GATHER_NS],
-        stage_ns=pairs[list_kernel.STAGE_NS],
-        feed_ns=pairs[list_kernel.FEED_NS],
+        run_ns=lists.run_ns,
+        gather_ns=lists.pair_ns(estimate_kernel.COPY_IN_NS),
+        stage_ns=lists.pair_ns(estimate_kernel.COPY_OUT_NS),
+        feed_ns=lists.pair_ns(estimate_kernel.HOST_COPY_NS),
         feed_gather_ns=_feed_gather_ns(lists),
-        moves=work.moves,
-        below_ns=_below_ns(lists, batch_ns),
+        moves=lists.moves_ns,
+        above_ns=above_ns,
+        below_ns=below_ns,
         batch_ns=batch_ns,
-        link_of=machine.arrays.link_of,
-        cost=machine.arrays.cost,
+        link_of=machine.link_of,
+        cost=machine.costs,
         holds=np.ascontiguousarray(tables.link_bits.reshape(-1, 2)[:, 0]),
         device_bits=tables.device_bits,
-        peer_start=np.searchsorted(np.sort(cell_of), np.arange(len(graph.cells) + 1)).astype(
-            np.int64
-        ),
-        peers=np.argsort(cell_of, kind="stable"),
+        peer_start=peer_start,
+        peers=peers,
         host=machine.profile.cluster.host_index,
-        handoff_ns=int(machine.arrays.facts[list_kernel.HANDOFF_NS]),
-        has_batches=int(batch_ns.shape[2] > 2),
-        first_use_ns=first_use_ns,
-        has_first_uses=int(first_use_ns.any()),
+        handoff_ns=machine.handoff_ns,
+        has_batches=int(has_batches),
+        first_use_ns=lists.costs.first_ns,
+        has_first_uses=int(lists.costs.first_ns.any()),
     )
 
 
@@ -295,25 +303,15 @@ def _feed_gather_ns(lists: ListGraph) -> IntArray:
     return table
 
 
-def _below_ns(lists: ListGraph, batch_ns: IntArray) -> IntArray:
-    """Return (N,) the least time from the end of each task to the end of what depends on it."""
-    run_ns = np.where(lists.run_ns < 0, kernel.NEVER, lists.run_ns)
+def _paths_ns(lists: ListGraph, batch_ns: IntArray) -> tuple[IntArray, IntArray]:
+    """Return (N,) each: the longest path before and behind each task takes at least so long."""
+    together = _NOTHING
     if batch_ns.shape[2] > 2:
         together = np.where(batch_ns < 0, kernel.NEVER, batch_ns).min(axis=(1, 2))
-        least = np.minimum(run_ns.min(axis=1), together[lists.given.cell_of])
-    else:
-        least = run_ns.min(axis=1)
-    below = np.zeros(len(least), dtype=np.int64)
-    list_kernel.sum_below(lists.work, least, below)
-    return below
-
-
-def _first_uses_ns(lists: ListGraph) -> IntArray:
-    dispatch, names = lists.machine.profile.dispatch, lists.machine.names
-    rows = [
-        [dispatch.first_use_on(cell.name, name) for name in names] for cell in lists.graph.cells
-    ]
-    return np.array(rows, dtype=np.int64).reshape(-1, len(names))
+    above_ns, below_ns = np.empty((2, len(lists.graph)), dtype=np.int64)
+    slot, layout = lists.slots[0], lists.layout.array
+    list_kernel.sum_paths(slot, layout, lists.order, together, above_ns, below_ns)
+    return above_ns, below_ns
 
 
 def _scratch(n_tasks: int, n_devices: int, n_edges: int, n_cells: int) -> kernel.Scratch:

@@ -76,6 +76,8 @@ class Problem(NamedTuple):
     """(N, D) what gathering its host input adds."""
     moves: IntArray
     """(N, L) transfer time of its output."""
+    above_ns: IntArray
+    """(N,) how long the longest path before a task takes at least."""
     below_ns: IntArray
     """(N,) how long the longest path behind a task takes at least."""
     batch_ns: IntArray
@@ -149,6 +151,8 @@ class Walk(NamedTuple):
     critical: IntArray
     """(N,) tasks on a critical path of the plan."""
     moved: IntArray
+    load_ns: IntArray
+    """(D,) how long the tasks of each device take one by one; right once the plan was priced."""
     sums: IntArray
 
 
@@ -443,11 +447,16 @@ def deliver(v: Scratch, transfer: int) -> None:
 
 @compiled
 def evaluate_plans(
-    q: Problem, v: Scratch, plans: IntArray, makespan_ns: IntArray, limit_ns: int
+    q: Problem, v: Scratch, plans: IntArray, makespan_ns: IntArray, limit_ns: int, falls: bool
 ) -> None:
-    """Write the makespan of each of `plans` (B, 3, N), ILLEGAL or TOO_LONG."""
+    """Write the makespan of each of `plans` (B, 3, N), ILLEGAL or TOO_LONG.
+
+    `falls`: what was found for a plan is the limit of those after it.
+    """
     for number in range(len(plans)):
         makespan_ns[number] = evaluate(q, v, plans[number], limit_ns)
+        if falls:
+            limit_ns = min(limit_ns, makespan_ns[number])
 
 
 @compiled
@@ -507,25 +516,33 @@ def last_place(q: Problem, w: Walk, task: int) -> int:
 
 
 @inlined
-def change(w: Walk, task: int, device: int, joined: int) -> None:
+def change(q: Problem, w: Walk, task: int, device: int, joined: int) -> None:
     """Change a task's device and mark, and remember what they were."""
     count = w.sums[N_MOVED]
     w.moved[TASK, count] = task
     w.moved[OLD_DEVICE, count] = w.plan[DEVICE, task]
     w.moved[OLD_JOINED, count] = w.plan[JOINED, task]
     w.sums[N_MOVED] = count + 1
-    w.plan[DEVICE, task] = device
+    carry_over(q, w, task, device)
     w.plan[JOINED, task] = joined
 
 
 @inlined
-def take_back(w: Walk) -> None:
+def carry_over(q: Problem, w: Walk, task: int, device: int) -> None:
+    """Put a task on another device."""
+    w.load_ns[w.plan[DEVICE, task]] -= q.run_ns[task, w.plan[DEVICE, task]]
+    w.load_ns[device] += q.run_ns[task, device]
+    w.plan[DEVICE, task] = device
+
+
+@inlined
+def take_back(q: Problem, w: Walk) -> None:
     """Undo the last move."""
     if w.sums[SHIFT_FROM] != w.sums[SHIFT_TO]:
         shift(w, w.sums[SHIFT_TO], w.sums[SHIFT_FROM])
     for at in range(w.sums[N_MOVED] - 1, -1, -1):
         task = w.moved[TASK, at]
-        w.plan[DEVICE, task] = w.moved[OLD_DEVICE, at]
+        carry_over(q, w, task, w.moved[OLD_DEVICE, at])
         w.plan[JOINED, task] = w.moved[OLD_JOINED, at]
 
 
@@ -557,12 +574,12 @@ def propose(q: Problem, w: Walk) -> bool:
     elif kind < 55:
         device = another_device(q, w, task)
         if device != w.plan[DEVICE, task]:
-            change(w, task, device, 0)
+            change(q, w, task, device, 0)
         if draw(w, 2) == 0:
             goes_to = random_place(q, w, task)
     elif kind < 80:
         if w.plan[JOINED, task] != 0:
-            change(w, task, w.plan[DEVICE, task], 0)
+            change(q, w, task, w.plan[DEVICE, task], 0)
         goes_to = earlier_on_device(q, w, task) if draw(w, 2) == 0 else random_place(q, w, task)
     elif kind < 95:
         move_group(q, w, task)
@@ -570,8 +587,8 @@ def propose(q: Problem, w: Walk) -> bool:
         other = draw(w, n_tasks)
         a, b = w.plan[DEVICE, task], w.plan[DEVICE, other]
         if a != b and q.run_ns[task, b] >= 0 and q.run_ns[other, a] >= 0:
-            change(w, task, b, 0)
-            change(w, other, a, 0)
+            change(q, w, task, b, 0)
+            change(q, w, other, a, 0)
     start = w.position[task]
     if goes_to >= 0 and goes_to != start:
         shift(w, start, goes_to)
@@ -600,7 +617,7 @@ def earlier_on_device(q: Problem, w: Walk, task: int) -> int:
 def join_peer(q: Problem, w: Walk, task: int) -> int:
     """Let a task join the launch of another one of its cell, or leave its own; return its place."""
     if w.plan[JOINED, task] != 0 and draw(w, 3) == 0:
-        change(w, task, w.plan[DEVICE, task], 0)
+        change(q, w, task, w.plan[DEVICE, task], 0)
         return NONE
     cell = q.cell_of[task]
     first = q.peer_start[cell]
@@ -612,7 +629,7 @@ def join_peer(q: Problem, w: Walk, task: int) -> int:
     place = w.position[other] + (w.position[other] < start)
     if place < first_place(q, w, task) or place > last_place(q, w, task):
         return NONE
-    change(w, task, device, 1)
+    change(q, w, task, device, 1)
     return place
 
 
@@ -623,7 +640,7 @@ def move_group(q: Problem, w: Walk, task: int) -> None:
     if device == home:
         return
     size, ways = 2 + draw(w, GROUP_MAX - 1), draw(w, 3)
-    change(w, task, device, 0)
+    change(q, w, task, device, 0)
     at = 0
     while at < w.sums[N_MOVED]:
         member = w.moved[TASK, at]
@@ -641,7 +658,7 @@ def add_to_group(q: Problem, w: Walk, task: int, home: int, device: int, size: i
     """Move a task as well, if it is on the group's device and the group is not full."""
     is_there = w.plan[DEVICE, task] == home and q.run_ns[task, device] >= 0
     if is_there and w.sums[N_MOVED] < size:
-        change(w, task, device, 0)
+        change(q, w, task, device, 0)
 
 
 @compiled
@@ -651,12 +668,41 @@ def propose_one(q: Problem, w: Walk) -> bool:
 
 
 @compiled
-def undo(w: Walk) -> None:
+def undo(q: Problem, w: Walk) -> None:
     """Undo the last move."""
-    take_back(w)
+    take_back(q, w)
 
 
 # Searching
+
+
+@inlined
+def sum_loads(q: Problem, w: Walk) -> None:
+    """Write how long the tasks of each device take one by one."""
+    for device in range(len(w.load_ns)):
+        w.load_ns[device] = 0
+    for task in range(len(w.position)):
+        w.load_ns[w.plan[DEVICE, task]] += q.run_ns[task, w.plan[DEVICE, task]]
+
+
+@inlined
+def is_hopeless(q: Problem, w: Walk, limit_ns: int) -> bool:
+    """Return whether a plan surely passes a limit, by two bounds that cost next to nothing.
+
+    No device ends before its tasks could have run one by one, and no path of tasks through one that
+    was moved. Batches could make both shorter.
+    """
+    if q.has_batches != 0:
+        return False
+    for device in range(len(w.load_ns)):
+        if w.load_ns[device] > limit_ns:
+            return True
+    for at in range(w.sums[N_MOVED]):
+        task = w.moved[TASK, at]
+        path_ns = q.above_ns[task] + q.run_ns[task, w.plan[DEVICE, task]] + q.below_ns[task]
+        if path_ns > limit_ns:
+            return True
+    return False
 
 
 @inlined
@@ -707,9 +753,11 @@ def search(
     for _ in range(n_evaluations):
         is_new = w.sums[CURRENT_NS] == NEVER
         limit_ns = NEVER
-        if not is_new:
+        if is_new:
+            sum_loads(q, w)
+        else:
             if not propose(q, w):
-                take_back(w)
+                take_back(q, w)
                 w.sums[N_EVALUATED] += 1
                 continue
             limit_ns = w.sums[CURRENT_NS]
@@ -717,7 +765,9 @@ def search(
                 chance = (1 + draw(w, 1 << 30)) / (1 << 30)
                 limit_ns += int(-temperature_ns * log(chance))
                 temperature_ns *= cooling
-        value_ns = evaluate(q, v, w.plan, limit_ns)
+        value_ns = TOO_LONG  # a plan need not be priced to be given up
+        if not is_hopeless(q, w, limit_ns):
+            value_ns = evaluate(q, v, w.plan, limit_ns)
         w.sums[N_EVALUATED] += 1
         if value_ns <= limit_ns:
             if value_ns != w.sums[CURRENT_NS] or draw(w, 4) == 0:
@@ -729,4 +779,4 @@ def search(
                     for at in range(len(w.position)):
                         w.best[row, at] = w.plan[row, at]
         elif not is_new:
-            take_back(w)
+            take_back(q, w)

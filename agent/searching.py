@@ -10,7 +10,7 @@ import numpy as np
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph, list_graph
 from dynpartition.agent.listing import ListPlanner
-from dynpartition.agent.policy_search import PolicyStarts
+from dynpartition.agent.policy_search import PolicyStarts, search_plan
 from dynpartition.agent.search import (
     BATCH_MAX,
     Budget,
@@ -76,12 +76,12 @@ class Search(Scheduler):
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches of the best plan found; SchedulerError if no member has one."""
         budget = self.effort.budget()
-        lists = list_graph(graph, profile)
+        lists = list_graph(graph, profile, planned)
         if lists is None:
             return self.members[-1].define(graph, profile, planned)
         starts = member_plans(self.members, lists, planned)
         if self.policy is not None:
-            starts += self.policy.plans(graph, profile, planned)
+            starts += self.policy.plans(lists, planned)
         if not starts:
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
         return self.around(lists, planned, starts, budget)
@@ -97,8 +97,11 @@ class Search(Scheduler):
             starts += [together(problem, start) for start in starts]
         found = self.improve(problem, starts, budget)
         assert found is not None, "a member's plan is not legal"
-        names = lists.machine.names
-        return [Launch(names[d], tasks) for d, tasks in launches_of(problem.unmarked(found.plan))]
+        names, plan = lists.machine.names, found.plan
+        if not problem.arrays.has_batches:
+            tasks = plan[kernel.ORDER]
+            return lists.machine.launches(np.stack([tasks, plan[kernel.DEVICE, tasks]], axis=1))
+        return [Launch(names[d], tasks) for d, tasks in launches_of(problem.unmarked(plan))]
 
     def _improve_simulated(
         self, lists: ListGraph, planned: Plan, starts: Sequence[IntArray], budget: Budget
@@ -129,14 +132,10 @@ def member_plans(members: Sequence[ListPlanner], lists: ListGraph, planned: Plan
 
     The order holds the tasks that are not planned, from its beginning; see `search_kernel`.
     """
-    before = lists.before(planned)
     found: dict[bytes, IntArray] = {}
     for member in members:
-        if member.plan_on(lists, planned, before):
-            choices = lists.choices
-            plan = np.zeros((3, len(lists.graph)), dtype=np.int64)
-            plan[0, : len(choices)] = choices[:, 0]
-            plan[1, choices[:, 0]] = choices[:, 1]
+        if member.plan_on(lists, planned):
+            plan = search_plan(lists.choices, len(lists.graph))
             found.setdefault(plan.tobytes(), plan)
     return list(found.values())
 

@@ -101,7 +101,7 @@ def improve_simulated(
             limit_ns -= temperature_ns * math.log(1 - rng.random())
         price_ns = pricer.price_ns(walk.plan)
         if price_ns > limit_ns:
-            kernel.undo(walk)
+            kernel.undo(pricer.problem.arrays, walk)
             continue
         current_ns = price_ns
         if price_ns < best_ns:
@@ -118,5 +118,5 @@ def _moved(pricer: _Pricer, walk: kernel.Walk) -> bool:
             in_place = shifted[0] == shifted[1] or shifted.min() >= pricer.n_fixed
             if in_place and (walk.position[moved] >= pricer.n_fixed).all():
                 return True
-        kernel.undo(walk)
+        kernel.undo(pricer.problem.arrays, walk)
     return False

@@ -21,7 +21,6 @@ from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import BoolArray, IntArray
 
 if TYPE_CHECKING:
-    from dynpartition.agent.list_kernel import Before
     from dynpartition.agent.list_tables import ListGraph
 
 
@@ -48,7 +47,7 @@ class _Split(Placer, ListPlanner):
         """Return the launches."""
         return self.schedule(graph, profile, planned)
 
-    def plan_on(self, lists: ListGraph, planned: Plan, before: Before) -> bool:
+    def plan_on(self, lists: ListGraph, planned: Plan) -> bool:
         """Plan every task where it is meant to go, or where it would end first."""
         from dynpartition.agent import list_kernel  # needs numba
 
@@ -56,7 +55,7 @@ class _Split(Placer, ListPlanner):
         wanted = self._wanted(lists.graph, lists.run_ns, cluster, planned)
         forced = not planned and all_go(cluster, lists.run_ns, wanted)
         method = list_kernel.FORCED if forced else list_kernel.GIVEN
-        return lists.plan(method, before, wanted)
+        return lists.plan(method, wanted)
 
     @abstractmethod
     def _wanted(

@@ -9,7 +9,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.agent import kernel
+from dynpartition.agent import env_kernel
+from dynpartition.agent import estimate_kernel as kernel
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.host_walk import dispatch_is_free
 from dynpartition.cluster import Cluster
@@ -21,10 +22,10 @@ SLOWNESS_MAX = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """One graph at the start of its plan; N tasks, D devices, L links. See `kernel.State`."""
+    """One graph at the start of its plan; N tasks, D devices, L links. See `kernel.Places`."""
 
     tasks: IntArray
-    """(N, 25)"""
+    """(N, 26)"""
     pairs: IntArray
     """(N, 9, D)"""
     above: IntArray
@@ -34,12 +35,14 @@ class Tables:
     rows: IntArray
     refuges: IntArray
     """(n, D)"""
+    first_ns: IntArray
+    """(K, D)"""
     scales: FloatArray
     """(2,)"""
     known: FloatArray
     """(N, D, 8)"""
     sums: IntArray
-    """(9,)"""
+    """(11,)"""
     ready: IntArray
 
 
@@ -56,6 +59,8 @@ def graph_tables(facts: Facts) -> Tables:
     sums[kernel.WORK_LEFT_NS] = facts.work_ns
     refuges = facts.legality.refuge_rows
     sums[kernel.N_REFUGES] = len(refuges)
+    first_ns = np.array(facts.prices.first_ns, dtype=np.int64).reshape(-1, len(facts.names))
+    sums[kernel.N_CELLS], sums[kernel.N_FIRST] = len(first_ns), (first_ns > 0).sum()
     return Tables(
         tasks=tasks,
         pairs=_pairs(facts),
@@ -63,6 +68,7 @@ def graph_tables(facts: Facts) -> Tables:
         moves=_moves(facts),
         rows=rows.joined(),
         refuges=refuges,
+        first_ns=first_ns,
         scales=np.array([1 / facts.unit_ns, 1 / max(1, facts.work_ns)], dtype=np.float32),
         known=_known(facts),
         sums=sums,
@@ -106,6 +112,7 @@ def _tasks(facts: Facts, rows: _Rows) -> IntArray:
     tasks[:, kernel.RETURNS] = graph.returns
     tasks[:, kernel.BEST_NS] = facts.best_ns
     tasks[:, kernel.RELEASE_NS] = graph.arrival_ns
+    tasks[:, kernel.CELL] = graph.cell_of
     tasks[:, kernel.MISSING] = tasks[:, kernel.INPUTS_END] - tasks[:, kernel.INPUTS]
     for column in (kernel.HOME, kernel.SEEN, kernel.CHECKED):
         tasks[:, column] = kernel.ABSENT
@@ -148,11 +155,11 @@ def _moves(facts: Facts) -> IntArray:
 def _known(facts: Facts) -> FloatArray:
     """Return the features that no choice changes; zeros for the rest."""
     rank, _, move, readers = facts.static_columns.T[:, :, None]  # (N, 1) each
-    known = np.zeros((len(facts.graph), len(facts.names), kernel.N_KNOWN), dtype=np.float32)
-    known[:, :, kernel.RANK_SHARE] = rank / facts.rank_max
-    known[:, :, kernel.MOVE_OUT] = _squashed(move / facts.unit_ns)
-    known[:, :, kernel.N_READERS] = _squashed(readers)
-    known[:, :, kernel.SLOWNESS] = np.clip(facts.device_slowness, 0, SLOWNESS_MAX)
+    known = np.zeros((len(facts.graph), len(facts.names), env_kernel.N_KNOWN), dtype=np.float32)
+    known[:, :, env_kernel.RANK_SHARE] = rank / facts.rank_max
+    known[:, :, env_kernel.MOVE_OUT] = _squashed(move / facts.unit_ns)
+    known[:, :, env_kernel.N_READERS] = _squashed(readers)
+    known[:, :, env_kernel.SLOWNESS] = np.clip(facts.device_slowness, 0, SLOWNESS_MAX)
     return known
 
 

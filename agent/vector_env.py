@@ -13,7 +13,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from dynpartition.agent import kernel
+from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.env import (
     ILLEGAL_MAX,
     EnvObservation,

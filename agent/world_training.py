@@ -25,6 +25,7 @@ TRAINING_RANGES = Ranges(
     families=tuple(family for family in FAMILIES if family not in HELD_OUT),
     n_tasks=(8, 80),
     host_modes=(*["none"] * 6, "single", "threads", "processes", "replay"),
+    first_use_share=0.2,
 )
 """What worlds are drawn from, if not told otherwise."""
 VALIDATION = 1 << 32

@@ -27,7 +27,7 @@ import numpy as np
 from engines.plain_worlds import speed_worlds
 
 from dynpartition import GraphWorkload, Profile, Session, Workload
-from dynpartition.agent import kernel
+from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.policy import Policy
 from dynpartition.agent.vector_env import PlacementVectorEnv

@@ -3,8 +3,9 @@
     python benchmarks/learning.py --out FOLDER [--episodes 3000000] [--seed 0] [--json FILE]
                                   [--resume]
 
-FOLDER gets `checkpoint/` after every validation; --resume goes on from there, to the same weights
-as without a stop. The curve shows the greedy policy on worlds that it is never trained on, as the
+FOLDER gets `checkpoint/` and `curve.json` after every validation; --resume goes on from there, to
+the same weights as without a stop, so that a training may be cut into commands of any length. The
+curve shows the greedy policy on worlds that it is never trained on, as the
 geometric mean of its makespan divided by the best single device's, beside HEFT and the portfolio
 on the same worlds. CPU time is that of this process, all included but compiling.
 """
@@ -48,24 +49,31 @@ def main() -> None:
     worlds = WorldConfig()
     rivals = {name: rival_reward(name, config.seed, worlds) for name in RIVALS}
     print({name: round(float(np.exp(-reward)), 4) for name, reward in rivals.items()}, flush=True)
-    start: Checkpoint | Policy = Policy.untrained(asked.seed, asked.styles)
+    start: Any = Policy.untrained(asked.seed, asked.styles)
     folder = asked.out / "checkpoint"
+    curve: list[dict[str, float]] = []
+    spent_s = 0.0
     if asked.resume:
         start, config = load_checkpoint(folder), replace(config, resume=True)
-    curve: list[dict[str, float]] = []
+        kept = json.loads((asked.out / "curve.json").read_text())
+        curve = [point for point in kept if point["update"] <= start.training["updates"]]
+        spent_s = curve[-1]["cpu_s"] if curve else 0.0
     begun = time.process_time()
+
+    def cpu_s() -> float:
+        return round(spent_s + time.process_time() - begun, 1)
 
     def note(metrics: dict[str, float]) -> None:
         if "validation" in metrics:
-            point = metrics | {"cpu_s": round(time.process_time() - begun, 1)}
+            point = metrics | {"cpu_s": cpu_s()}
             curve.append(point)
+            (asked.out / "curve.json").write_text(json.dumps(curve))
             print({name: round(value, 4) for name, value in point.items()}, flush=True)
 
     def keep(checkpoint: Checkpoint) -> None:
-        cpu_s = round(time.process_time() - begun, 1)
         training = dict(checkpoint.training) | {
             "worlds": asdict(worlds),
-            "cpu_seconds": cpu_s,
+            "cpu_seconds": cpu_s(),
             "rivals": rivals,
         }
         save_checkpoint(folder, replace(checkpoint, training=training))

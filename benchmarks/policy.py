@@ -3,6 +3,8 @@
     python benchmarks/policy.py [--worlds 2] [--families in-tree,moe] [--sizes 16,32,64]
         [--ratios 0.1,1,10] [--clusters links,bus] [--schedulers heft,local-search@1000us]
         [--graph G --profile P]... [--references FILE] [--json FILE] [--plot FILE]
+    python benchmarks/policy.py --splitting 40 [--schedulers policy] [--seed 0] [--json FILE]
+    python benchmarks/policy.py --decisions 16,64,1000,10000 [--schedulers policy,policy+cache]
 
 Worlds are drawn: families of graphs × sizes × communication ratios × wirings of three devices with
 speeds 1:3:8. Or they are given as files, the first graph with the first profile and so on. A gap is
@@ -11,22 +13,26 @@ of 150,000 plans from different starts), of CP-SAT, and of every scheduler in th
 these are not proven to be optimal is printed. Intervals are bootstrapped over worlds, those of
 differences pairwise. `NAME@1000us` gives a scheduler that searches a budget of time,
 `NAME@200` one of plans. Decisions are timed on new graph objects, profile tables known.
+
+`--splitting N` counts how often schedulers use one device, and several, where that pays, on N
+worlds per place of the grid; `--decisions` says how long decisions take by the number of tasks.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from decisions import decision_us, decisions, print_decisions
 from references import Reference, References, Work
+from splitting import Share, splitting
 
-from dynpartition import GraphWorkload, Plan, Profile, Scheduler, TaskGraph, run
+from dynpartition import GraphWorkload, Profile, Scheduler, TaskGraph, run
 from dynpartition.agent.families import FAMILIES, Setting, draw_world
 from dynpartition.agent.machines import WIRINGS, Machine
 from dynpartition.agent.registry import make_scheduler
@@ -99,22 +105,6 @@ def scheduler_of(text: str, policy: Path | None, seed: int) -> Scheduler:
     )
 
 
-def again(graph: TaskGraph) -> TaskGraph:
-    """Return an equal graph that nothing is known about yet."""
-    return TaskGraph(**{name: getattr(graph, name) for name in TaskGraph.__dataclass_fields__})
-
-
-def decision_us(case: Case, scheduler: Scheduler, repeats: int) -> float:
-    """Return the median time of a first decision."""
-    times = []
-    for _ in range(repeats):
-        graph = again(case.graph)
-        begun = time.perf_counter_ns()
-        scheduler.schedule(graph, case.profile, Plan())
-        times.append((time.perf_counter_ns() - begun) / 1000)
-    return float(np.median(times))
-
-
 def measure(
     cases: Sequence[Case], names: Sequence[str], options: argparse.Namespace
 ) -> tuple[Times, Times]:
@@ -127,7 +117,8 @@ def measure(
         backend, workload = SimBackend(case.profile), GraphWorkload(case.graph)
         for row, scheduler in enumerate(schedulers):
             makespan[row, column] = run(backend, workload, scheduler).trace.makespan_ns
-            decision[row, column] = decision_us(case, scheduler, options.repeats)
+            times = decision_us(scheduler, case.graph, case.profile, options.repeats)
+            decision[row, column] = np.median(times)
     return makespan, decision
 
 
@@ -137,7 +128,7 @@ def interval(values: Times, picks: npt.NDArray[np.int64]) -> tuple[float, float]
     return float(low), float(high)
 
 
-def rows_of(
+def timedof(
     cases: Sequence[Case], names: Sequence[str], gap: Times, decision: Times, baseline: str
 ) -> list[dict[str, object]]:
     """Return a row per scheduler; gaps in %."""
@@ -239,6 +230,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--references", type=Path, help="file that keeps what the best plans take")
     parser.add_argument("--evaluations", type=int, default=Work.evaluations)
     parser.add_argument("--solver-s", type=float, default=Work.solver_s)
+    parser.add_argument("--splitting", type=int, help="worlds per place of the grid")
+    parser.add_argument("--decisions", type=lambda text: [int(n) for n in words(text)])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -252,8 +245,34 @@ def best_known(references: Sequence[Reference], makespan: Times) -> Times:
     return np.maximum(1.0, np.minimum(found, makespan.min(axis=0)))
 
 
+def count_splits(options: argparse.Namespace) -> None:
+    """Print and write how often schedulers do what pays."""
+    options.worlds = options.splitting
+    worlds = [(case.graph, case.profile) for case in drawn(options)]
+    found = splitting(worlds, options.schedulers, evaluations=2000)
+    print(f"{len(worlds)} worlds")
+    for name, (one, several) in found.items():
+        print(f"{name}: one device where it pays {one}, several where they pay {several}")
+    if options.json:
+        content = {name: [entry(one), entry(several)] for name, (one, several) in found.items()}
+        write_json(options.json, {"worlds": len(worlds), "shares": content})
+
+
+def entry(share: Share) -> dict[str, object]:
+    return {"right": share.right, "worlds": share.worlds, "interval": share.interval}
+
+
 def main() -> None:
     options = parse()
+    if options.splitting:
+        count_splits(options)
+        return
+    if options.decisions:
+        timed = decisions(options.schedulers, options.decisions, options.seed)
+        print_decisions(timed)
+        if options.json:
+            write_json(options.json, {"decisions": [asdict(row) for row in timed]})
+        return
     cases = given(options.graph, options.profile) if options.graph else drawn(options)
     names = list(dict.fromkeys([*options.schedulers, options.baseline]))
     kept = References(options.references, Work(options.evaluations, options.solver_s))
@@ -263,7 +282,7 @@ def main() -> None:
     bound = np.array([reference.bound_ns for reference in references], dtype=np.float64)
     unproven = float((bound < best).mean())
     gap = 100 * (makespan / best - 1)
-    rows = rows_of(cases, names, gap, decision, options.baseline)
+    rows = timedof(cases, names, gap, decision, options.baseline)
     print(f"{len(cases)} worlds; for {100 * unproven:.0f} % the best plan is not proven optimal\n")
     print_rows(rows, options.baseline)
     if options.plot:

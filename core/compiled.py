@@ -1,13 +1,16 @@
 """Code compiled with numba, in one way everywhere: exact, cached on disk, without Python's lock.
 
 Numba notices an edit in the file of a function, but not in the files of functions that it calls.
-So everything that is compiled together stands in one module.
+Here an edit in any module whose compiled functions a module imports makes its code anew, too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -24,7 +27,9 @@ def compiled(function: Function) -> Function:
     function as it is.
     """
     try:
-        return _jit(function, cache=True)
+        made = _jit(function, cache=True)
+        _stamp(made, function.__module__)
+        return made
     except RuntimeError as error:  # numba found no folder that it may write to
         if "cache" not in str(error):
             raise
@@ -43,6 +48,30 @@ def part(function: Function) -> Function:
     A call costs a few ns. What stands in it is compiled by itself, which can make loops faster.
     """
     return _jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _stamp(made: Any, module: str) -> None:
+    """Let the cache of a compiled function also depend on what is imported into its module."""
+    cache = getattr(getattr(made, "_cache", None), "_cache_file", None)
+    if cache is None:  # un-jitted
+        return
+    # No public way is known; without this name numba would read what an old source was compiled to.
+    assert hasattr(cache, "_source_stamp"), "this version of numba keeps its cache in another way"
+    files = sorted(str(sys.modules[name].__file__) for name in _sources(module, set()))
+    hasher = hashlib.sha256()
+    for file in files:
+        hasher.update(Path(file).read_bytes())
+    cache._source_stamp = (*cache._source_stamp, hasher.hexdigest())
+
+
+def _sources(module: str, known: set[str]) -> set[str]:
+    """Return `known` and the modules from which a module has imported compiled functions."""
+    values = vars(sys.modules[module]).values() if module in sys.modules else ()
+    for name in {value.__module__ for value in values if hasattr(value, "py_func")} - {module}:
+        if name not in known:
+            known.add(name)
+            _sources(name, known)
+    return known
 
 
 def _jit(function: Function, **options: bool) -> Function:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynpartition import Dispatch, Plan, PricedGraph
-from dynpartition.agent import kernel
+from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.conformance import small_worlds
 from dynpartition.agent.facts import Facts
@@ -18,7 +18,7 @@ from dynpartition.agent.partial import PartialPlan
 from dynpartition.errors import DynPartitionError
 from dynpartition.sim.worlds import random_world
 from tests.agent.observer import Observer
-from tests.agent.worlds import tree_graph, two_cpus
+from tests.agent.worlds import tree_graph, two_cpus, with_first_uses
 
 HOSTS = [
     Dispatch(host_mode="processes", handoff_ns=3_000),
@@ -81,7 +81,7 @@ def test_on_random_hostile_worlds(seed):
     reach_host[cluster.host_index] = 0
     if world.graph.revealers and min(reach_host) < 0:
         return  # schedulers see what is revealed, and cannot know where a revealer must not go
-    play_both(world.graph, world.profile, seed)
+    play_both(world.graph, with_first_uses(world.profile, seed), seed)
 
 
 def test_goes_on_from_launches_of_several_tasks():
@@ -130,7 +130,7 @@ def test_slots_grow_for_larger_graphs_and_keep_what_others_play():
 
 PROGRAM = """
 from tests.agent.test_batch import HOSTS, play_both
-from tests.agent.worlds import tree_graph, two_cpus
+from tests.agent.worlds import tree_graph, two_cpus, with_first_uses
 for dispatch in HOSTS:
     play_both(tree_graph(5, 1), two_cpus("src", dispatch), 0)
 print("equal")

@@ -117,3 +117,17 @@ def test_memory_is_scarce_only_where_asked_for():
 def test_what_cannot_be_drawn_is_refused_in_one_line(setting, error, words):
     with pytest.raises(error, match=words):
         draw_world(setting, rng_of(8))
+
+
+def test_first_uses_cost_what_was_asked_for():
+    machine = Machine(first_use=2.0, task_ns=1000.0, speeds=(1.0, 2.0, 4.0, 4.0))
+    setting = Setting(family="moe", n_tasks=64, machine=machine)
+    costs = []
+    for seed in range(20):
+        graph, profile = draw_world(setting, rng_of(4, seed))
+        used = profile.dispatch.first_use_on
+        costs += [used(cell, name) for cell in graph.cell_names for name in profile.cluster.names]
+    assert np.mean(costs) == pytest.approx(2000, rel=0.15)
+    assert min(costs) < 400 < 4000 < max(costs)
+    plain = Setting(family="moe", n_tasks=64)
+    assert not draw_world(plain, rng_of(4, 0)).profile.dispatch.first_use_ns

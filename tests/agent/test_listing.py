@@ -21,6 +21,7 @@ from dynpartition.contract import GraphWorkload, Scheduler, run
 from dynpartition.errors import DynPartitionError, SchedulerError
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.worlds import random_world
+from tests.agent.worlds import with_first_uses
 
 COMPILED = (
     *("heft", "peft", "cpop", "min-min", "lookahead", "best-single"),
@@ -59,10 +60,11 @@ def test_on_random_hostile_worlds(seed):
     reach_host[cluster.host_index] = 0
     if world.graph.revealers and min(reach_host) < 0:
         return  # schedulers see what is revealed, and cannot know where a revealer must not go
-    compare(world.graph, world.profile)
-    if list_graph(world.graph, world.profile) is not None:
-        partial = PartialPlan.of(world.graph, world.profile, world.plan)
-        estimated = estimated_ns(world.graph, world.profile, world.plan)
+    profile = with_first_uses(world.profile, seed)
+    compare(world.graph, profile)
+    if list_graph(world.graph, profile) is not None:
+        partial = PartialPlan.of(world.graph, profile, world.plan)
+        estimated = estimated_ns(world.graph, profile, world.plan)
         assert estimated == partial.estimate.makespan_ns
 
 
@@ -79,7 +81,7 @@ def test_on_plans_that_go_on_from_others(seed, share):
     except DynPartitionError:
         return
     if Facts(world.graph, world.profile).legality.all_linked:
-        compare(world.graph, world.profile, planned)
+        compare(world.graph, with_first_uses(world.profile, seed), planned)
 
 
 class _Compared(Scheduler):

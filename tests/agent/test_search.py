@@ -113,6 +113,43 @@ def test_prices_are_the_simulators_on_drawn_worlds(seed):
         assert problem.makespans_ns(plan[None]).tolist() == [expected]
 
 
+def loads_of(problem, plan):
+    walk = problem.walk(plan, 0)
+    problem.go_on(walk, 1)
+    return walk.load_ns
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_bounds_by_which_plans_are_given_up_are_bounds(seed):
+    """Loads of devices, and paths through tasks where they are."""
+    graph, profile, problem, rng = drawn(seed)
+    if problem.arrays.has_batches:
+        return
+    plan = random_plan(graph, profile, problem, rng)
+    (makespan_ns,) = problem.makespans_ns(plan[None]).tolist()
+    assert loads_of(problem, plan).max() <= makespan_ns
+    q = problem.arrays
+    alone_ns = q.run_ns[np.arange(len(graph)), plan[kernel.DEVICE]]
+    assert (q.above_ns + alone_ns + q.below_ns).max() <= makespan_ns
+    # On one device of equal tasks both are as large as they can be.
+    if profile.cluster.devices and not graph.host_bytes.any() and not graph.returns.any():
+        alone = problem.start(problem.lists.order, np.zeros(len(graph), dtype=np.int64))
+        (one_ns,) = problem.makespans_ns(alone[None]).tolist()
+        assert loads_of(problem, alone)[0] == one_ns
+
+
+def test_loads_follow_what_is_moved_and_taken_back():
+    graph, profile, problem, rng = drawn(3)
+    walk = problem.walk(random_plan(graph, profile, problem, rng), 1)
+    problem.go_on(walk, 1)
+    for _ in range(300):
+        kernel.propose_one(problem.arrays, walk)
+        if rng.random() < 0.5:
+            kernel.undo(problem.arrays, walk)
+        expected = loads_of(problem, walk.plan)
+        np.testing.assert_array_equal(walk.load_ns, expected)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("hot", [0.0, 0.05])
 def test_a_search_ends_with_a_plan_that_is_what_it_says_and_no_worse_than_its_starts(family, hot):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -83,3 +84,21 @@ def graph_of(
         for n, row in enumerate(inputs)
     ]
     return TaskGraph.from_tasks("small", CELLS, tasks)
+
+
+def with_first_uses(profile: Profile, seed: int) -> Profile:
+    """Return a profile in which, for two of three seeds, some cells take longer at first."""
+    if seed % 3 == 0:
+        return profile
+    rng = np.random.default_rng(seed)
+    scale = max(1, *(row.at(1) for curves in profile.cells.values() for row in curves.values()), 1)
+    names = [*profile.cells, *"abcd"]
+    first = {
+        cell: {
+            device: int(rng.integers(0, 2 * scale))
+            for device in profile.cluster.names
+            if rng.random() < 0.6
+        }
+        for cell in names
+    }
+    return replace(profile, dispatch=replace(profile.dispatch, first_use_ns=first))

@@ -74,3 +74,41 @@ def test_graphs_and_profiles_of_others(tmp_path: Path) -> None:
     out = run_script(*words, "--schedulers", "heft", "--json", str(file))
     assert "graph0" in out and "graph1" in out
     assert json.loads(file.read_text(encoding="utf-8"))["worlds"] == 2
+
+
+def test_counts_where_schedulers_split(tmp_path: Path) -> None:
+    """One device never splits, so it is right wherever that pays and wrong everywhere else."""
+    file = tmp_path / "out.json"
+    grid = ("--sizes", "12", "--ratios", "0.1,10", "--clusters", "bus", "--splitting", "4")
+    words = (*grid, "--schedulers", "policy,best-single", "--json", str(file))
+    out = run_script(*words)
+    assert out.startswith("32 worlds")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["worlds"] == 32
+    one, several = content["shares"]["best-single"]
+    assert one["right"] == one["worlds"] > 0 == several["right"] < several["worlds"]
+    for share in content["shares"]["policy"]:
+        low, high = share["interval"]
+        assert 0 <= low <= share["right"] / share["worlds"] <= high <= 1
+
+
+def test_times_decisions_by_the_number_of_tasks(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    words = ("--decisions", "8,40", "--schedulers", "heft,heft+cache", "--json", str(file))
+    assert "µs per task" in run_script(*words)
+    rows = json.loads(file.read_text(encoding="utf-8"))["decisions"]
+    assert [(row["scheduler"], row["tasks"]) for row in rows] == [
+        ("heft", 8), ("heft+cache", 8), ("heft", 40), ("heft+cache", 40),
+    ]  # fmt: skip
+    assert all(0 < row["low"] <= row["median"] for row in rows)
+
+
+def test_compares_on_worlds_that_policies_do_not_know(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    script = SCRIPT.with_name("transfer.py")
+    for words in (("--only", "grid"), ("--only", "parse trees")):
+        command = [sys.executable, str(script), "--worlds", "3", *words, "--json", str(file)]
+        ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=280)
+        assert ran.returncode == 0, ran.stderr
+        (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        assert words[1] in row["worlds"] and row["low"] <= row["ratio"] <= row["high"]
