@@ -28,7 +28,7 @@ from dynpartition.hardware.backend import ARENA_BYTES
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration")
+FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration", "interop")
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMES = re.compile(r"decided in [\d.]+ ms")
 
@@ -83,6 +83,19 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
     [
         ("environment.md", ["True", "2 updates"]),
         ("hardware.md", ["6 True"]),
+        (
+            "interop.md",
+            [
+                "load runs on cuda:0",
+                "left runs on cuda:0",
+                "right runs on cuda:0",
+                "join runs on cpu:0",
+                "2 edges deep",
+                "('_0', '_1', '_2') ('0', '1', '2')",
+                "('product', 'activation') [2048, 2048]",
+                'digraph "small" {',
+            ],
+        ),
         ("schedulers.md", ["True"]),
         ("simulators.md", ["1000 True"]),
     ],

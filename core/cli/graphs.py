@@ -1,0 +1,86 @@
+"""Graphs on the command line: graph files, and files of other tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from dynpartition.errors import DynPartitionError, UsageError
+from dynpartition.formats import in_file, read_graph
+from dynpartition.formats.files import read_bytes
+from dynpartition.graph import TaskGraph
+from dynpartition.profile import Profile
+
+ONNX = ".onnx"
+_DIM = re.compile(r"\s*([^=]+?)\s*=\s*([0-9]{1,9})\s*")
+
+
+class _Peek(msgspec.Struct):
+    """What tells a file of another tool from a graph file."""
+
+    format: object = None
+    nodes: object = None
+
+
+def load_graph(path: Path, profile: Profile | None, dims: Sequence[str] = ()) -> TaskGraph:
+    """Return the graph in a graph file, an ONNX model (`.onnx`) or a file of node-link JSON.
+
+    `profile` prices the nodes of the latter two, and `dims` (`batch=8`) are sizes of an ONNX
+    model's symbolic dimensions. Raises UsageError where the library that reads the file is not
+    there, and what the readers raise.
+    """
+    if path.suffix.lower() == ONNX:
+        return _load_onnx(path, profile, parse_dims(dims))
+    if dims:
+        raise UsageError("--dims gives sizes of an ONNX model's dimensions; leave it out")
+    if _is_node_link(path):
+        return _load_node_link(path, profile)
+    return read_graph(path)
+
+
+def parse_dims(texts: Sequence[str]) -> dict[str, int]:
+    """Return name → size of texts like `batch=8`; UsageError for others."""
+    dims: dict[str, int] = {}
+    for text in texts:
+        match = _DIM.fullmatch(text)
+        if match is None:
+            raise UsageError(f"--dims {text}: write dimensions as name=number, as in batch=8")
+        if match[1] in dims:
+            raise UsageError(f"--dims {text}: {match[1]} is given twice; give it once")
+        dims[match[1]] = int(match[2])
+    return dims
+
+
+def _load_onnx(path: Path, profile: Profile | None, dims: dict[str, int]) -> TaskGraph:
+    try:
+        from dynpartition.interop.onnx_graphs import from_onnx
+    except ImportError as error:
+        raise _not_installed(path, "onnx") from error
+    return from_onnx(path, profile, dims=dims).graph
+
+
+def _load_node_link(path: Path, profile: Profile | None) -> TaskGraph:
+    try:
+        from dynpartition.interop.networkx_graphs import read_node_link
+    except ImportError as error:
+        raise _not_installed(path, "networkx") from error
+    return read_node_link(path, profile).graph
+
+
+def _not_installed(path: Path, extra: str) -> UsageError:
+    return UsageError(
+        f"{path} needs the library {extra}; install it with: pip install 'dynpartition[{extra}]'"
+    )
+
+
+def _is_node_link(path: Path) -> bool:
+    """Whether a file has `nodes` and no `format`; whatever is wrong with it is for the readers."""
+    try:
+        with in_file(path):
+            peeked = msgspec.json.decode(read_bytes(path), type=_Peek)
+    except (msgspec.MsgspecError, DynPartitionError, UnicodeDecodeError, RecursionError):
+        return False
+    return peeked.format is None and peeked.nodes is not None
