@@ -297,4 +297,4 @@ def _amount(node: Hashable, field: str, value: object) -> int:
         value = int(value)  # JSON from elsewhere writes 3.0
     if not hasattr(value, "__index__") or isinstance(value, bool):
         raise GraphError(f"node {node!r}: {field} is {value!r}; give a whole number")
-    return operator.index(value)  # type: ignore[arg-type]
+    return operator.index(value)

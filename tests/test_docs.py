@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration", "interop")
+NEEDS = {"interop.md": ("onnx", "tensorboard")}
+"""Page → libraries that only extras of this package bring along."""
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMES = re.compile(r"decided in [\d.]+ ms")
 
@@ -94,6 +96,8 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
                 "('_0', '_1', '_2') ('0', '1', '2')",
                 "('product', 'activation') [2048, 2048]",
                 'digraph "small" {',
+                "(240,) (12,)",
+                "2 1",
             ],
         ),
         ("schedulers.md", ["True"]),
@@ -101,6 +105,8 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
     ],
 )
 def test_python_code_of_a_page_runs(page: str, printed: list[str], tmp_path: Path) -> None:
+    for library in NEEDS.get(page, ()):
+        pytest.importorskip(library, reason=f"{library}, which the page uses, is not installed")
     code = "\n".join(body for _, body in blocks(page, "python"))
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=240)

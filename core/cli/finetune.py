@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dynpartition.cli.local import check_cells, open_hardware
 from dynpartition.cli.options import ModelVerb, check_seconds
@@ -27,6 +27,8 @@ class Finetune(ModelVerb):
     """Folder for `checkpoint/` and `metrics.jsonl`."""
     seconds: float = 30.0
     """How long to train."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, into --out."""
 
     def execute(self) -> None:
         """Fine-tune."""
@@ -42,7 +44,9 @@ class Finetune(ModelVerb):
         parts = (select(inputs, "train"), select(inputs, "validation")[:VALIDATION_INPUTS])
         with open_hardware(model, profile) as backend:
             config = hardware_config(self.seconds, self.seed)
-            result = train_into(self.out, backend, parts, start, config, guards=True)
+            result = train_into(
+                self.out, backend, parts, start, config, guards=True, track=self.track
+            )
         if self.json:
             write_json(self.json, {"history": result.history})
         print(describe_training(result))

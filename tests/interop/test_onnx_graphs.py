@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -259,3 +262,15 @@ def test_sizes_follow_the_type():
     node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT64)
     task = from_onnx(model([node], [x], [y])).graph.tasks()[0]
     assert (task.host_bytes, task.output_bytes) == (6, 24)
+
+
+def test_commands_price_models_without_torch(tmp_path):
+    onnx.save(mlp(), tmp_path / "m.onnx")
+    command = ["schedule", "--graph", "m.onnx", "--profile", "datasheet-h100-a100"]
+    code = f"""
+import sys
+from dynpartition.__main__ import main
+assert main({[*command, "--scheduler", "heft"]!r}) == 0
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
