@@ -44,13 +44,17 @@ HbmctScheduler, which leaves tasks of some graphs out (2.0.2)."""
 
 
 class Saga(Scheduler):
-    """One of SAGA's schedulers. `decided_ns`: what its last decision took, without translating."""
+    """One of SAGA's schedulers.
+
+    `decided_ns`: what its last decision took, without translating; `promised_ns`: the makespan that
+    it expects.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         logging.getLogger().setLevel(logging.ERROR)  # SAGA warns of every source that it adds
         self._inner = getattr(importlib.import_module("saga.schedulers"), CLASSES[name])()
-        self.decided_ns = 0
+        self.decided_ns, self.promised_ns = 0, 0.0
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return a launch per task, in SAGA's order."""
@@ -60,6 +64,7 @@ class Saga(Scheduler):
         begun_ns = time.perf_counter_ns()
         schedule = self._inner.schedule(network, tasks)
         self.decided_ns = time.perf_counter_ns() - begun_ns
+        self.promised_ns = schedule.makespan
         return _in_order(graph, schedule.mapping)
 
 
