@@ -31,8 +31,9 @@ def from_onnx(
     `dims`: sizes of symbolic dimensions, for instance {"batch": 8}. `profile` prices the nodes:
     cells that it knows by name, others by its operator models; `durations` (node name → device →
     ns) comes before both. A node with weights is a cell of its own name, or shares that of the
-    first node with the same ones; others are cells like `Relu[1x64]`. Weights of a cell are
-    initializers; inputs of the model come from the host, its outputs return there.
+    first node with the same ones; others are cells like `Relu[1x64]`. Weights are initializers,
+    constants, and what nodes make of them alone, which are no tasks then. Inputs of the model come
+    from the host, its outputs return there.
 
     Raises FileFormatError for a file that is no ONNX model, GraphError for sizes that are not known
     and for control flow (If, Loop, Scan) without durations, ProfileError where a node cannot be
@@ -111,7 +112,7 @@ class _Reader:
         keys: set[str] = set()
         found = []
         for number, node in enumerate(graph.node):
-            if node.op_type == "Constant":
+            if self._is_constant(node):
                 self._constants.update(node.output)
             elif node.op_type == "Identity":
                 self._same[node.output[0]] = self._original(node.input[0])
@@ -123,6 +124,13 @@ class _Reader:
         answers = {self._original(value.name) for value in graph.output}
         returning = {self._seen.made_by.get(value) for value in answers}
         return [replace(node, returns=node.key in returning) for node in found]
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        """Whether a node always makes the same, so that it is computed once, not in every run."""
+        read = [self._original(value) for value in node.input if value]
+        if not read:
+            return node.op_type == "Constant"
+        return self._constants.issuperset(read) and not _subgraphs(node)
 
     def _original(self, value: str) -> str:
         return self._same.get(value, value)
@@ -157,11 +165,10 @@ class _Reader:
 
     def _cell(self, node: onnx.NodeProto, key: str, weights: list[str], written: list[str]) -> str:
         sizes = [self._shapes.shape(value, key) for value in [*node.input, *written] if value]
-        stored = [value for value in weights if value in self._shapes.weights]
-        if not stored:
+        if not weights:
             listed = ",".join("x".join(map(str, size)) or "1" for size in sizes)
             return f"{node.op_type}[{listed}]"
-        same = (node.op_type, *stored, *sizes)
+        same = (node.op_type, *weights, *sizes)
         return self._seen.cell_of.setdefault(same, key)
 
 

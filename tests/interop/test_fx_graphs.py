@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynpartition import GraphWorkload, PricedGraph, run
@@ -46,7 +47,7 @@ def test_a_module_becomes_a_graph():
     assert tasks["left_0"].cell == "left.0"
     params = {cell.name: cell.param_bytes for cell in graph.cells}
     assert params["left.0"] == (8 * 16 + 16) * 4
-    assert params["mul[4x16,16]"] == 16 * 4  # the scale, which get_attr reads
+    assert params["mul_1"] == 16 * 4  # the scale, which get_attr reads
     # The halves of chunk are two arguments of cat: its output is read twice.
     assert tasks["cat"].inputs == (place["chunk"], place["chunk"])
     assert tasks["cat"].output_bytes == 4 * 16 * 4
@@ -82,12 +83,31 @@ def test_what_nodes_compute_adds_up_to_the_whole(batch, monkeypatch):
         assert sum(node.work.flops for node in nodes) == counter.get_total_flops()
     exported = torch.export.export(layer, (x,)).module()
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         exported(x)
     nodes = works_of(exported, [x], monkeypatch)
     assert sum(node.work.flops for node in nodes) == counter.get_total_flops() > 0
     weights = sum(p.numel() * p.element_size() for p in layer.parameters())
     assert sum(node.param_bytes for node in nodes) == weights
+
+
+def test_fused_layers_count_as_their_products(monkeypatch):
+    """A layer that PyTorch computes by one kernel: its graph by torch.export shows the products."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    x = torch.ones(3, 5, 16)
+    (whole,) = works_of(nn.Sequential(layer), [x], monkeypatch)
+    parts = works_of(torch.export.export(layer, (x,)).module(), [x], monkeypatch)
+    assert whole.work.flops == sum(node.work.flops for node in parts) > 0
+    (whole,) = works_of(nn.Sequential(nn.LSTM(16, 8, batch_first=True)), [x], monkeypatch)
+    assert whole.work.flops == 2 * 3 * 5 * 4 * 8 * (16 + 8)  # gates of 8, from 16 and 8 numbers
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_layers_of_the_same_shape_are_cells_of_their_own():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    x = torch.ones(1, 4)
+    graph = from_fx(torch.export.export(module, (x,)).module(), [x]).graph
+    assert [cell.param_bytes for cell in graph.cells] == [80, 80]
 
 
 def test_statistics_of_a_module_in_training_stay_as_they_are():

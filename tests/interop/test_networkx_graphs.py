@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from dynpartition import Curve, DynPartitionError, PricedGraph
 from dynpartition.__main__ import main
 from dynpartition.calibration.operators import OperatorModel, Roofs
 from dynpartition.errors import FileFormatError, GraphError, ProfileError
-from dynpartition.formats import load_shipped, read_graph, read_plan, write_graph
+from dynpartition.formats import load_shipped, read_graph, read_plan, write_graph, write_profile
 from dynpartition.profile import Profile
 from tests.core.test_formats_roundtrip import graphs as file_graphs
 from tests.sim.random_worlds import graphs
@@ -236,3 +238,33 @@ def test_a_profile_with_the_cell_decides():
     graph.add_node(0, flops=10**9)
     found = from_networkx(graph, profile).graph
     assert PricedGraph(found, profile).task_ns.tolist() == [[9, -1, -1]]
+
+
+def test_graph_files_need_none_of_these_libraries(tmp_path):
+    graph = from_networkx(nx.DiGraph([("a", "b")])).graph
+    write_graph(tmp_path / "g.json", graph)
+    profile = Profile(SHEET.cluster, {"task": {"cpu:0": Curve((1,), (9,))}})
+    write_profile(tmp_path / "p.json", profile)
+    code = """
+import sys
+from dynpartition.__main__ import main
+assert main(["--help"]) == 0
+assert main("schedule --graph g.json --profile p.json --scheduler heft".split()) == 0
+assert not {"networkx", "onnx", "tensorboard", "stable_baselines3"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize(("name", "library"), [("g.json", "networkx"), ("m.onnx", "onnx")])
+def test_a_library_that_is_not_there_is_named(name, library, tmp_path, monkeypatch, capsys):
+    module = f"dynpartition.interop.{library}_graphs"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / name).write_text('{"nodes":[],"edges":[]}')
+    where = ["--graph", str(tmp_path / name), "--profile", "small-cpu", "--scheduler", "heft"]
+    assert main(["schedule", *where]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(
+        f"{name} needs the library {library}; install it with: pip install"
+        f" 'dynpartition[{library}]'\n"
+    )

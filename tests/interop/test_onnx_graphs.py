@@ -202,6 +202,18 @@ def test_functions_of_the_model_are_its_nodes():
     assert cells == ["Relu[3,3]", "Neg[3,3]"]
 
 
+def test_what_is_made_of_weights_alone_is_a_weight():
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("Neg", ["t"], ["n"]),
+        helper.make_node("MatMul", ["x", "n"], ["y"], name="product"),
+    ]
+    made = model(nodes, [value("x", 2, 5)], [value("y", 2, 3)], [weight("w", 3, 5)])
+    found = from_onnx(made)
+    assert found.nodes == ("product",)
+    assert [cell.param_bytes for cell in found.graph.cells] == [60]
+
+
 def test_constants_are_weights_and_operators_unknown_to_onnx_are_refused():
     constant = helper.make_node("Constant", [], ["c"], value=weight("", 3))
     nodes = [constant, helper.make_node("Add", ["x", "c"], ["y"])]
