@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from dynpartition.errors import DynPartitionError, UsageError
-from dynpartition.formats import in_file, read_graph
+from dynpartition.formats import find_profile, in_file, read_graph
 from dynpartition.formats.files import read_bytes
 from dynpartition.graph import TaskGraph
 from dynpartition.profile import Profile
@@ -25,6 +25,14 @@ class _Peek(msgspec.Struct):
     nodes: object = None
 
 
+def load_world(path: Path, profile: str, dims: Sequence[str]) -> tuple[TaskGraph, Profile]:
+    """Return the graph in a file, as `load_graph` does, and the profile of a file or a name."""
+    if _is_onnx(path) or _is_node_link(path):
+        priced = find_profile(profile)
+        return load_graph(path, priced, dims), priced
+    return load_graph(path, None, dims), find_profile(profile)
+
+
 def load_graph(path: Path, profile: Profile | None, dims: Sequence[str] = ()) -> TaskGraph:
     """Return the graph in a graph file, an ONNX model (`.onnx`) or a file of node-link JSON.
 
@@ -32,7 +40,7 @@ def load_graph(path: Path, profile: Profile | None, dims: Sequence[str] = ()) ->
     model's symbolic dimensions. Raises UsageError where the library that reads the file is not
     there, and what the readers raise.
     """
-    if path.suffix.lower() == ONNX:
+    if _is_onnx(path):
         return _load_onnx(path, profile, parse_dims(dims))
     if dims:
         raise UsageError("--dims gives sizes of an ONNX model's dimensions; leave it out")
@@ -74,6 +82,10 @@ def _not_installed(path: Path, extra: str) -> UsageError:
     return UsageError(
         f"{path} needs the library {extra}; install it with: pip install 'dynpartition[{extra}]'"
     )
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.suffix.lower() == ONNX
 
 
 def _is_node_link(path: Path) -> bool:

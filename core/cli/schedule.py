@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynpartition.cli.graphs import load_graph
+from dynpartition.cli.graphs import load_world
 from dynpartition.cli.summary import describe_trace, format_ms
 from dynpartition.cli.verb import Verb
 from dynpartition.contract import GraphWorkload, Outcome, Scheduler, drive
-from dynpartition.formats import check_writable, find_profile, write_bytes, write_plan
+from dynpartition.formats import check_writable, write_bytes, write_plan
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
@@ -45,8 +45,7 @@ class Schedule(Verb):
         from dynpartition.agent.registry import make_scheduler
         from dynpartition.agent.warming import warm_up
 
-        profile = find_profile(self.profile)
-        graph = load_graph(self.graph, profile, self.dims)
+        graph, profile = load_world(self.graph, self.profile, self.dims)
         if self.dot:
             check_writable(self.dot)
         scheduler = make_scheduler(

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynpartition.cli.graphs import load_graph
+from dynpartition.cli.graphs import load_world
 from dynpartition.cli.incidents import parse_losses, parse_slowdowns
 from dynpartition.cli.summary import describe_load, describe_losses, describe_trace
 from dynpartition.cli.verb import Verb
 from dynpartition.conditions import Conditions
 from dynpartition.contract import FixedPlan, GraphWorkload, Scheduler, drive
-from dynpartition.formats import find_profile, read_plan, write_trace
+from dynpartition.formats import read_plan, write_trace
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
@@ -50,8 +50,7 @@ class Simulate(Verb):
 
         slowdowns, losses = parse_slowdowns(self.slow), parse_losses(self.lose)
         conditions = Conditions(seed=self.seed, slowdowns=slowdowns, losses=losses)
-        profile = find_profile(self.profile)
-        graph = load_graph(self.graph, profile, self.dims)
+        graph, profile = load_world(self.graph, self.profile, self.dims)
         plan = read_plan(self.plan, graph, profile.cluster)
         if losses:
             trace = self._simulate_losses(graph, profile, plan, conditions)
