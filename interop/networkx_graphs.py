@@ -149,10 +149,9 @@ def _numbers(nodes: list[Hashable]) -> dict[Hashable, int]:
 
 
 def _refuse_cycles(graph: nx.DiGraph[Any]) -> None:
-    try:
-        cycle = nx.find_cycle(graph)
-    except nx.NetworkXNoCycle:
+    if nx.is_directed_acyclic_graph(graph):
         return
+    cycle = nx.find_cycle(graph)
     names = " → ".join(repr(edge[0]) for edge in [*cycle, cycle[0]][:12])
     raise GraphError(f"nodes form a cycle: {names}; remove one of these edges")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -13,6 +14,9 @@ from dynpartition.formats import find_profile, in_file, read_graph
 from dynpartition.formats.files import read_bytes
 from dynpartition.graph import TaskGraph
 from dynpartition.profile import Profile
+
+if TYPE_CHECKING:
+    from dynpartition.interop.nodes import Imported
 
 ONNX = ".onnx"
 _DIM = re.compile(r"\s*([^=]+?)\s*=\s*([0-9]{1,9})\s*")
@@ -25,12 +29,22 @@ class _Peek(msgspec.Struct):
     nodes: object = None
 
 
-def load_world(path: Path, profile: str, dims: Sequence[str]) -> tuple[TaskGraph, Profile]:
+class World(NamedTuple):
+    """A graph and a profile."""
+
+    graph: TaskGraph
+    profile: Profile
+    names: tuple[Hashable, ...] | None
+    """Task → its node in the other tool; None for graph files, which have ids only."""
+
+
+def load_world(path: Path, profile: str, dims: Sequence[str]) -> World:
     """Return the graph in a file, as `load_graph` does, and the profile of a file or a name."""
     if _is_onnx(path) or _is_node_link(path):
         priced = find_profile(profile)
-        return load_graph(path, priced, dims), priced
-    return load_graph(path, None, dims), find_profile(profile)
+        graph, names = _load(path, priced, dims)
+        return World(graph, priced, names)
+    return World(load_graph(path, None, dims), find_profile(profile), None)
 
 
 def load_graph(path: Path, profile: Profile | None, dims: Sequence[str] = ()) -> TaskGraph:
@@ -40,12 +54,9 @@ def load_graph(path: Path, profile: Profile | None, dims: Sequence[str] = ()) ->
     model's symbolic dimensions. Raises UsageError where the library that reads the file is not
     there, and what the readers raise.
     """
-    if _is_onnx(path):
-        return _load_onnx(path, profile, parse_dims(dims))
-    if dims:
-        raise UsageError("--dims gives sizes of an ONNX model's dimensions; leave it out")
-    if _is_node_link(path):
-        return _load_node_link(path, profile)
+    if _is_onnx(path) or _is_node_link(path):
+        return _load(path, profile, dims).graph
+    _refuse_dims(dims)
     return read_graph(path)
 
 
@@ -62,20 +73,28 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     return dims
 
 
-def _load_onnx(path: Path, profile: Profile | None, dims: dict[str, int]) -> TaskGraph:
+def _load(path: Path, profile: Profile | None, dims: Sequence[str]) -> Imported:
+    if not _is_onnx(path):
+        _refuse_dims(dims)
+        return _load_node_link(path, profile)
     try:
         from dynpartition.interop.onnx_graphs import from_onnx
     except ImportError as error:
         raise _not_installed(path, "onnx") from error
-    return from_onnx(path, profile, dims=dims).graph
+    return from_onnx(path, profile, dims=parse_dims(dims))
 
 
-def _load_node_link(path: Path, profile: Profile | None) -> TaskGraph:
+def _load_node_link(path: Path, profile: Profile | None) -> Imported:
     try:
         from dynpartition.interop.networkx_graphs import read_node_link
     except ImportError as error:
         raise _not_installed(path, "networkx") from error
-    return read_node_link(path, profile).graph
+    return read_node_link(path, profile)
+
+
+def _refuse_dims(dims: Sequence[str]) -> None:
+    if dims:
+        raise UsageError("--dims gives sizes of an ONNX model's dimensions; leave it out")
 
 
 def _not_installed(path: Path, extra: str) -> UsageError:

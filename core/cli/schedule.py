@@ -45,7 +45,7 @@ class Schedule(Verb):
         from dynpartition.agent.registry import make_scheduler
         from dynpartition.agent.warming import warm_up
 
-        graph, profile = load_world(self.graph, self.profile, self.dims)
+        graph, profile, names = load_world(self.graph, self.profile, self.dims)
         if self.dot:
             check_writable(self.dot)
         scheduler = make_scheduler(
@@ -62,7 +62,7 @@ class Schedule(Verb):
         if self.dot:
             from dynpartition.interop.dot import to_dot
 
-            write_bytes(self.dot, to_dot(graph, plan).encode())
+            write_bytes(self.dot, to_dot(graph, plan, names=names).encode())
         decided = f"decided in {format_ms(outcome.decision_ns)}"
         print(f"{self.scheduler}: {describe_trace(outcome.trace)}, {decided}")
         if isinstance(scheduler, Optimal) and scheduler.proof is not None:

@@ -50,7 +50,7 @@ class Simulate(Verb):
 
         slowdowns, losses = parse_slowdowns(self.slow), parse_losses(self.lose)
         conditions = Conditions(seed=self.seed, slowdowns=slowdowns, losses=losses)
-        graph, profile = load_world(self.graph, self.profile, self.dims)
+        graph, profile, _ = load_world(self.graph, self.profile, self.dims)
         plan = read_plan(self.plan, graph, profile.cluster)
         if losses:
             trace = self._simulate_losses(graph, profile, plan, conditions)

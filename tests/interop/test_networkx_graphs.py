@@ -223,6 +223,7 @@ def test_commands_take_node_link_json(tmp_path, monkeypatch, capsys):
     assert main(["simulate", *where, "--plan", "p.json", "--json", "t.json"]) == 0
     assert main(["report", "--graph", "g.json", "--traces", "t.json"]) == 0
     assert "4 launches" in capsys.readouterr().out
+    assert 'label="join\\njoin\\n' in Path("g.dot").read_text()
     imported = read_node_link(Path("g.json"), SHEET).graph
     assert len(read_plan(Path("p.json"), imported, SHEET.cluster)) == 4
     write_graph(Path("own.json"), imported)
