@@ -104,6 +104,7 @@ class _Reader:
         self._shapes, self._priced = shapes, priced
         self._seen = _Seen({}, {})
         self._constants = set(shapes.weights)
+        self._given = {value.name for value in shapes.graph.input}
         self._same: dict[str, str] = {}
         """Output of an Identity → its input."""
 
@@ -140,6 +141,12 @@ class _Reader:
         read = [self._original(value) for value in (*node.input, *_captured(node)) if value]
         weights = [value for value in read if value in self._constants]
         outer = [value for value in read if value not in self._constants and value not in made_by]
+        for value in outer:
+            if value not in self._given:
+                raise GraphError(
+                    f"node {key!r} reads {value!r}, which no input, dense weight or earlier node"
+                    " gives; sort the nodes, or export the model again"
+                )
         inputs = [made_by[value] for value in read if value in made_by]
         written = [value for value in node.output if value]
         if _subgraphs(node) and key not in self._priced:

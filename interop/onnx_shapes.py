@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Iterator, Mapping
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 from onnx import helper
 
 from dynpartition.errors import GraphError, did_you_mean
+from dynpartition.graph import VALUE_MAX
 
 Shape = tuple[int, ...]
+_NAME = re.compile(r"[^\W\d]\w*")
 
 
 def with_dims(model: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelProto:
@@ -23,9 +28,10 @@ def with_dims(model: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelProt
     symbols = set()
     for dim in _dims(copy.graph):
         if dim.dim_param:
-            symbols.add(dim.dim_param)
-            if dim.dim_param in dims:
-                dim.dim_value = dims[dim.dim_param]
+            symbols.update({dim.dim_param, *_NAME.findall(dim.dim_param)})
+            size = _evaluated(dim.dim_param, dims)
+            if size is not None and 0 <= size <= VALUE_MAX:
+                dim.dim_value = size
     for name, size in dims.items():
         if name not in symbols:
             remedy = did_you_mean(name, symbols)
@@ -33,6 +39,36 @@ def with_dims(model: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelProt
         if size < 1:
             raise GraphError(f"dimension {name!r} is {size}; give a number from 1")
     return copy
+
+
+def _evaluated(text: str, dims: Mapping[str, int]) -> int | None:
+    """Return a size: a name in `dims`, or sums and products of such names; None for others."""
+    if text in dims:
+        return dims[text]
+    try:
+        return _size_of(ast.parse(text, mode="eval").body, dims)
+    except (SyntaxError, ValueError, LookupError, ZeroDivisionError, RecursionError):
+        return None
+
+
+def _size_of(node: ast.AST, dims: Mapping[str, int]) -> int:
+    """Evaluate a dimension as exporters write it: `2*batch + 1`; LookupError for anything else."""
+    if isinstance(node, ast.Name):
+        return dims[node.id]
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp):
+        combine = _OPERATORS[type(node.op)]
+        return combine(_size_of(node.left, dims), _size_of(node.right, dims))
+    raise LookupError(type(node))
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
 def _dims(graph: onnx.GraphProto) -> Iterator[onnx.TensorShapeProto.Dimension]:

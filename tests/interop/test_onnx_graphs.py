@@ -166,6 +166,35 @@ def test_symbolic_dimensions_need_sizes():
         from_onnx(mlp("batch"), dims={"batch": 0})
 
 
+@pytest.mark.parametrize(
+    ("text", "size"), [("2*n", 6), ("n + 1", 4), ("(n + 3)//2 - 1", 2), ("n*n", 9)]
+)
+def test_sizes_made_of_symbols_follow_them(text, size):
+    """Exporters note such sizes, which inference does not change any more."""
+    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Neg", ["h"], ["y"])]
+    made = model(nodes, [value("x", "n", text)], [value("y", "n", text)])
+    made.graph.value_info.append(value("h", "n", text))
+    graph = from_onnx(made, dims={"n": 3}).graph
+    assert graph.output_bytes.tolist() == [3 * size * 4] * 2
+
+
+def test_sizes_that_are_no_sums_or_products_stay_unknown():
+    node = helper.make_node("Relu", ["x"], ["y"])
+    for text in (
+        "__import__('os')",
+        "n.real",
+        "n ** 99999999",
+        "n // 0",
+        "f(n)",
+        "n n",
+        "1.5*n",
+        "n - 5",
+    ):
+        made = model([node], [value("x", "n", text)], [value("y", "n", text)])
+        with pytest.raises(GraphError, match="is not known"):
+            from_onnx(made, dims={"n": 3})
+
+
 def branching():
     """y = If(flag: a + x, else x), where a is a node's output that only the branches read."""
     then = helper.make_graph([helper.make_node("Add", ["a", "x"], ["t"])], "t", [], [value("t", 2)])
@@ -226,6 +255,15 @@ def test_constants_are_weights_and_operators_unknown_to_onnx_are_refused():
     opset = [helper.make_opsetid("", 17), helper.make_opsetid("x", 1)]
     with pytest.raises(GraphError, match="its size of 'z' is not known; replace the operator"):
         from_onnx(model(odd, [value("x", 3)], [value("y", 3)], opset_imports=opset))
+
+
+def test_nodes_out_of_order_are_refused():
+    nodes = [helper.make_node("Relu", ["h"], ["y"]), helper.make_node("Neg", ["x"], ["h"])]
+    made = model(nodes, [value("x", 3)], [value("y", 3)])
+    for told in ([], [value("h", 3)]):
+        made.graph.value_info.extend(told)
+        with pytest.raises(DynPartitionError, match=r"'h'|Nodes in a graph must be topologically"):
+            from_onnx(made)
 
 
 def test_durations_of_nodes_that_there_are_not_are_refused():
