@@ -53,7 +53,7 @@ class Batch:
     def act(self, slots: IntArray, actions: IntArray) -> IntArray:
         """Place a candidate of each of the slots and observe; return int64 (n,): what became of it.
 
-        `kernel.ILLEGAL` (nothing has changed), PLACED, ALL_PLACED, or STUCK: tasks are left and
+        `env_kernel.ILLEGAL` (nothing has changed), PLACED, ALL_PLACED, or STUCK: tasks are left and
         none may go anywhere.
         """
         outcomes = np.empty(len(slots), dtype=np.int64)

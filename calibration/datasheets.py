@@ -6,17 +6,17 @@ A launch lasts its overhead and the time of its operations, each of which takes
 
 with the share of the datasheet's figures that programs reach. Such a model is 40 to 80 % off, so
 these profiles are for trying things out and for training that is robust to errors: calibrate a
-machine to learn about it. What is assumed stands in `Assumptions`, and in every profile.
+machine to learn about it. What is assumed stands in `sheet_costs`, and in every profile.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 
-from dynpartition.calibration.operations import Operation, count_operations
+from dynpartition.calibration.operations import count_operations
+from dynpartition.calibration.sheet_costs import Assumptions, Operation, launch_ns
 from dynpartition.calibration.sheets import CPUS, GPUS, NODES, Cpu, Gpu, Node
 from dynpartition.cluster import AffineCost, Cluster, Device, Link
 from dynpartition.models.registry import MODELS
@@ -27,28 +27,6 @@ Operations = Mapping[str, Mapping[int, tuple[Operation, ...]]]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 _SAMPLES = 16  # enough to route a token to every expert
-
-
-@dataclass(frozen=True, slots=True)
-class Assumptions:
-    """What no datasheet says. Overheads are those of the measured profile xeon-h200, rounded."""
-
-    reached: float = 0.75
-    """Share of a GPU's peak, and of any bandwidth, that programs reach."""
-    cpu_reached: float = 0.15
-    """Share of a core's peak: products with few rows do not reach more."""
-    gpu_launch_ns: int = 8_500
-    gpu_operation_ns: int = 1_600
-    cpu_launch_ns: int = 20_000
-    cpu_operation_ns: int = 2_500
-    cpu_core_bytes_per_s: int = 10 * 10**9
-    """What one core gets of the memory's bandwidth."""
-    h_ns: int = 36_000
-    h_copy_ns: int = 25_000
-    bookkeeping_ns: int = 5_700
-    sync_ns: int = 10_000
-    copy_latency_ns: int = 5_000
-    uncertainty: float = 0.4
 
 
 def datasheet_profiles(assumed: Assumptions | None = None) -> dict[str, Profile]:
@@ -87,20 +65,6 @@ def node_profile(node: Node, operations: Operations, assumed: Assumptions) -> Pr
     return Profile(
         cluster, cells, dispatch, _provenance(node, assumed), uncertainty=assumed.uncertainty
     )
-
-
-def launch_ns(operations: Sequence[Operation], device: Cpu | Gpu, assumed: Assumptions) -> int:
-    """Return how long a launch that does `operations` takes on `device`."""
-    if isinstance(device, Gpu):
-        launch, each = assumed.gpu_launch_ns, assumed.gpu_operation_ns
-        peak = device.flops_per_s * assumed.reached
-        bandwidth = device.memory_bytes_per_s * assumed.reached
-    else:
-        launch, each = assumed.cpu_launch_ns, assumed.cpu_operation_ns
-        peak = device.flops_per_s * assumed.cpu_reached
-        bandwidth = assumed.cpu_core_bytes_per_s
-    work_s = sum(math.hypot(op.flops / peak, op.moved_bytes / bandwidth) for op in operations)
-    return round(launch + each * len(operations) + 1e9 * work_s)
 
 
 def _curve(

@@ -11,6 +11,7 @@ import numpy as np
 from dynpartition.calibration import anchors
 from dynpartition.calibration.contention import as_plain as contention_as_plain
 from dynpartition.calibration.contention import find_pairs, overlaps, with_buses
+from dynpartition.calibration.counting import count_work
 from dynpartition.calibration.fit import Fitted, fit_cells, fit_profile
 from dynpartition.calibration.heldout import Used, used_by
 from dynpartition.calibration.identity import identities, sealed
@@ -26,7 +27,7 @@ from dynpartition.calibration.joint import refit
 from dynpartition.calibration.movable import job_error, moved_numbers, prior_deviations
 from dynpartition.calibration.numbers import as_plain
 from dynpartition.calibration.observations import Observations
-from dynpartition.calibration.operators import Work, count_work, fit_operators
+from dynpartition.calibration.operators import Work, fit_operators
 from dynpartition.calibration.probe import Probe, ProbeConfig
 from dynpartition.cluster import Cluster, Device
 from dynpartition.errors import CalibrationError

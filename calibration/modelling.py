@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from dynpartition.calibration.counting import count_work
 from dynpartition.calibration.identity import HASH, sealed
 from dynpartition.calibration.numbers import Number, as_plain
-from dynpartition.calibration.operators import OperatorModel, count_work
+from dynpartition.calibration.operators import OperatorModel
 from dynpartition.calibration.rollouts import LAUNCH_SIZES
 from dynpartition.errors import CalibrationError
 from dynpartition.models import DynamicModel, ModelInput

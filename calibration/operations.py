@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from dynpartition.calibration.sheet_costs import Operation
 from dynpartition.errors import CalibrationError
 from dynpartition.models.interpreter import Interpreter, task_arguments
 from dynpartition.models.model import DynamicModel
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One operator that computes something: one kernel on a GPU."""
-
-    flops: int
-    """Floating-point operations; a multiplication with an addition counts as two."""
-    moved_bytes: int
-    """Bytes of all tensors that it reads or writes."""
 
 
 def count_operations(

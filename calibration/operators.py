@@ -4,26 +4,20 @@
 
 A p-norm of both roofs of the roofline model (Williams, Waterman and Patterson 2009): p → ∞ is the
 sharp roofline, p = 1 adds both. Fitted per device on logarithms; judged by leaving out each cell in
-turn.
+turn. What cells do is counted by `dynpartition.calibration.counting`; nothing here needs torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from scipy import optimize
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from dynpartition.calibration.regress import FloatArray
 from dynpartition.errors import CalibrationError
-from dynpartition.models import DynamicModel, ModelInput
-from dynpartition.models.interpreter import Interpreter
 from dynpartition.profile import Curve
 
 _CELLS_MIN = 4
@@ -157,67 +151,3 @@ def _log_times(values: FloatArray, rows: Sequence[tuple[Work, int]]) -> FloatArr
     ratio = np.minimum(compute, memory) / roof  # at most 1: powers of it cannot overflow
     times: FloatArray = np.log(launch + ops * overhead + roof * (1 + ratio**power) ** (1 / power))
     return times
-
-
-def count_work(model: DynamicModel[Any], inputs: Iterable[ModelInput]) -> dict[str, Work]:
-    """Return what the calls of each cell do, as the first of them in `inputs` is shaped.
-
-    Cells that no input calls are missing.
-    """
-    calls: dict[str, tuple[Any, ...]] = {}
-    handles = [
-        cell.register_forward_pre_hook(_keeper(calls, name)) for name, cell in model.cells.items()
-    ]
-    try:
-        for item in inputs:
-            if len(calls) == len(model.cells):
-                break
-            _run_once(model, item)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: _work_of(model.cells[name], arguments) for name, arguments in calls.items()}
-
-
-def _keeper(
-    calls: dict[str, tuple[Any, ...]], name: str
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        calls.setdefault(name, arguments)
-
-    return keep
-
-
-@torch.inference_mode()
-def _run_once(model: DynamicModel[Any], item: ModelInput) -> None:
-    interpreter = Interpreter(model.cells, item.start())
-    for task in interpreter.revealing():
-        interpreter.compute(range(len(interpreter.outputs), task + 1))
-        interpreter.expand(task)
-    interpreter.compute(range(len(interpreter.outputs), len(interpreter.tasks)))
-
-
-class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-@torch.inference_mode()
-def _work_of(cell: nn.Module, arguments: tuple[Any, ...]) -> Work:
-    flops = FlopCounterMode(display=False)
-    with flops:
-        result = cell(*arguments)
-    counting = _Counting()
-    with counting:
-        cell(*arguments)
-    size = len(arguments[0])
-    moved = sum(tensor.numel() * tensor.element_size() for tensor in (*arguments, result))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in cell.parameters())
-    return Work(counting.count, flops.get_total_flops() / size, weights, moved / size)

@@ -28,7 +28,9 @@ from dynpartition.hardware.backend import ARENA_BYTES
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration")
+FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration", "interop")
+NEEDS = {"interop.md": ("onnx", "tensorboard")}
+"""Page → libraries that only extras of this package bring along."""
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMES = re.compile(r"decided in [\d.]+ ms")
 
@@ -83,11 +85,28 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
     [
         ("environment.md", ["True", "2 updates", "[1.09, 1.0]"]),
         ("hardware.md", ["6 True"]),
+        (
+            "interop.md",
+            [
+                "load runs on cuda:0",
+                "left runs on cuda:0",
+                "right runs on cuda:0",
+                "join runs on cpu:0",
+                "2 edges deep",
+                "('_0', '_1', '_2') ('0', '1', '2')",
+                "('product', 'activation') [2048, 2048]",
+                'digraph "small" {',
+                "(240,) (12,)",
+                "2 1",
+            ],
+        ),
         ("schedulers.md", ["True"]),
         ("simulators.md", ["1000 True"]),
     ],
 )
 def test_python_code_of_a_page_runs(page: str, printed: list[str], tmp_path: Path) -> None:
+    for library in NEEDS.get(page, ()):
+        pytest.importorskip(library, reason=f"{library}, which the page uses, is not installed")
     code = "\n".join(body for _, body in blocks(page, "python"))
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=240)

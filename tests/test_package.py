@@ -19,6 +19,7 @@ FOLDERS = {
     "hardware": "dynpartition/hardware",
     "agent": "dynpartition/agent",
     "calibration": "dynpartition/calibration",
+    "interop": "dynpartition/interop",
 }
 
 
@@ -71,6 +72,7 @@ ALLOWED = {
     "hardware": {"models"},
     "calibration": {"models", "hardware", "sim"},
     "agent": {"models", "sim"},
+    "interop": {"models", "sim", "calibration", "agent"},
 }
 """Folder → folders besides core that it may import."""
 

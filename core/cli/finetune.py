@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dynpartition.cli.local import check_cells, open_hardware
 from dynpartition.cli.options import ModelVerb, check_count, check_seconds
@@ -47,6 +47,8 @@ class Finetune(ModelVerb):
     it had not been."""
     resume: bool = False
     """Go on from the checkpoint in --out, given the same options otherwise."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, into --out."""
 
     def execute(self) -> None:
         """Fine-tune."""
@@ -66,6 +68,7 @@ class Finetune(ModelVerb):
                 *(self.out, backend, parts, start, config),
                 model=self.model,
                 resume=self.resume,
+                track=self.track,
             )
         if self.json:
             write_json(self.json, {"history": tuned.history})
@@ -101,6 +104,7 @@ def finetune_into(
     *,
     model: str,
     resume: bool = False,
+    track: Sequence[str] = (),
 ) -> Finetuned:
     """Fine-tune on the first inputs, judge by the second; the folder is complete at any moment."""
     from dynpartition.agent.checkpoint import load_checkpoint, save_checkpoint
@@ -121,7 +125,7 @@ def finetune_into(
         with writing(folder / CHECKPOINT):
             save_checkpoint(folder / CHECKPOINT, checkpoint)
 
-    with noting(folder, config.seconds, going_on=resume) as note:
+    with noting(folder, config.seconds, going_on=resume, track=track) as note:
         tuned = finetune(
             *(backend, inputs[0], start, correction, config),
             validation=inputs[1],

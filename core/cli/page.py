@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from dynpartition.cli.markup import Markup, count, duration, percent, seconds, tag
@@ -32,12 +34,19 @@ def _page(heading: str, *content: Markup | None) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"{heading} – dynpartition"),
         tag("style", Markup(STYLE)),
     )
     body = tag("body", tag("main", *content), tag("script", Markup(SCRIPT)))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _policy() -> str:
+    """Return what a browser may do with the page: run its own script, and fetch nothing at all."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def _title(found: RunFolder) -> str:

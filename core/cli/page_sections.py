@@ -6,23 +6,23 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 from dynpartition.cli.charts import bar, learning_curve, scatter, scheduler_colours
+from dynpartition.cli.cluster_picture import cluster_picture, link_costs
 from dynpartition.cli.markup import (
     NO_VALUE,
     Child,
     Markup,
     count,
-    duration,
     join,
-    percent,
     seconds,
     significant,
     size,
     table,
     tag,
 )
-from dynpartition.cli.run_folder import Metric, Row, RunFolder, RunInfo, Stage, Validation
+from dynpartition.cli.page_tables import bound_line, error_table, gap_table, placement_table
+from dynpartition.cli.run_folder import Metric, Row, RunFolder, RunInfo, Stage
 from dynpartition.cli.timeline import timelines
-from dynpartition.cluster import AffineCost, Cluster, Device, Link, TransferCost
+from dynpartition.cluster import Cluster, Device, Link
 from dynpartition.device_spec import parse_devices
 
 
@@ -106,9 +106,17 @@ def _timelines(found: RunFolder) -> Markup:
     shown = None
     if found.graph is not None and found.runs:
         shown = timelines(found.graph, found.runs, devices_of_run(found))
-    note = _note("Both runs share one time axis. Hover over a bar for its tasks and times.")
+    note = _note(
+        "Both runs share one time axis. Hover over a bar for its tasks and times, and to see the"
+        " same tasks in the other run. Ctrl + wheel zooms, dragging moves."
+    )
+    bound = bound_line(found)
     return _section(
-        heading, note if shown else None, shown, _missing(found, *gone) if gone else None
+        heading,
+        note if shown else None,
+        _note(bound) if shown and bound else None,
+        shown,
+        _missing(found, *gone) if gone else None,
     )
 
 
@@ -119,27 +127,25 @@ def _accuracy(found: RunFolder) -> Markup:
         return _section(heading, _missing(found, "validation.json"))
     colours = scheduler_colours([case.scheduler for case in validation.cases])
     swatches = [join(tag("i", "", style=f"background:{c}"), name) for name, c in colours.items()]
-    side = tag(
-        "div", _errors(validation), tag("ul", *(tag("li", s) for s in swatches), class_="legend")
+    legend = tag("ul", *(tag("li", s) for s in swatches), class_="legend")
+    chart = tag("div", scatter(validation, colours), legend)
+    note = _note(
+        "A point on the diagonal was predicted exactly. Errors below the noise are inconclusive."
     )
-    chart = tag("div", scatter(validation, colours))
-    return _section(heading, tag("div", chart, side, class_="pair"))
+    side = tag("div", note, error_table(validation))
+    return _section(heading, tag("div", chart, side, class_="pair"), placement_table(validation))
 
 
-def _errors(validation: Validation) -> Markup:
-    rows: list[list[Child]] = [
-        ["plans compared", f"{len(validation.cases)}"],
-        ["mean absolute error", _share(validation.mape)],
-        ["largest error", _share(validation.worst)],
-        ["bias", _share(validation.bias, signed=True)],
-        ["noise of the measurement", _share(validation.noise)],
-    ]
-    note = "A point on the diagonal was predicted exactly. Errors below the noise are inconclusive."
-    return join(_note(note), table(("", ""), rows, "lr"))
-
-
-def _share(share: float | None, *, signed: bool = False) -> str:
-    return NO_VALUE if share is None else percent(share, signed=signed)
+def _gaps(found: RunFolder) -> Markup | None:
+    if found.evaluation is None:
+        return None  # the first section says so
+    note = (
+        "Runs without the decision. Behind the fastest: how much longer the same inputs took than"
+        " under the scheduler that ran fastest. Real against simulated: below 0 the devices were"
+        " faster than the simulator said."
+    )
+    shown = gap_table(found.evaluation.rows)
+    return None if shown is None else _section("Gaps", _note(note), shown)
 
 
 def _learning(found: RunFolder) -> Markup:
@@ -176,7 +182,10 @@ def _cluster(found: RunFolder) -> Markup:
         [_link_row(link) for link in cluster.links],
         "lrrll",
     )
-    return _section("Devices", devices, links if cluster.links else None)
+    picture = cluster_picture(cluster, devices_of_run(found))
+    note = _note("Lines of one colour share a part of the machine: one copy waits for the other.")
+    shares = note if 'class="legend"' in picture else None
+    return _section("Devices", picture, shares, devices, links if cluster.links else None)
 
 
 def _device_row(cluster: Cluster, device: Device) -> list[Child]:
@@ -186,17 +195,9 @@ def _device_row(cluster: Cluster, device: Device) -> list[Child]:
 
 
 def _link_row(link: Link) -> list[Child]:
-    latency, bandwidth = _link_costs(link.cost)
+    latency, bandwidth = link_costs(link.cost)
     blocked = ", ".join(link.blocked_devices) or NO_VALUE
     return [f"{link.src} → {link.dst}", latency, bandwidth, ", ".join(link.held), blocked]
-
-
-def _link_costs(cost: TransferCost) -> tuple[str, str]:
-    """Return latency and bandwidth; of a table, its smallest point and its largest's rate."""
-    if isinstance(cost, AffineCost):
-        return duration(cost.latency_ns), f"{size(cost.bandwidth_bytes_per_s)}/s"
-    (_, first_ns), (last_bytes, last_ns) = cost.points[0], cost.points[-1]
-    return duration(first_ns), f"{size(last_bytes * 1e9 / max(1, last_ns))}/s"
 
 
 def _stages(found: RunFolder) -> Markup:
@@ -227,6 +228,7 @@ def _origin(found: RunFolder) -> Markup | None:
 
 SECTIONS: tuple[Callable[[RunFolder], Markup | None], ...] = (
     _evaluation,
+    _gaps,
     _timelines,
     _accuracy,
     _learning,

@@ -75,6 +75,19 @@ figcaption { grid-column:1/3; margin-bottom:6px; font-size:14px; }
 .transfer.host-input { fill:var(--host-input); } .transfer.load { fill:var(--load); }
 .launch { stroke:var(--edge); stroke-width:.8; vector-effect:non-scaling-stroke; }
 .launch:hover, .transfer:hover { filter:brightness(1.18); }
+.same { stroke:var(--ink); stroke-width:2; vector-effect:non-scaling-stroke; }
+.tip { position:fixed; z-index:9; pointer-events:none; max-width:360px; padding:6px 10px;
+  font-size:12.5px; line-height:1.4; white-space:pre-line; overflow-wrap:anywhere;
+  color:var(--page); background:var(--ink); border-radius:6px; }
+.tip[hidden] { display:none; }
+.cluster { display:block; width:100%; max-width:760px; margin:8px auto 4px; }
+.cluster .link { stroke:var(--transfer); } .cluster .link:hover { stroke:var(--ink); }
+.cluster rect { fill:var(--band); stroke:var(--rule); stroke-width:1.5; }
+.cluster .cuda rect { stroke:var(--c2); } .cluster .cpu rect { stroke:var(--c0); }
+.cluster text { fill:var(--muted); font-size:12px; paint-order:stroke; stroke:var(--card);
+  stroke-width:9px; stroke-linejoin:round; }
+.cluster .device text { stroke:none; }
+.cluster .device rect + text { fill:var(--ink); font-size:14px; font-weight:600; }
 .reveal { stroke:var(--reveal); stroke-dasharray:3 3; stroke-width:1.2; }
 .end { stroke:var(--ink); stroke-width:1.5; }
 .axis { position:relative; height:20px; font-size:11.5px; color:var(--muted); overflow:hidden; }
@@ -94,6 +107,34 @@ footer { color:var(--muted); font-size:13px; }
 """
 
 SCRIPT = """
+const tip = document.createElement("div");
+tip.className = "tip";
+tip.hidden = true;
+document.body.append(tip);
+for (const title of document.querySelectorAll("svg title")) {
+  const shape = title.parentNode;
+  shape.dataset.tip = title.textContent;
+  shape.setAttribute("aria-label", title.textContent);
+  title.remove();
+}
+let marked = [];
+document.addEventListener("pointermove", e => {
+  const shape = e.target.closest && e.target.closest("[data-tip]");
+  for (const other of marked) other.classList.remove("same");
+  marked = [];
+  tip.hidden = !shape || e.buttons & 1;
+  if (tip.hidden) return;
+  tip.textContent = shape.dataset.tip;
+  const right = e.clientX + 14 + tip.offsetWidth > innerWidth;
+  const below = e.clientY + 18 + tip.offsetHeight > innerHeight;
+  tip.style.left = Math.max(4, right ? e.clientX - 14 - tip.offsetWidth : e.clientX + 14) + "px";
+  tip.style.top = Math.max(4, below ? e.clientY - 10 - tip.offsetHeight : e.clientY + 18) + "px";
+  const box = shape.closest(".timelines");
+  if (!box || !shape.dataset.key) return;
+  marked = [...box.querySelectorAll("[data-key]")].filter(s => s.dataset.key === shape.dataset.key);
+  for (const other of marked) other.classList.add("same");
+});
+document.documentElement.addEventListener("pointerleave", () => { tip.hidden = true; });
 for (const box of document.querySelectorAll(".timelines")) {
   const W = 10000, span = +box.dataset.span, drawings = [...box.querySelectorAll(".plot svg")];
   let x = 0, w = W;

@@ -30,8 +30,12 @@ def train_paper_into(
     config: PaperConfig,
     *,
     resume: bool = False,
+    track: Sequence[str] = (),
 ) -> PaperResult:
-    """Train on the first, choose by the second inputs; `resume`: from the folder's checkpoint."""
+    """Train on the first, choose by the second inputs; `resume`: from the folder's checkpoint.
+
+    `track`: where metrics go besides, as for `train_into`.
+    """
     from dynpartition.agent.paper.checkpoint import load_paper_checkpoint, save_paper_checkpoint
     from dynpartition.agent.paper.train import train_paper_agent
 
@@ -41,7 +45,7 @@ def train_paper_into(
         with writing(folder / CHECKPOINT):
             save_paper_checkpoint(folder / CHECKPOINT, checkpoint)
 
-    with noting(folder, config.seconds, going_on=resume) as note:
+    with noting(folder, config.seconds, going_on=resume, track=track) as note:
         result = train_paper_agent(
             backend,
             inputs[0],

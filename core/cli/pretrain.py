@@ -39,6 +39,8 @@ class Pretrain(ModelVerb):
     """Of the paper's agents: go on from the checkpoint in --out."""
     scratch: bool = False
     """Begin with random weights instead of the shipped policy."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go besides metrics.jsonl: tensorboard, wandb, into --out."""
 
     def execute(self) -> None:
         """Pretrain."""
@@ -68,6 +70,8 @@ class Pretrain(ModelVerb):
             from dynpartition.cli.paper_training import paper_config, train_paper_into
 
             settings = paper_config(self.agent, self.seconds, self.seed, self.defects)
-            return train_paper_into(self.out, backend, parts, settings, resume=self.resume)
+            return train_paper_into(
+                self.out, backend, parts, settings, resume=self.resume, track=self.track
+            )
         start, config = pretraining(self.seconds, self.seed, scratch=self.scratch)
-        return train_into(self.out, backend, parts, start, config)
+        return train_into(self.out, backend, parts, start, config, track=self.track)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 
+from dynpartition.cli.graphs import load_graph
 from dynpartition.cli.page import run_page, traces_page
 from dynpartition.cli.perfetto import perfetto_events
 from dynpartition.cli.run_folder import read_run_folder
 from dynpartition.cli.timeline import Run
 from dynpartition.cli.verb import Verb
 from dynpartition.errors import UsageError
-from dynpartition.formats import read_graph, read_trace, write_bytes, write_json
+from dynpartition.formats import read_trace, write_bytes, write_json
 from dynpartition.graph import TaskGraph
 
 PAGE_NAME = "report.html"
@@ -39,7 +40,9 @@ class Report(Verb):
     traces: tuple[Path, ...] = ()
     """Trace files to compare instead of a run; the page is written into this folder."""
     graph: Path | None = None
-    """Graph file that the traces belong to."""
+    """Graph that the traces belong to: a graph file, ONNX model or node-link JSON."""
+    dims: tuple[str, ...] = ()
+    """Sizes of an ONNX model's symbolic dimensions, as for `schedule`."""
     html: Path | None = None
     """Where to write the page instead."""
     trace: Path | None = None
@@ -60,7 +63,7 @@ class Report(Verb):
         if self.run is not None and not self.traces and self.graph is None:
             return _from_folder(self.run)
         if self.run is None and self.traces and self.graph is not None:
-            return _from_traces(self.graph, self.traces)
+            return _from_traces(load_graph(self.graph, None, self.dims), self.traces)
         raise UsageError("give either --run FOLDER, or --traces FILE… together with --graph FILE")
 
 
@@ -69,8 +72,7 @@ def _from_folder(folder: Path) -> _Content:
     return _Content(run_page(found), found.graph, found.runs, found.missing)
 
 
-def _from_traces(graph_file: Path, files: Sequence[Path]) -> _Content:
-    graph = read_graph(graph_file)
+def _from_traces(graph: TaskGraph, files: Sequence[Path]) -> _Content:
     names = [path.stem for path in files]
     # Files of one name in different folders are told apart by their paths.
     shown = names if len(set(names)) == len(names) else [str(path) for path in files]

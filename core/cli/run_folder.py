@@ -66,6 +66,7 @@ class Case(Record, forbid_unknown_fields=False):
     scheduler: str
     simulated_ns: Amount
     measured_ns: Amount
+    half_error: float | None = None
 
 
 class Validation(Record, forbid_unknown_fields=False):
@@ -73,9 +74,15 @@ class Validation(Record, forbid_unknown_fields=False):
 
     cases: tuple[Case, ...]
     mape: float | None = None
+    p95: float | None = None
     worst: float | None = None
     bias: float | None = None
     noise: float | None = None
+    tau: float | None = None
+    regret: float | None = None
+    optimism: float | None = None
+    conclusive: float | None = None
+    verdict: str | None = None
 
 
 class Row(Record, forbid_unknown_fields=False):

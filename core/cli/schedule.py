@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynpartition.cli.graphs import load_world
 from dynpartition.cli.summary import describe_trace, format_ms
 from dynpartition.cli.verb import Verb
 from dynpartition.contract import GraphWorkload, Outcome, Scheduler, drive
-from dynpartition.formats import find_profile, read_graph, write_plan
+from dynpartition.formats import check_writable, write_bytes, write_plan
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
@@ -22,7 +23,7 @@ class Schedule(Verb):
     """
 
     graph: Path
-    """Graph file."""
+    """Graph file, ONNX model (.onnx), or node-link JSON of networkx."""
     profile: str
     """Profile file, or the name of a shipped profile."""
     scheduler: str
@@ -33,6 +34,10 @@ class Schedule(Verb):
     """Time for each decision of a scheduler that searches, in microseconds."""
     evaluations: int | None = None
     """How many plans such a scheduler may try instead, which is repeatable."""
+    dims: tuple[str, ...] = ()
+    """Sizes of an ONNX model's symbolic dimensions: batch=8."""
+    dot: Path | None = None
+    """Where to write the placed graph for Graphviz, in the DOT language."""
 
     def execute(self) -> None:
         """Schedule the graph."""
@@ -40,8 +45,9 @@ class Schedule(Verb):
         from dynpartition.agent.registry import make_scheduler
         from dynpartition.agent.warming import warm_up
 
-        graph = read_graph(self.graph)
-        profile = find_profile(self.profile)
+        graph, profile, names = load_world(self.graph, self.profile, self.dims)
+        if self.dot:
+            check_writable(self.dot)
         scheduler = make_scheduler(
             self.scheduler,
             seed=self.seed,
@@ -53,6 +59,10 @@ class Schedule(Verb):
         plan, outcome = _schedule(graph, profile, scheduler)
         if self.json:
             write_plan(self.json, plan, graph)
+        if self.dot:
+            from dynpartition.interop.dot import to_dot
+
+            write_bytes(self.dot, to_dot(graph, plan, names=names).encode())
         decided = f"decided in {format_ms(outcome.decision_ns)}"
         print(f"{self.scheduler}: {describe_trace(outcome.trace)}, {decided}")
         if isinstance(scheduler, Optimal) and scheduler.proof is not None:

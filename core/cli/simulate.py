@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynpartition.cli.graphs import load_world
 from dynpartition.cli.incidents import parse_losses, parse_slowdowns
 from dynpartition.cli.summary import describe_load, describe_losses, describe_trace
 from dynpartition.cli.verb import Verb
 from dynpartition.conditions import Conditions
 from dynpartition.contract import FixedPlan, GraphWorkload, Scheduler, drive
-from dynpartition.formats import find_profile, read_graph, read_plan, write_trace
+from dynpartition.formats import read_plan, write_trace
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
@@ -27,7 +28,7 @@ class Simulate(Verb):
     """Run a plan in the simulator and write what happened (--json) as a trace file."""
 
     graph: Path
-    """Graph file."""
+    """Graph file, ONNX model (.onnx), or node-link JSON of networkx."""
     profile: str
     """Profile file, or the name of a shipped profile."""
     plan: Path
@@ -40,6 +41,8 @@ class Simulate(Verb):
     """Who plans what is left when a device has been lost."""
     policy: Path | None = None
     """Checkpoint folder for the scheduler `policy`."""
+    dims: tuple[str, ...] = ()
+    """Sizes of an ONNX model's symbolic dimensions, as for `schedule`."""
 
     def execute(self) -> None:
         """Simulate the plan."""
@@ -47,8 +50,7 @@ class Simulate(Verb):
 
         slowdowns, losses = parse_slowdowns(self.slow), parse_losses(self.lose)
         conditions = Conditions(seed=self.seed, slowdowns=slowdowns, losses=losses)
-        graph = read_graph(self.graph)
-        profile = find_profile(self.profile)
+        graph, profile, _ = load_world(self.graph, self.profile, self.dims)
         plan = read_plan(self.plan, graph, profile.cluster)
         if losses:
             trace = self._simulate_losses(graph, profile, plan, conditions)

@@ -230,6 +230,7 @@ def _launch(scale: Scale, lane: Lane, span: LaunchSpan) -> Markup:
         "rect",
         tag("title", title),
         class_="launch",
+        data_key=f"run {_key(scale.graph, span.tasks)}",
         style=f"fill:{scale.colours[cell]}",
         **scale.box(span.start_ns, span.end_ns),
         y=lane.y_px + 3,
@@ -244,7 +245,10 @@ def _copy(scale: Scale, lane: Lane, span: TransferSpan | LoadSpan) -> Markup:
         kind, what = "transfer host-input", f"host input of {_tasks(scale.graph, span.tasks)}"
     else:
         kind, what = "transfer", f"output of {_tasks(scale.graph, span.tasks)}"
-    return _thin(scale, lane, span, kind, f"{size(span.bytes)}, {what}")
+    key = None
+    if isinstance(span, TransferSpan):
+        key = f"{span.src} {span.dst} {_key(scale.graph, span.tasks)}"
+    return _thin(scale, lane, span, kind, f"{size(span.bytes)}, {what}", key)
 
 
 def _dispatch(scale: Scale, lane: Lane, span: DispatchSpan) -> Markup:
@@ -253,12 +257,18 @@ def _dispatch(scale: Scale, lane: Lane, span: DispatchSpan) -> Markup:
 
 
 def _thin(
-    scale: Scale, lane: Lane, span: TransferSpan | LoadSpan | DispatchSpan, kind: str, what: str
+    scale: Scale,
+    lane: Lane,
+    span: TransferSpan | LoadSpan | DispatchSpan,
+    kind: str,
+    what: str,
+    key: str | None = None,
 ) -> Markup:
     return tag(
         "rect",
         tag("title", f"{what}\n{_when(span)}"),
         class_=kind,
+        data_key=key,
         **scale.box(span.start_ns, span.end_ns),
         y=lane.y_px + 5,
         height=lane.height_px - 10,
@@ -276,6 +286,11 @@ def _end_line(scale: Scale, trace: Trace, height: int) -> Markup:
     x = scale.x(end_ns)
     title = tag("title", f"end of the run at {duration(end_ns)}")
     return tag("line", title, class_="end", x1=x, x2=x, y1=0, y2=height - GAP_PX)
+
+
+def _key(graph: TaskGraph, tasks: Sequence[int]) -> str:
+    """Return by what a launch or a transfer is found again in other runs."""
+    return " ".join(str(graph.ids[task]) for task in sorted(tasks))
 
 
 def _tasks(graph: TaskGraph, tasks: Sequence[int]) -> str:

@@ -31,12 +31,17 @@ def train_into(
     inputs: tuple[Sequence[Workload], Sequence[Workload]],
     start: Checkpoint | Policy,
     config: TrainConfig,
+    *,
+    track: Sequence[str] = (),
 ) -> TrainResult:
-    """Train on the first, choose by the second inputs; metrics are written as they come."""
+    """Train on the first, choose by the second inputs; metrics are written as they come.
+
+    `track`: where they go besides, see `dynpartition.interop.tracking`.
+    """
     from dynpartition.agent.checkpoint import save_checkpoint
     from dynpartition.agent.train import train
 
-    with noting(folder, config.seconds) as note:
+    with noting(folder, config.seconds, track=track) as note:
 
         def keep(checkpoint: Checkpoint) -> None:
             with writing(folder / CHECKPOINT):
@@ -70,12 +75,15 @@ def pretraining(seconds: float, seed: int, *, scratch: bool = False) -> tuple[Po
 
 @contextmanager
 def noting(
-    folder: Path, seconds: float | None, *, going_on: bool = False
+    folder: Path, seconds: float | None, *, going_on: bool = False, track: Sequence[str] = ()
 ) -> Iterator[Callable[[Metrics], None]]:
     """Make the folder; yield what writes one line of metrics, after those there if `going_on`."""
+    from dynpartition.interop.tracking import tracking
+
     make_folder(folder)
     _check_replaceable(folder / CHECKPOINT)
     with (
+        tracking(track, folder) as trackers,
         writing(folder / METRICS),
         progress_bar(folder.name) as progress,
         (folder / METRICS).open("a" if going_on else "w", encoding="utf-8") as lines,
@@ -84,6 +92,8 @@ def noting(
         def note(metrics: Metrics) -> None:
             lines.write(msgspec.json.encode(metrics).decode() + "\n")
             lines.flush()
+            for tracker in trackers:
+                tracker(metrics)
             if seconds:
                 progress(min(1.0, metrics["seconds"] / seconds))
 

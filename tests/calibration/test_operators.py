@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dynpartition.calibration.counting import count_work
 from dynpartition.calibration.identity import is_as_measured
 from dynpartition.calibration.modelling import modelled
 from dynpartition.calibration.operators import (
     OperatorModel,
     Roofs,
     Work,
-    count_work,
     fit_operators,
 )
 from dynpartition.calibration.probe import LENGTHS, WIDTHS, Probe, ProbeConfig
