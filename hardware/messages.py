@@ -38,6 +38,8 @@ class Call(msgspec.Struct, array_like=True, gc=False):
     """Row of the first output; the others follow it."""
     size: int
     """Number of tasks, k."""
+    variant: str = ""
+    """Of the cell."""
 
 
 class RunOrder(msgspec.Struct, array_like=True, gc=False):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynpartition.models.tasks import ModelRun, NewTask
+from dynpartition.models.variants import variant_of
 
 
 def task_arguments(task: NewTask, outputs: Mapping[int, Tensor]) -> list[Tensor]:
@@ -69,7 +70,8 @@ class Interpreter:
         for number in numbers:
             task = self.tasks[number]
             arguments = task_arguments(task, self.outputs)
-            self.outputs[number] = call_cell(self.cells[task.cell], [arguments])[0]
+            cell = variant_of(self.cells[task.cell], task.variant)
+            self.outputs[number] = call_cell(cell, [arguments])[0]
 
     def expand(self, task: int) -> None:
         """Append the tasks that the output of `task` calls for."""

@@ -40,6 +40,8 @@ class NewTask:
     """Whether the output is part of the answer."""
     reveals: bool = False
     """Whether the output decides which further tasks exist."""
+    variant: str = ""
+    """What the task does besides calling its cell, for cells with variants."""
 
     @property
     def kind(self) -> TaskKind:
@@ -53,6 +55,7 @@ class NewTask:
             self.returns,
             self.reveals,
             self.output_dtype,
+            self.variant,
         )
 
     @property
@@ -78,6 +81,7 @@ class TaskKind:
     returns: bool = False
     reveals: bool = False
     output_dtype: torch.dtype = torch.float32
+    variant: str = ""
 
     @property
     def output_bytes(self) -> int:
@@ -136,6 +140,7 @@ class TaskBlock:
                 host_input=next(fed[kind]) if kind in fed else None,
                 returns=self.kinds[kind].returns,
                 reveals=self.kinds[kind].reveals,
+                variant=self.kinds[kind].variant,
             )
             for kind, inputs in zip(self.kind_of.tolist(), self.inputs.rows, strict=True)
         ]
