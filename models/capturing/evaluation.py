@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dynpartition.models.capturing.values import Const, OpNode, Ref, TaskNode, leaves_of, mapped
+from dynpartition.models.capturing.values import Const, OpNode, Ref, TaskNode, filled
 
 Outputs = Mapping[int, Tensor]
 """Outputs of a task, by their number."""
@@ -63,13 +63,15 @@ class Evaluation:
 
     def _made_by(self, node: OpNode) -> Any:
         if node not in self._made:
-            args, kwargs = mapped(node.args, self.value), mapped(node.kwargs, self.value)
-            if node.in_place:
+            calling = node.calling
+            leaves = [self.value(leaf) for leaf in node.leaves]
+            args, kwargs = filled(calling.args, leaves), filled(calling.kwargs, leaves)
+            if calling.in_place:
                 target = args[0].clone()
-                node.function(target, *args[1:], **kwargs)
+                calling.function(target, *args[1:], **kwargs)
                 self._made[node] = target
             else:
-                self._made[node] = node.function(*args, **kwargs)
+                self._made[node] = calling.function(*args, **kwargs)
         return self._made[node]
 
 
@@ -77,10 +79,11 @@ def unknown(ref: Ref) -> list[TaskNode]:
     """Return the tasks that a value needs and whose outputs have not come to the host."""
     found: dict[TaskNode, None] = {}
     seen: set[OpNode] = set()
-
-    def visit(leaf: Ref | Const) -> None:
+    pending: list[Ref | Const] = [ref]
+    while pending:
+        leaf = pending.pop()
         if isinstance(leaf, Const) or leaf.index in leaf.node.known:
-            return
+            continue
         node = leaf.node
         task = node if isinstance(node, TaskNode) else node.task
         if task is not None:
@@ -88,8 +91,5 @@ def unknown(ref: Ref) -> list[TaskNode]:
                 found[task] = None
         elif isinstance(node, OpNode) and node not in seen:
             seen.add(node)
-            for one in leaves_of([node.args, node.kwargs]):
-                visit(one)
-
-    visit(ref)
+            pending += node.leaves
     return list(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,19 +12,7 @@ from dynpartition.errors import ModelError
 from dynpartition.models.capturing.cells import ValueWatch
 from dynpartition.models.capturing.packing import Packing
 from dynpartition.models.capturing.structure import replaced, tensors_in
-from dynpartition.models.capturing.values import Format, Shape
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What a cell returns for arguments of some shapes."""
-
-    structure: Any
-    """What it returns, with tensors on the meta device."""
-    shapes: tuple[Shape, ...]
-    packing: Packing
-    is_single: bool
-    """Whether it returns one tensor and nothing else."""
+from dynpartition.models.capturing.values import CellCalling, Shape, flat_kind, template
 
 
 class Lesson:
@@ -42,7 +29,7 @@ class Lesson:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         real: Callable[[], tuple[Sequence[Any], Mapping[str, Any]]],
-    ) -> Learnt:
+    ) -> CellCalling:
         """Return what the cell returns; tensors of the arguments say only shape and type.
 
         Calls it with random numbers, and with the `real` arguments where it refuses those.
@@ -55,10 +42,14 @@ class Lesson:
         if not tensors:
             raise ModelError(f"cell {self._name} returns no tensor; choose another submodule")
         shapes = tuple(Shape.of(tensor) for tensor in tensors)
-        formats: list[Format] = [shape.format for shape in shapes]
         structure = replaced(made, lambda tensor: torch.empty_like(tensor, device="meta"))
+        (template_args, template_kwargs), _ = template((tuple(args), dict(kwargs)))
+        packing = Packing.of([shape.format for shape in shapes])
         is_single = isinstance(made, Tensor)
-        return Learnt(structure, shapes, Packing.of(formats), is_single)
+        flat = flat_kind(made)
+        return CellCalling(
+            template_args, template_kwargs, shapes, structure, is_single, flat, packing
+        )
 
     def _tried(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if self._is_examined:

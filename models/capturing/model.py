@@ -14,14 +14,21 @@ from torch import Tensor, nn
 from dynpartition.errors import InputError, ModelError, did_you_mean
 from dynpartition.models.capturing.cells import GLUE, CapturedCell, GlueCell
 from dynpartition.models.capturing.evaluation import Evaluation, Outputs
-from dynpartition.models.capturing.learning import Learnt, Lesson
-from dynpartition.models.capturing.operations import Outcome
+from dynpartition.models.capturing.learning import Lesson
+from dynpartition.models.capturing.packing import Packing
 from dynpartition.models.capturing.run import CapturedRun
+from dynpartition.models.capturing.stage import Pattern
 from dynpartition.models.capturing.structure import Arguments, digest_of, tensors_in
-from dynpartition.models.capturing.values import ACTIVE, TaskNode, mapped
+from dynpartition.models.capturing.values import (
+    ACTIVE,
+    CellCalling,
+    Format,
+    OpCalling,
+    TaskNode,
+    filled,
+)
 from dynpartition.models.config import ModelConfig
 from dynpartition.models.model import DynamicModel
-from dynpartition.models.tasks import TaskKind
 
 CellChoice = str | type[nn.Module] | nn.Module
 """A submodule by its path (`encoder.block1`, with `*` for any part), its class, or itself."""
@@ -40,7 +47,8 @@ class Entry:
         self._forget()
 
     def _forget(self) -> None:
-        self.learnt: dict[Any, Learnt] = {}
+        self.known: dict[Any, CellCalling] = {}
+        """What calls return, by the shapes of their arguments."""
         self.lesson = Lesson(self.name, self._module, self.original)
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +65,7 @@ class Entry:
         return recorder.call(self, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("learnt", "lesson")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("known", "lesson")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -91,8 +99,7 @@ class CapturedModel(DynamicModel[Any]):
     def _capture(self, module: nn.Module, cells: Sequence[CellChoice]) -> None:
         self.module = module
         self.token = uuid.uuid4().hex
-        self.outcomes: dict[Any, Outcome] = {}
-        self._kinds: dict[Any, TaskKind] = {}
+        self._forget()
         chosen = chosen_cells(module, cells)
         for part in chosen.values():
             _check_cell(part)
@@ -103,6 +110,19 @@ class CapturedModel(DynamicModel[Any]):
         self.cells[GLUE] = GlueCell(_outside(module, chosen.values()))
         self._know_weights()
 
+    def _forget(self) -> None:
+        """Begin without anything learnt of operations and tasks."""
+        self.callings: dict[Any, OpCalling | None] = {}
+        self.patterns: dict[Any, Pattern] = {}
+        self.quick_patterns: dict[Any, Pattern] = {}
+        self._packings: dict[tuple[Format, ...], Packing] = {}
+
+    def forget_operations(self) -> None:
+        """Make room: what has been learnt of operations is learnt again."""
+        self.callings.clear()
+        self.patterns.clear()
+        self.quick_patterns.clear()
+
     def _know_weights(self) -> None:
         glue = self.cells[GLUE]
         assert isinstance(glue, GlueCell)
@@ -110,10 +130,12 @@ class CapturedModel(DynamicModel[Any]):
         """Weights that belong to no cell, by the identity of their tensor."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "outcomes": {}, "_kinds": {}}
+        learnt = ("callings", "patterns", "quick_patterns", "_packings", "weight_names")
+        return {name: value for name, value in self.__dict__.items() if name not in learnt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._forget()
         self._know_weights()
 
     def _make_cells(self) -> dict[str, nn.Module]:
@@ -162,32 +184,19 @@ class CapturedModel(DynamicModel[Any]):
         memory = tensor.untyped_storage().data_ptr()
         return any(weight.untyped_storage().data_ptr() == memory for weight in weights)
 
-    def kind(self, node: TaskNode, variant: str, host: Tensor | None) -> TaskKind:
-        """Return what a task has in common with others; equal ones are one object."""
-        fed = None if host is None else (host.shape, host.dtype)
-        packing = node.packing
-        key = (node.cell, variant, packing.shape, packing.dtype, fed, node.returns, node.reveals)
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = TaskKind(
-                node.cell,
-                packing.shape,
-                None if host is None else tuple(host.shape),
-                torch.float32 if host is None else host.dtype,
-                node.returns,
-                node.reveals,
-                packing.dtype,
-                variant,
-            )
-        return kind
+    def packing(self, formats: tuple[Format, ...]) -> Packing:
+        """Return how glue packs what it outputs; the same object for the same formats."""
+        return self._packings.setdefault(formats, Packing.of(formats))
 
     def run_task(self, node: TaskNode, evaluation: Evaluation) -> Outputs:
         """Return what a task outputs, computed here and now."""
-        if node.outputs is not None:
+        if node.outputs:
             return {number: evaluation.value(ref) for number, ref in enumerate(node.outputs)}
-        args, kwargs = mapped(node.args, evaluation.value), mapped(node.kwargs, evaluation.value)
-        made = self._entries[node.cell].original(*args, **kwargs)
-        return dict(enumerate(tensors_in(made)))
+        leaves = [evaluation.value(leaf) for leaf in node.leaves]
+        calling = node.calling
+        assert calling is not None
+        args, kwargs = filled(calling.args, leaves), filled(calling.kwargs, leaves)
+        return dict(enumerate(tensors_in(self._entries[node.cell].original(*args, **kwargs))))
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from dynpartition.errors import ModelError
 from dynpartition.models.capturing.cells import NEEDS_VALUES
 from dynpartition.models.capturing.programs import name_of
 from dynpartition.models.capturing.structure import replaced, tensors_in
-from dynpartition.models.capturing.values import Handle, Shape
+from dynpartition.models.capturing.values import Handle, OpCalling, Shape, flat_kind, template
 
 ANSWERS: Mapping[str, Any] = {
     "device": torch.device("cpu"),
@@ -49,74 +48,59 @@ IN_PLACE = frozenset(
 JOINING = frozenset({"cat", "stack", "concat", "concatenate", "hstack", "vstack"})
 """Functions that move numbers without computing any."""
 
-Verdict = Literal["value", "one", "several", "forced"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a function makes of arguments of some shapes."""
-
-    verdict: Verdict
-    name: str = ""
-    value: Any = None
-    """The result, where no tensor is in it; the structure of several."""
-    shapes: tuple[Shape, ...] = ()
-    is_view: bool = False
-    is_move: bool = False
-
-
-FORCED = Outcome("forced")
-"""The function needs the numbers of its arguments."""
+FORCED: OpCalling | None = None
+"""Instead of a calling: the function needs the numbers of its arguments."""
 
 
 def judge(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Outcome:
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    in_place: bool = False,
+) -> OpCalling | None:
     """Return what the function makes of such arguments, tried on the meta device."""
     name = name_of(function)
     if name is None or getattr(function, "__name__", "") in NEEDS_VALUES:
         return FORCED
     given, named = replaced(list(args), _on_meta), replaced(dict(kwargs), _on_meta)
     try:
+        if in_place:
+            given[0] = given[0].clone()
         made = function(*given, **named)
     except (RuntimeError, NotImplementedError, ValueError, IndexError, TypeError):
+        if in_place:
+            raise
         return FORCED  # it says itself what is wrong, if anything is, once it has the numbers
+    if in_place:
+        made = given[0]
     tensors = tensors_in(made)
-    if not tensors:
-        return Outcome("value", name, made)
+    is_single = isinstance(made, Tensor)
+    if tensors and not is_single and (not isinstance(made, tuple | list) or len(tensors) != len(made)):
+        return FORCED
     before = {t.untyped_storage()._cdata for t in tensors_in([given, named])}
-    is_view = any(t.untyped_storage()._cdata in before for t in tensors)
+    is_view = not in_place and any(t.untyped_storage()._cdata in before for t in tensors)
     is_move = is_view or getattr(function, "__name__", "") in JOINING
-    shapes = tuple(Shape.of(tensor) for tensor in tensors)
-    verdict: Verdict = "one" if isinstance(made, Tensor) else "several"
-    if verdict == "several" and not isinstance(made, tuple | list):
-        return FORCED
-    if len(tensors) != (1 if verdict == "one" else len(made)):
-        return FORCED
-    return Outcome(verdict, name, made, shapes, is_view, is_move)
+    (template_args, template_kwargs), _ = template((tuple(args), dict(kwargs)))
+    return OpCalling(
+        template_args,
+        template_kwargs,
+        tuple(Shape.of(tensor) for tensor in tensors),
+        made,
+        is_single,
+        flat_kind(made),
+        function,
+        name,
+        is_view,
+        is_move,
+        in_place,
+    )
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
     if isinstance(tensor, Handle):
         return tensor._ref.shape.meta
     return torch.empty_like(tensor, device="meta")
-
-
-def signature(value: Any) -> Any:
-    """Return what decides about the outcome for an argument; TypeError if that cannot be told."""
-    kind = type(value)
-    if kind is Handle:
-        return value._ref.shape.format
-    if isinstance(value, Tensor):
-        return (tuple(value.shape), value.dtype)
-    if kind is tuple or kind is list:
-        return (kind, *[signature(one) for one in value])
-    if kind is slice:
-        return (kind, signature(value.start), signature(value.stop), signature(value.step))
-    if isinstance(value, Mapping):
-        return (dict, *[(key, signature(one)) for key, one in value.items()])
-    hash(value)
-    return (kind, value)
 
 
 def attribute_of(function: Callable[..., Any]) -> str | None:

@@ -13,9 +13,9 @@ _ALIGNED_BYTES = 16
 """Where bytes of tensors of different types begin, so that each can be viewed as its type."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Where one tensor lies in a packed one."""
+    """Where one tensor lies in a packed one. Equal to itself alone, so that hashing is quick."""
 
     begin: int
     """Element, or byte where types differ; -1: it is not packed, it is the whole."""
@@ -35,7 +35,7 @@ class Part:
         return flat.reshape(len(packed), *self.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Packing:
     """How tensors of given shapes and types are packed: one alone is left as it is."""
 

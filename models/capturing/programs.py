@@ -78,7 +78,7 @@ class Program:
     operations: tuple[Operation, ...] = ()
     call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     outputs: tuple[Any, ...] = ()
-    _functions: list[Callable[..., Any]] = field(default_factory=list, compare=False, repr=False)
+    _functions: list[Callable[..., Any]] = field(default_factory=list, repr=False)
 
     def slots(self, columns: Sequence[Tensor]) -> list[Tensor]:
         """Return the rows of every slot, (k, *shape), of the task's arguments (k, *shape) each."""

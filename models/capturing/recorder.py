@@ -17,26 +17,25 @@ from dynpartition.models.capturing.operations import (
     FORCED,
     IN_PLACE,
     SAME,
-    Outcome,
     attribute_of,
     dropout_input,
     judge,
     refuse,
-    signature,
     without_devices,
 )
-from dynpartition.models.capturing.packing import Packing
-from dynpartition.models.capturing.programs import name_of
 from dynpartition.models.capturing.structure import replaced, sample_tensors
 from dynpartition.models.capturing.values import (
+    Calling,
+    CellCalling,
     Const,
     Handle,
+    OpCalling,
     OpNode,
     Ref,
-    Shape,
     TaskNode,
-    leaves_of,
-    mapped,
+    filled,
+    handle_of,
+    template,
 )
 
 if TYPE_CHECKING:
@@ -48,8 +47,8 @@ REPEATED_NUMEL = 4096
 """A value of more numbers that several tasks read is computed once, in a task of its own."""
 OPERATIONS_ON_HOST = 4
 """So many operations on a task's output are done on the host when Python needs their result."""
-OUTCOMES_MAX = 20_000
-"""Outcomes that a model remembers."""
+CALLINGS_MAX = 20_000
+"""Kinds of operations that a model remembers."""
 HOST_BYTES = 1 << 16
 """Larger outputs do not travel to the host for the sake of a value computed from them."""
 
@@ -66,91 +65,95 @@ class Recorder:
         self.last_forced: Ref | None = None
         """The value that Python needed last."""
         self._wait = wait
-        self._sample_memory = {
-            tensor.untyped_storage().data_ptr() for tensor in sample_tensors(sample)
-        }
+        self._sample = sample
 
     # Calls of cells
 
     def call(self, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Record a call of a cell and return handles of what it returns."""
-        recorded, formats = [], []
-        if kwargs:
-            return self._call_of_any(entry, args, kwargs)
-        for argument in args:
-            if type(argument) is Handle:
-                ref = argument._ref
-                recorded.append(ref)
-                formats.append(ref.shape.format)
-            elif isinstance(argument, Tensor):
-                recorded.append(self._const(argument))
-                formats.append((tuple(argument.shape), argument.dtype))
-            else:
-                return self._call_of_any(entry, args, kwargs)
-        key = tuple(formats)
-        learnt = entry.learnt.get(key)
-        if learnt is None:
-            learnt = entry.learnt[key] = self._learn(entry, recorded, {})
-        node = TaskNode(entry.name, recorded, {}, learnt.packing)
-        node.is_plain = True
-        return self._called(node, learnt)
-
-    def _call_of_any(self, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        recorded, named = replaced(tuple(args), self._leaf), replaced(dict(kwargs), self._leaf)
+        leaves: list[Ref | Const] = []
         try:
-            key = (signature(list(args)), signature(kwargs))
+            key = self._key(args, leaves)
+            if kwargs:
+                key = (key, self._key(kwargs, leaves))
         except TypeError:
-            key = None
-        learnt = entry.learnt.get(key)
-        if learnt is None:
-            learnt = self._learn(entry, recorded, named)
-            if key is not None:
-                entry.learnt[key] = learnt
-        return self._called(TaskNode(entry.name, recorded, named, learnt.packing), learnt)
-
-    def _called(self, node: TaskNode, learnt: Any) -> Any:
-        for leaf in node.args if node.is_plain else leaves_of([node.args, node.kwargs]):
+            raise ModelError(
+                f"cell {entry.name} is called with an argument that is neither a tensor nor a plain"
+                " value or a container of these; choose a submodule inside of it as the cell"
+            ) from None
+        calling = entry.known.get(key)
+        if calling is None:
+            calling = entry.known[key] = self._learn(entry, args, kwargs, leaves)
+        node = TaskNode(entry.name, calling.packing, calling, leaves)
+        for leaf in leaves:
             if type(leaf) is Ref and type(leaf.node) is OpNode:
                 leaf.node.uses += 1
         self.pending.append(node)
-        if learnt.is_single:
-            return Handle.to(Ref(node, 0, learnt.shapes[0]))
-        numbered = iter(range(len(learnt.shapes)))
+        if calling.is_single:
+            return handle_of(Ref(node, 0, calling.shapes[0]))
+        return _rebuilt(calling, [Ref(node, n, shape) for n, shape in enumerate(calling.shapes)])
 
-        def handle(_: Tensor) -> Handle:
-            number = next(numbered)
-            return Handle.to(Ref(node, number, learnt.shapes[number]))
-
-        return replaced(learnt.structure, handle)
-
-    def _learn(self, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        def meta(leaf: Ref | Const) -> Tensor:
-            return leaf.shape.meta if isinstance(leaf, Ref) else leaf.tensor
-
+    def _learn(
+        self,
+        entry: Entry,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        leaves: Sequence[Ref | Const],
+    ) -> CellCalling:
         def real() -> tuple[Sequence[Any], Mapping[str, Any]]:
             evaluation = Evaluation(self.model.run_task)
-            value = evaluation.value
-            return mapped(list(args), value), mapped(dict(kwargs), value)
+            values = [evaluation.value(leaf) for leaf in leaves]
+            (given, named), _ = template((tuple(args), dict(kwargs)))
+            return filled(given, values), filled(named, values)
+
+        def meta(tensor: Tensor) -> Tensor:
+            return tensor._ref.shape.meta if isinstance(tensor, Handle) else tensor
 
         with self.model.aside():
-            return entry.lesson.learn(mapped(list(args), meta), mapped(dict(kwargs), meta), real)
+            return entry.lesson.learn(replaced(tuple(args), meta), replaced(dict(kwargs), meta), real)
 
-    def _leaf(self, tensor: Tensor) -> Ref | Const:
-        return tensor._ref if type(tensor) is Handle else self._const(tensor)
+    def _key(self, value: Any, leaves: list[Ref | Const]) -> Any:
+        """Return what decides what becomes of an argument, and append its tensors to `leaves`."""
+        kind = type(value)
+        if kind is Handle:
+            leaves.append(value._ref)
+            return value._ref.shape.format
+        if isinstance(value, Tensor):
+            leaves.append(self._const(value))
+            return (value.shape, value.dtype)
+        if kind is tuple or kind is list:
+            key: list[Any] = [kind]
+            for one in value:
+                if type(one) is Handle:  # most of them are; a call less for each
+                    ref = one._ref
+                    leaves.append(ref)
+                    key.append(ref.shape.format)
+                else:
+                    key.append(self._key(one, leaves))
+            return tuple(key)
+        if kind is slice:
+            return (kind, self._key((value.start, value.stop, value.step), leaves))
+        if isinstance(value, Mapping):
+            return (dict, *[(key, self._key(one, leaves)) for key, one in value.items()])
+        if isinstance(value, tuple | list):
+            return (kind, *[self._key(one, leaves) for one in value])
+        hash(value)
+        return (kind, value)
 
     def _const(self, tensor: Tensor) -> Const:
-        if tensor.requires_grad and id(tensor) not in self.model.weight_names:
-            if not isinstance(tensor, torch.nn.Parameter):
+        name = self.model.weight_names.get(id(tensor))
+        if name is None:
+            if tensor.requires_grad and not isinstance(tensor, torch.nn.Parameter):
                 raise InputError(
                     "a tensor that requires a gradient was given to a captured model, which runs"
                     " forward only; detach it"
                 )
-        if not tensor.device.type == "cpu" or tensor.layout != torch.strided:
-            raise InputError(
-                f"a {tensor.layout} tensor on {tensor.device} was given to a captured model; give"
-                " dense tensors in host memory"
-            )
-        return Const(tensor)
+            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+                raise InputError(
+                    f"a {tensor.layout} tensor on {tensor.device} was given to a captured model;"
+                    " give dense tensors in host memory"
+                )
+        return Const(tensor, name)
 
     # Operations between cells
 
@@ -193,96 +196,72 @@ class Recorder:
     def _recorded(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        outcome = self._outcome(function, args, kwargs)
-        if outcome.verdict == "value":
-            return outcome.value
-        if outcome is FORCED:
+        leaves: list[Ref | Const] = []
+        calling = self._calling(function, args, kwargs, leaves)
+        if calling is FORCED:
             return self._forced(function, args, kwargs)
-        node = self._operation_node(outcome.name, function, args, kwargs)
-        node.is_move = outcome.is_move
-        node.is_several = outcome.verdict == "several"
-        if outcome.is_move:
-            node.work -= 1
-        node.shapes = outcome.shapes
-        self._cut(node)
-        if outcome.is_view:
-            self._note_view(args)
-        if outcome.verdict == "one":
-            ref = Ref(node, -1, outcome.shapes[0])
-            ref.is_view = outcome.is_view
-            return Handle.to(ref)
-        handles = []
-        for number, shape in enumerate(outcome.shapes):
-            ref = Ref(node, number, shape)
-            ref.is_view = outcome.is_view
-            handles.append(Handle.to(ref))
-        kind = type(outcome.value)
-        return handles if kind is list else tuple(handles) if kind is tuple else kind(handles)
+        if not calling.shapes:
+            return calling.structure
+        node = self._operation_node(calling, leaves)
+        if calling.is_view and type(args[0]) is Handle:
+            args[0]._ref.is_viewed = True
+        if calling.is_single:
+            ref = Ref(node, -1, calling.shapes[0])
+            ref.is_view = calling.is_view
+            return handle_of(ref)
+        refs = [Ref(node, number, shape) for number, shape in enumerate(calling.shapes)]
+        for ref in refs:
+            ref.is_view = calling.is_view
+        return _rebuilt(calling, refs)
 
-    def _outcome(
-        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Outcome:
-        try:
-            key = (function, signature(args), signature(kwargs))
-        except TypeError:
-            return judge(function, args, kwargs)
-        known = self.model.outcomes.get(key)
-        if known is None:
-            if len(self.model.outcomes) >= OUTCOMES_MAX:
-                self.model.outcomes.clear()
-            with self.model.aside():
-                known = self.model.outcomes[key] = judge(function, args, kwargs)
-        return known
-
-    def _operation_node(
+    def _calling(
         self,
-        name: str,
         function: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-    ) -> OpNode:
+        leaves: list[Ref | Const],
+        *,
+        in_place: bool = False,
+    ) -> OpCalling | None:
+        """Return what becomes of an operation, and append its tensors to `leaves`."""
+        try:
+            key = (function, in_place, self._key(tuple(args), leaves), self._key(kwargs, leaves))
+        except TypeError:
+            return FORCED  # an argument of a kind that no program can hold
+        callings = self.model.callings
+        if key not in callings:
+            if len(callings) >= CALLINGS_MAX:
+                self.model.forget_operations()
+            with self.model.aside():
+                callings[key] = judge(function, args, kwargs, in_place=in_place)
+        return callings[key]
+
+    def _operation_node(self, calling: OpCalling, leaves: Sequence[Ref | Const]) -> OpNode:
         if torch.is_autocast_enabled("cpu"):
             raise ModelError("autocast is on around captured calls; convert types explicitly")
-        recorded = replaced(tuple(args), self._leaf)
-        named = replaced(dict(kwargs), self._leaf)
-        node = OpNode(name, function, recorded, named)
-        for leaf in leaves_of([recorded, named]):
-            if type(leaf) is Const:
-                node.reads_weights |= id(leaf.tensor) in self.model.weight_names
-            elif isinstance(leaf, Ref) and type(leaf.node) is OpNode:
-                leaf.node.uses += 1
-                if leaf.node.task is None:
-                    node.size += leaf.node.size
-                    node.work += leaf.node.work
-        return node
-
-    def _cut(self, node: OpNode) -> None:
-        """Let a task of its own make it, if a chain has become long or weights are read."""
+        node = OpNode(calling, leaves)
         if node.size > OPERATIONS_MAX or node.reads_weights:
+            # A task of its own: so programs stay short and alike, and weights are where glue is.
             self.task_of(node)
+        return node
 
     def task_of(self, node: OpNode) -> TaskNode:
         """Return the glue that makes what an operation makes."""
         if node.task is None:
             refs = [
-                Ref(node, number if node.is_several else -1, shape)
-                for number, shape in enumerate(node.shapes)
+                Ref(node, -1 if node.calling.is_single else number, shape)
+                for number, shape in enumerate(node.calling.shapes)
             ]
             node.task = self.glue(refs)
         return node.task
 
     def glue(self, refs: Sequence[Ref]) -> TaskNode:
         """Ask for a task that only hands on, or computes, some values."""
-        packing = Packing.of([ref.shape.format for ref in refs])
-        task = TaskNode(GLUE, (), {}, packing)
+        packing = self.model.packing(tuple([ref.shape.format for ref in refs]))
+        task = TaskNode(GLUE, packing)
         task.outputs = list(refs)
         self.pending.append(task)
         return task
-
-    def _note_view(self, args: Sequence[Any]) -> None:
-        for argument in args[:1]:
-            if type(argument) is Handle:
-                argument._ref.is_viewed = True
 
     def _index(self, index: Any) -> Any:
         """Return an index whose result has a shape that is known: masks become numbers."""
@@ -330,17 +309,18 @@ class Recorder:
                 f"{name} writes in place to a value of shape {ref.shape.format[0]} that shares its"
                 " memory with another one (a slice, a view); write to a clone()"
             )
-        node = self._operation_node(_named(function), function, args, kwargs)
-        node.in_place = True
-        node.shapes = [ref.shape]
-        self._cut(node)
-        target._ref = Ref(node, -1, ref.shape)
+        leaves: list[Ref | Const] = []
+        calling = self._calling(function, args, kwargs, leaves, in_place=True)
+        if calling is FORCED:
+            raise ModelError(f"{name} writes in place and is no function that tasks can call")
+        target._ref = Ref(self._operation_node(calling, leaves), -1, ref.shape)
         return target
 
     def _adopt(self, tensor: Tensor) -> None:
         """Make a handle of a plain tensor that is written to with a value not computed yet."""
         memory = tensor.untyped_storage().data_ptr()
-        if memory in self._sample_memory or self.model.owns(tensor):
+        given = {part.untyped_storage().data_ptr() for part in sample_tensors(self._sample)}
+        if memory in given or self.model.owns(tensor):
             raise ModelError(
                 f"a tensor of shape {tuple(tensor.shape)} that the model was given, or that is a"
                 " weight of it, is written to in place with what cells return; write to a clone()"
@@ -350,10 +330,12 @@ class Recorder:
                 f"a view of shape {tuple(tensor.shape)} of another tensor is written to in place"
                 " with what cells return; write to a clone()"
             )
-        shape = Shape.of(tensor)
-        node = OpNode("torch.clone", torch.clone, (Const(tensor.clone()),), {})
+        leaves: list[Ref | Const] = []
+        copied = tensor.clone()
+        calling = self._calling(torch.clone, (copied,), {}, leaves)
+        assert calling is not None
         tensor.__class__ = Handle
-        tensor._ref = Ref(node, -1, shape)  # type: ignore[attr-defined]
+        tensor._ref = Ref(OpNode(calling, leaves), -1, calling.shapes[0])  # type: ignore[attr-defined]
 
     def _rebound(self, target: Any, result: Any) -> Any:
         """Let the handle that was written to stand for the result."""
@@ -392,16 +374,17 @@ class Recorder:
         output = self._wait(revealing)
         parts = revealing.packing.unpack(output.unsqueeze(0))
         revealing.known = {number: part[0] for number, part in enumerate(parts)}
-        if revealing.outputs is not None:
-            for made, part in zip(revealing.outputs, parts, strict=True):
-                made.node.known[made.index] = part[0]
+        for made, part in zip(revealing.outputs, parts, strict=False):
+            made.node.known[made.index] = part[0]
 
 
-def _named(function: Callable[..., Any]) -> str:
-    name = name_of(function)
-    if name is None:
-        raise ModelError(f"{function} writes in place and is no public function of torch")
-    return name
+def _rebuilt(calling: Calling, refs: Sequence[Ref]) -> Any:
+    """Return what a function returns, with handles in it."""
+    handles = [handle_of(ref) for ref in refs]
+    if calling.flat is not None:
+        return handles if calling.flat is list else tuple(handles)
+    rest = iter(handles)
+    return replaced(calling.structure, lambda _: next(rest))
 
 
 def _bytes(node: TaskNode) -> int:

@@ -155,7 +155,7 @@ def _returned(tasks: Sequence[TaskNode], outputs: Mapping[int, Tensor]) -> dict[
         for number, rows in enumerate(group[0].packing.unpack(stacked)):
             for task, value in zip(group, rows.unbind(0), strict=True):
                 given[task, number] = value
-                if task.outputs is not None:
+                if task.outputs:
                     made = task.outputs[number]
                     given[made.node, made.index] = value
     return given

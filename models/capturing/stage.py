@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynpartition.models.capturing.packing import Packing
+from dynpartition.models.capturing.packing import Packing, Part
 from dynpartition.models.capturing.programs import (
     Made,
     Operation,
@@ -19,12 +19,51 @@ from dynpartition.models.capturing.programs import (
     Weight,
 )
 from dynpartition.models.capturing.recorder import REPEATED_NUMEL, Recorder
-from dynpartition.models.capturing.values import Const, OpNode, Ref, TaskNode, mapped
+from dynpartition.models.capturing.values import (
+    CellCalling,
+    Const,
+    Leaf,
+    OpCalling,
+    OpNode,
+    Ref,
+    TaskNode,
+    filled,
+)
 from dynpartition.models.tasks import TaskBlock, TaskKind
 from dynpartition.types import Ragged, frozen
 
 if TYPE_CHECKING:
     from dynpartition.models.capturing.model import CapturedModel
+
+
+class Pattern:
+    """What tasks have in common that do the same, whatever they read."""
+
+    __slots__ = ("cell", "host", "kinds", "packing", "variant")
+
+    def __init__(self, cell: str, variant: str, packing: Packing, host: Packing | None) -> None:
+        self.cell = cell
+        self.variant = variant
+        self.packing = packing
+        self.host = host
+        """How constants are one host input; None: there are none."""
+        self.kinds: dict[tuple[bool, bool], TaskKind] = {}
+
+    def kind(self, returns: bool, reveals: bool) -> TaskKind:
+        """Return the kind of such tasks."""
+        found = self.kinds.get((returns, reveals))
+        if found is None:
+            found = self.kinds[returns, reveals] = TaskKind(
+                self.cell,
+                self.packing.shape,
+                None if self.host is None else self.host.shape,
+                torch.float32 if self.host is None else self.host.dtype,
+                returns,
+                reveals,
+                self.packing.dtype,
+                self.variant,
+            )
+        return found
 
 
 class Stage:
@@ -36,6 +75,7 @@ class Stage:
         self.model: CapturedModel = recorder.model
         self._next = first
         self._kinds: dict[TaskKind, int] = {}
+        self._number_of: dict[tuple[Pattern, bool, bool], int] = {}
         self._kind_of: list[int] = []
         self._rows: list[Sequence[int]] = []
         self._fed: dict[int, list[Tensor]] = {}
@@ -46,148 +86,198 @@ class Stage:
         for node in pending:
             if node.number < 0:
                 self.add(node)
+        self.recorder.pending.clear()  # glue that has been made, and numbered, meanwhile
         kinds = frozen(np.array(self._kind_of, dtype=np.int64))
         return TaskBlock(tuple(self._kinds), kinds, Ragged.of(self._rows), self._fed)
 
     def add(self, node: TaskNode) -> None:
         """Number a task, after the glue that it reads."""
-        plain = self._plain_inputs(node) if node.is_plain else None
-        if plain is not None:
-            variant, (inputs, host) = "", plain
-        else:
-            builder = Builder(self, may_read_weights=node.outputs is not None)
-            program = builder.program(node)
-            variant, inputs, host = program.text(), builder.inputs, builder.host_input()
-        kind = self.model.kind(node, variant, host)
-        number = self._kinds.setdefault(kind, len(self._kinds))
-        if host is not None:
+        key, inputs, constants = _simple_reads(node)
+        pattern = self.model.quick_patterns.get(key)
+        if pattern is None:
+            reads = Reads(self, node)
+            inputs, constants = reads.inputs, reads.constants
+            pattern = self.model.patterns.get(reads.key)
+            if pattern is None:
+                pattern = self.model.patterns[reads.key] = reads.pattern(node)
+            if key is not None:
+                self.model.quick_patterns[key] = pattern
+        known = (pattern, node.returns, node.reveals)
+        number = self._number_of.get(known)
+        if number is None:
+            kind = pattern.kind(node.returns, node.reveals)
+            number = self._number_of[known] = self._kinds.setdefault(kind, len(self._kinds))
+        if pattern.host is not None:
+            host = _packed(pattern.host, [leaf.read() for leaf in constants])
             self._fed.setdefault(number, []).append(host)
         node.number = self._next
         self._next += 1
         self._kind_of.append(number)
         self._rows.append(inputs)
 
-    def _plain_inputs(self, node: TaskNode) -> tuple[list[int], Tensor | None] | None:
-        """Return inputs and host input of a cell that reads them as they are."""
-        inputs: list[int] = []
-        last = len(node.args) - 1
-        host = None
-        for position, leaf in enumerate(node.args):
-            if type(leaf) is Ref:
-                task = leaf.node if type(leaf.node) is TaskNode else self._own_task(leaf)
-                if task is None or len(task.packing.parts) > 1:
-                    return None
-                inputs.append(task.number)
-            elif position == last and id(leaf.tensor) not in self.model.weight_names:
-                host = leaf.read()
-            else:
-                return None
-        return (inputs, host) if node.args else None
-
-    def _own_task(self, ref: Ref) -> TaskNode | None:
+    def own_task(self, ref: Ref) -> TaskNode | None:
         """Return the numbered task that makes an operation's value; None: its readers do."""
         node = ref.node
         assert isinstance(node, OpNode)
         if node.task is None and node.uses > 1 and node.work > 0:
             is_large = ref.shape.meta.numel() > REPEATED_NUMEL
             if is_large or node.work > 1:
-                # Of an operation that makes several, all: others may read them.
                 self.recorder.task_of(node)
         if node.task is not None and node.task.number < 0:
             self.add(node.task)
         return node.task
 
 
-class Builder:
-    """Collects what one task reads and does."""
+_NO_CONSTANT = Packing.of([((1,), torch.float32)])
 
-    def __init__(self, stage: Stage, *, may_read_weights: bool) -> None:
-        self._stage = stage
-        self._may_read_weights = may_read_weights
-        self.inputs: list[int] = []
-        self._position: dict[int, int] = {}
-        """Task → position among the inputs."""
-        self._sources: list[tuple[TaskNode | None, int]] = []
-        """Per slot: task and output, or None and constant."""
-        self._slot: dict[tuple[int, int], Slot] = {}
-        self._constants: list[Tensor] = []
-        self._operations: list[Operation] = []
-        self._made: dict[OpNode, int] = {}
 
-    def program(self, node: TaskNode) -> Program:
-        """Return what a task does."""
-        if node.outputs is not None:
-            outputs = tuple([self._own_value(ref) for ref in node.outputs])
-            call = None
+def _packed(packing: Packing, tensors: Sequence[Tensor]) -> Tensor:
+    if not tensors:
+        return torch.zeros(1)
+    if len(tensors) == 1:
+        return tensors[0]
+    return packing.pack([tensor.unsqueeze(0) for tensor in tensors])[0]
+
+
+def _simple_reads(node: TaskNode) -> tuple[Any, list[int], list[Const]]:
+    """Return a key, inputs and constants of a call without glue; the key is None for others."""
+    inputs: list[int] = []
+    constants: list[Const] = []
+    if node.calling is None:
+        return None, inputs, constants
+    key: list[Any] = [node.calling]
+    for leaf in node.leaves:
+        if type(leaf) is Const:
+            if any(leaf.tensor is other.tensor for other in constants):
+                return None, inputs, constants
+            constants.append(leaf)
+            key.append(None)
         else:
-            outputs = ()
-            call = (mapped(tuple(node.args), self._value), mapped(dict(node.kwargs), self._value))
-        if not self._sources:
-            self._constants.append(torch.zeros(1))  # every task reads something
-            self._sources.append((None, 0))
-        host = Packing.of([(tuple(c.shape), c.dtype) for c in self._constants] or [((1,), torch.float32)])
-        sources = tuple(
-            [
-                Source(len(self.inputs), host.parts[number])
-                if task is None
-                else Source(self._position[task.number], task.packing.parts[number])
-                for task, number in self._sources
+            task = leaf.node  # type: ignore[union-attr]
+            if type(task) is not TaskNode:
+                return None, inputs, constants
+            number = task.number
+            if number not in inputs:
+                inputs.append(number)
+            key += (inputs.index(number), task.packing.parts[leaf.index])  # type: ignore[union-attr]
+    return tuple(key), inputs, constants
+
+
+class Reads:
+    """What one task reads, and a key that tasks share which do the same with it.
+
+    A token is what stands for a value in the key: the number of a slot, ("made", operation, output)
+    for what the task computes itself, or the name of a weight.
+    """
+
+    __slots__ = ("_made", "_operations", "_slots", "_stage", "_tokens", "constants", "inputs", "key")
+
+    def __init__(self, stage: Stage, node: TaskNode) -> None:
+        self._stage = stage
+        self.inputs: list[int] = []
+        """Numbers of tasks."""
+        self.constants: list[Const] = []
+        self._slots: dict[tuple[int, Part | int], int] = {}
+        """(position among the inputs, part), or (-1, number of the constant) → slot."""
+        self._made: dict[OpNode, int] = {}
+        self._operations: list[tuple[OpCalling, list[Any]]] = []
+        calling = node.calling
+        if calling is None:
+            self._tokens = [
+                self._operation(ref) if type(ref.node) is OpNode else self._value(ref)
+                for ref in node.outputs
             ]
-        )
-        return Program(sources, tuple(self._operations), call, outputs)
-
-    def host_input(self) -> Tensor | None:
-        """Return the constants as one tensor; None where there are none."""
-        if not self._constants:
-            return None
-        if len(self._constants) == 1:
-            return self._constants[0]
-        packing = Packing.of([(tuple(c.shape), c.dtype) for c in self._constants])
-        return packing.pack([constant.unsqueeze(0) for constant in self._constants])[0]
-
-    def _own_value(self, ref: Ref) -> Any:
-        """Return what glue outputs: computed here, whoever else might."""
-        if isinstance(ref.node, OpNode):
-            return self._operation(ref)
-        return self._value(ref)
+        else:
+            self._tokens = [
+                self._constant(leaf) if type(leaf) is Const else self._value(leaf)
+                for leaf in node.leaves
+            ]
+        done = [(one, *tokens) for one, tokens in self._operations]
+        self.key = (calling, *self._tokens, *self._slots, *done)
 
     def _value(self, leaf: Ref | Const) -> Any:
-        if isinstance(leaf, Const):
-            return self._constant(leaf)
+        if type(leaf) is Const:
+            return self._constant(leaf) if leaf.name is None else leaf.name
+        assert isinstance(leaf, Ref)
         node = leaf.node
-        task = node if isinstance(node, TaskNode) else self._stage._own_task(leaf)
-        if task is None:
-            return self._operation(leaf)
-        return self._part(task, max(0, leaf.index))
+        if type(node) is TaskNode:
+            return self._part(node, leaf.index)
+        task = self._stage.own_task(leaf)
+        return self._operation(leaf) if task is None else self._part(task, max(0, leaf.index))
 
-    def _part(self, task: TaskNode, output: int) -> Slot:
-        if task.number not in self._position:
-            self._position[task.number] = len(self.inputs)
-            self.inputs.append(task.number)
-        return self._new_slot((task.number, output), task, output)
+    def _part(self, task: TaskNode, output: int) -> int:
+        number, inputs = task.number, self.inputs
+        if number not in inputs:
+            inputs.append(number)
+        place = (inputs.index(number), task.packing.parts[output])
+        return self._slots.setdefault(place, len(self._slots))
 
-    def _constant(self, leaf: Const) -> Slot | Weight:
-        name = self._stage.model.weight_names.get(id(leaf.tensor))
-        if name is not None and self._may_read_weights:
-            return Weight(name)
-        tensor = leaf.read()
-        key = (-1, id(tensor))
-        if key not in self._slot:
-            self._constants.append(tensor)
-        return self._new_slot(key, None, len(self._constants) - 1)
+    def _constant(self, leaf: Const) -> int:
+        for number, other in enumerate(self.constants):
+            if other.tensor is leaf.tensor:
+                return self._slots[-1, number]
+        self.constants.append(leaf)
+        return self._slots.setdefault((-1, len(self.constants) - 1), len(self._slots))
 
-    def _new_slot(self, key: tuple[int, int], task: TaskNode | None, number: int) -> Slot:
-        if key not in self._slot:
-            self._slot[key] = Slot(len(self._sources))
-            self._sources.append((task, number))
-        return self._slot[key]
-
-    def _operation(self, ref: Ref) -> Made:
+    def _operation(self, ref: Ref) -> Any:
         node = ref.node
         assert isinstance(node, OpNode)
         if node not in self._made:
-            args, kwargs = mapped(node.args, self._value), mapped(node.kwargs, self._value)
+            tokens = [self._value(leaf) for leaf in node.leaves]
             self._made[node] = len(self._operations)
-            self._operations.append(Operation(node.name, args, kwargs, node.in_place))
-        return Made(self._made[node], ref.index)
+            self._operations.append((node.calling, tokens))
+        return ("made", self._made[node], ref.index)
 
+    def pattern(self, node: TaskNode) -> Pattern:
+        """Return what such tasks have in common."""
+        formats = [(tuple(one.tensor.shape), one.tensor.dtype) for one in self.constants]
+        host = Packing.of(formats) if formats else None
+        if node.calling is not None and self._is_plain(node.calling):
+            return Pattern(node.cell, "", node.packing, host)
+        if not self._slots:
+            host = _NO_CONSTANT  # every task reads something
+        return Pattern(node.cell, self._program(node, host).text(), node.packing, host)
+
+    def _is_plain(self, calling: CellCalling) -> bool:
+        """Whether the cell reads its inputs, and a host input last, as they are."""
+        given, count = calling.args, len(self._tokens)
+        return (
+            not (self._operations or calling.kwargs)
+            and count > 0
+            and [type(one) for one in given] == [Leaf] * count
+            and self._tokens == list(range(count))
+            and all(part == 0 if at < 0 else part.begin < 0 for at, part in self._slots)
+            and [at for at, _ in self._slots] in (list(range(count)), [*range(count - 1), -1])
+        )
+
+    def _program(self, node: TaskNode, host: Packing | None) -> Program:
+        sources = [
+            Source(len(self.inputs), host.parts[part])
+            if host is not None and isinstance(part, int)
+            else Source(at, part)
+            for at, part in self._slots
+        ]
+        if not sources:
+            sources = [Source(0, _NO_CONSTANT.parts[0])]
+        operations = [
+            Operation(
+                one.name,
+                filled(one.args, [_meant(token) for token in tokens]),
+                filled(one.kwargs, [_meant(token) for token in tokens]),
+                one.in_place,
+            )
+            for one, tokens in self._operations
+        ]
+        values = [_meant(token) for token in self._tokens]
+        calling, call = node.calling, None
+        if calling is not None:
+            call = (filled(calling.args, values), filled(calling.kwargs, values))
+        outputs = tuple(values) if calling is None else ()
+        return Program(tuple(sources), tuple(operations), call, outputs)
+
+
+def _meant(token: Any) -> Slot | Made | Weight:
+    """Return a token as programs write it."""
+    if isinstance(token, int):
+        return Slot(token)
+    return Weight(token) if isinstance(token, str) else Made(*token[1:])

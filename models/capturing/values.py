@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynpartition.errors import ModelError
 from dynpartition.models.capturing.packing import Packing
+from dynpartition.models.capturing.structure import replaced
 
 if TYPE_CHECKING:
     from dynpartition.models.capturing.recorder import Recorder
@@ -35,10 +36,12 @@ ACTIVE = _Active()
 class Const:
     """A tensor with numbers, as a task reads it."""
 
-    __slots__ = ("tensor", "version")
+    __slots__ = ("name", "tensor", "version")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, name: str | None = None) -> None:
         self.tensor = tensor
+        self.name = name
+        """Of a weight of the model that belongs to no cell."""
         self.version = version_of(tensor)
 
     def read(self) -> Tensor:
@@ -56,15 +59,68 @@ def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+class Shape:
+    """What is known of a value before it is computed."""
+
+    __slots__ = ("format", "meta")
+
+    def __init__(self, meta: Tensor) -> None:
+        self.meta = meta
+        """On the meta device."""
+        self.format: Format = (tuple(meta.shape), meta.dtype)
+
+    @staticmethod
+    def of(tensor: Tensor) -> Shape:
+        """Return the shape of a tensor."""
+        return Shape(tensor if tensor.is_meta else torch.empty_like(tensor, device="meta"))
+
+
+@dataclass(frozen=True, eq=False)
+class Calling:
+    """What calls of one function with arguments of equal shapes and equal plain values share."""
+
+    args: tuple[Any, ...]
+    """With `Leaf(0)`, `Leaf(1)`, … in the place of tensors."""
+    kwargs: Mapping[str, Any]
+    shapes: tuple[Shape, ...]
+    """Of all tensors that it makes."""
+    structure: Any
+    """What it makes, with tensors on the meta device; the plain result where it makes none."""
+    is_single: bool
+    """Whether it makes one tensor and nothing else."""
+    flat: type | None
+    """list or tuple, if it makes one of tensors alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellCalling(Calling):
+    """Of a cell."""
+
+    packing: Packing
+    """How what it makes is one tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpCalling(Calling):
+    """Of a PyTorch function."""
+
+    function: Callable[..., Any]
+    name: str
+    is_view: bool = False
+    """Whether what it makes lies in the memory of what it is given."""
+    is_move: bool = False
+    """Whether it computes nothing: it shows, moves or joins what is there."""
+    in_place: bool = False
+
+
 class TaskNode:
     """A call of a cell, or a task of glue alone."""
 
     __slots__ = (
-        "args",
+        "calling",
         "cell",
-        "is_plain",
         "known",
-        "kwargs",
+        "leaves",
         "number",
         "outputs",
         "packing",
@@ -73,86 +129,55 @@ class TaskNode:
     )
 
     def __init__(
-        self, cell: str, args: Sequence[Any], kwargs: Mapping[str, Any], packing: Packing
+        self,
+        cell: str,
+        packing: Packing,
+        calling: CellCalling | None = None,
+        leaves: Sequence[Ref | Const] = (),
     ) -> None:
         self.cell = cell
-        self.args = args
-        """Refs, constants and plain values, in containers."""
-        self.kwargs = kwargs
+        self.calling = calling
+        """None: it is glue."""
+        self.leaves = leaves
+        """The tensors among the arguments."""
         self.packing = packing
         """How its outputs are one tensor."""
-        self.is_plain = False
-        """Whether the arguments are tensors alone, given by position."""
         self.number = -1
         """Of the task in its run; -1: nobody has been told of it yet."""
         self.returns = self.reveals = False
         self.known: dict[int, Tensor] = {}
         """Its outputs that have come to the host."""
-        self.outputs: list[Ref] | None = None
+        self.outputs: Sequence[Ref] = ()
         """Of glue: what it outputs."""
 
 
 class OpNode:
     """A call of a PyTorch function on values that are not known yet."""
 
-    __slots__ = (
-        "args",
-        "function",
-        "in_place",
-        "is_move",
-        "is_several",
-        "known",
-        "kwargs",
-        "name",
-        "reads_weights",
-        "shapes",
-        "size",
-        "task",
-        "uses",
-        "work",
-    )
+    __slots__ = ("calling", "known", "leaves", "reads_weights", "size", "task", "uses", "work")
 
-    def __init__(
-        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Any
-    ) -> None:
-        self.name = name
-        self.function = function
-        self.args = args
-        self.kwargs: Mapping[str, Any] = kwargs
-        self.in_place = False
-        self.is_move = False
-        """Whether it computes nothing: it shows, moves or joins what is there."""
-        self.is_several = False
-        """Whether it makes several tensors."""
+    def __init__(self, calling: OpCalling, leaves: Sequence[Ref | Const]) -> None:
+        self.calling = calling
+        self.leaves = leaves
         self.known: dict[int, Tensor] = {}
         """What it makes, as far as it has come to the host."""
-        self.reads_weights = False
-        self.shapes: Sequence[Shape] = ()
-        """Of all that it makes."""
         self.size = 1
         """Operations that a task does in order to have it, this one too."""
-        self.work = 1
+        self.work = 0 if calling.is_move else 1
         """The same without those that compute nothing."""
         self.uses = 0
         """Calls and operations that read it."""
         self.task: TaskNode | None = None
         """The glue that makes it, if it is a task of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What is known of a value before it is computed."""
-
-    meta: Tensor
-    """On the meta device."""
-    format: Format
-    """Shape and type."""
-
-    @staticmethod
-    def of(tensor: Tensor) -> Shape:
-        """Return the shape of a tensor."""
-        meta = tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
-        return Shape(meta, (tuple(tensor.shape), tensor.dtype))
+        self.reads_weights = False
+        for leaf in leaves:
+            if type(leaf) is Const:
+                self.reads_weights |= leaf.name is not None
+            elif type(leaf.node) is OpNode:
+                leaf.node.uses += 1
+                if leaf.node.task is None:
+                    self.size += leaf.node.size
+                    self.work += leaf.node.work
 
 
 class Ref:
@@ -173,13 +198,6 @@ class Handle(torch.Tensor):
     """A tensor whose numbers are not computed yet; printing it does not compute them."""
 
     _ref: Ref
-
-    @staticmethod
-    def to(ref: Ref) -> Handle:  # type: ignore[override]
-        """Return a new handle for a value."""
-        handle: Handle = _make(Handle, ref.shape.meta)
-        handle._ref = ref
-        return handle
 
     @classmethod
     def __torch_function__(
@@ -217,28 +235,49 @@ class Handle(torch.Tensor):
 _make = torch.Tensor._make_subclass
 
 
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return recorded arguments with every ref and constant changed."""
+def handle_of(ref: Ref) -> Handle:
+    """Return a new handle for a value."""
+    handle: Handle = _make(Handle, ref.shape.meta)
+    handle._ref = ref
+    return handle
+
+
+def flat_kind(made: Any) -> type | None:
+    """Return list or tuple for one of tensors alone, None for all else."""
+    kind = type(made)
+    is_flat = kind in (list, tuple) and all(isinstance(one, Tensor) for one in made)
+    return kind if is_flat else None
+
+
+class Leaf:
+    """The place of a tensor among arguments."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def template(value: Any) -> tuple[Any, list[Tensor]]:
+    """Return arguments with leaves in the place of tensors, and those tensors."""
+    found: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Leaf:
+        found.append(tensor)
+        return Leaf(len(found) - 1)
+
+    return replaced(value, leaf), found
+
+
+def filled(value: Any, leaves: Sequence[Any]) -> Any:
+    """Return a template with values in the place of leaves."""
     kind = type(value)
-    if kind is Ref or kind is Const:
-        return change(value)
+    if kind is Leaf:
+        return leaves[value.number]
     if kind is tuple or kind is list:
-        return kind([mapped(one, change) for one in value])
+        return kind([filled(one, leaves) for one in value])
     if kind is dict:
-        return {key: mapped(one, change) for key, one in value.items()}
+        return {key: filled(one, leaves) for key, one in value.items()}
     if kind is slice:
-        ends = (value.start, value.stop, value.step)
-        return slice(*(mapped(one, change) for one in ends))
+        return slice(*(filled(one, leaves) for one in (value.start, value.stop, value.step)))
     return value
-
-
-def leaves_of(value: Any) -> list[Ref | Const]:
-    """Return the refs and constants of recorded arguments."""
-    found: list[Ref | Const] = []
-
-    def note(leaf: Ref | Const) -> Ref | Const:
-        found.append(leaf)
-        return leaf
-
-    mapped(value, note)
-    return found
