@@ -145,6 +145,8 @@ class Setup(msgspec.Struct, tag=True):
     """(file descriptor, bytes) of the weights that `stock` is loaded from."""
     virtual: bool = False
     """Whether stamps are in virtual time."""
+    source: str = ""
+    """The user's function that builds the model with `config`; empty: the class does."""
 
 
 class Ready(msgspec.Struct, tag=True):

@@ -35,7 +35,9 @@ def agrees(answer: Any, expected: Any) -> bool:
     """Whether two answers are the same up to rounding: tensors, plain values, or structures."""
     if isinstance(expected, Tensor):
         is_alike = isinstance(answer, Tensor) and answer.shape == expected.shape
-        return is_alike and torch.allclose(answer, expected, rtol=RTOL, atol=ATOL, equal_nan=True)
+        if not is_alike or not expected.is_floating_point():
+            return is_alike and torch.equal(answer, expected)
+        return torch.allclose(answer, expected, rtol=RTOL, atol=ATOL, equal_nan=True)
     if isinstance(expected, Mapping):
         pairs = [(answer.get(key), one) for key, one in expected.items()]
         return len(answer) == len(expected) and all(agrees(*pair) for pair in pairs)
@@ -43,7 +45,7 @@ def agrees(answer: Any, expected: Any) -> bool:
         pairs = list(zip(answer, expected, strict=False))
         return len(answer) == len(expected) and all(agrees(*pair) for pair in pairs)
     if isinstance(expected, float):
-        return abs(answer - expected) <= ATOL + RTOL * abs(expected)
+        return bool(abs(answer - expected) <= ATOL + RTOL * abs(expected))
     return bool(answer == expected)
 
 

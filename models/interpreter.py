@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Interpreter:
         self.revealed_by += [task] * len(revealed)
 
     @torch.inference_mode()
-    def answer(self) -> Tensor:
+    def answer(self) -> Any:
         """Return the result, once all tasks have been computed."""
         returned = [number for number, task in enumerate(self.tasks) if task.returns]
         return self.run.answer({number: self.outputs[number] for number in returned})

@@ -64,4 +64,4 @@ def build_model(name: str, config: ConfigValues | None = None, seed: int = 0) ->
 
 def generate_inputs(model: DynamicModel[Any], count: int, seed: int) -> list[ModelInput]:
     """Return `count` generated inputs for `model`; input i depends on (seed, i) and its sizes."""
-    return [ModelInput(model, sample) for sample in model.generate(count, seed, model.config)]
+    return [ModelInput(model, sample) for sample in model.samples(count, seed)]

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ class ModelRun(ABC):
         raise ModelError(f"task {task} reveals nothing; expand only tasks with reveals=True")
 
     @abstractmethod
-    def answer(self, outputs: Mapping[int, Tensor]) -> Tensor:
+    def answer(self, outputs: Mapping[int, Tensor]) -> Any:
         """Assemble the model's result from the outputs of all tasks that return."""
 
     def opening_block(self) -> TaskBlock:
@@ -196,7 +197,7 @@ class ModelRun(ABC):
         """Return `expand` as arrays; call one of the two."""
         return TaskBlock.of(self.expand(task, output))
 
-    def answers(self, outputs: Mapping[int, Tensor]) -> list[Tensor]:
+    def answers(self, outputs: Mapping[int, Tensor]) -> list[Any]:
         """Return the results of all inputs of the run: one, unless inputs were merged."""
         return [self.answer(outputs)]
 
@@ -222,7 +223,7 @@ class StaticRun(ModelRun):
         tasks = self._tasks
         return tasks if isinstance(tasks, TaskBlock) else TaskBlock.of(tasks)
 
-    def answer(self, outputs: Mapping[int, Tensor]) -> Tensor:
+    def answer(self, outputs: Mapping[int, Tensor]) -> Any:
         """Assemble the result as the model said."""
         return self._answer(outputs)
 

@@ -116,7 +116,8 @@ class Batched:
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError("no common first axis")
         outputs = self._function([column.flatten(0, 1) for column in columns])
-        return [output.unflatten(0, (len(columns[0]), -1)) for output in outputs]
+        count = len(columns[0])
+        return [output.reshape(count, -1, *output.shape[1:]) for output in outputs]
 
     def _in_front(self, columns: Sequence[Tensor]) -> list[Tensor]:
         return self._function(columns)
@@ -161,13 +162,12 @@ class Variant(nn.Module):
 
     def __init__(self, cell: CapturedCell, program: Program) -> None:
         super().__init__()
-        # Not as a submodule: the weights are the cell's.
-        object.__setattr__(self, "_cell", cell)
+        self._owner = [cell]  # not as a submodule: the weights are the cell's
         self._program = program
         self._batched = Batched(self._row)
 
     def _row(self, slots: Sequence[Tensor]) -> list[Tensor]:
-        cell: CapturedCell = self._cell
+        (cell,) = self._owner
         return tensors_in(self._program.run(slots, cell.weights, cell.call))
 
     def forward(self, *columns: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class CapturedCell(VariedCell):
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._prepare()
 
     @property

@@ -63,7 +63,9 @@ class Lesson:
         self._check_arguments(given, copies, tensors_in(made))
         if not torch.equal(luck, torch.get_rng_state()):
             self._refuse("draws random numbers", "switch that off, or draw them outside of it")
-        if changed := [key for key, value in _state(self._module).items() if before.get(key) != value]:
+        if changed := [
+            key for key, value in _state(self._module).items() if before.get(key) != value
+        ]:
             self._refuse(f"changes its own state ({changed[0]})", "let it return what it keeps")
         self._check_values(made, asked=watch.asked)
         self._is_examined = True
@@ -113,7 +115,9 @@ def _filled_in(
 
     def numbers(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
-            return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
+            return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(
+                tensor.dtype
+            )
         return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     return replaced(list(args), numbers), replaced(dict(kwargs), numbers)
@@ -155,5 +159,3 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     return bool(torch.equal(one, other)) or bool(
         torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
     )
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -235,12 +235,16 @@ def chosen_cells(module: nn.Module, cells: Sequence[CellChoice]) -> dict[str, nn
         names.setdefault(part, path)
     chosen: dict[str, nn.Module] = {}
     for choice in cells:
-        found = {path: part for part, path in names.items() if path and _is_meant(choice, path, part)}
+        found = {
+            path: part for part, path in names.items() if path and _is_meant(choice, path, part)
+        }
         if not found:
             known = [path for path in names.values() if path]
             shown = choice if isinstance(choice, str) else getattr(choice, "__qualname__", choice)
             remedy = did_you_mean(str(shown), known) if known else "it has no submodules"
-            raise ModelError(f"cell {shown} is no submodule of {type(module).__qualname__}; {remedy}")
+            raise ModelError(
+                f"cell {shown} is no submodule of {type(module).__qualname__}; {remedy}"
+            )
         chosen |= found
     if not chosen:
         raise ModelError("no cells are named; give the submodules whose calls become tasks")

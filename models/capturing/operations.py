@@ -48,9 +48,6 @@ IN_PLACE = frozenset(
 JOINING = frozenset({"cat", "stack", "concat", "concatenate", "hstack", "vstack"})
 """Functions that move numbers without computing any."""
 
-FORCED: OpCalling | None = None
-"""Instead of a calling: the function needs the numbers of its arguments."""
-
 
 def judge(
     function: Callable[..., Any],
@@ -59,10 +56,13 @@ def judge(
     *,
     in_place: bool = False,
 ) -> OpCalling | None:
-    """Return what the function makes of such arguments, tried on the meta device."""
+    """Return what the function makes of such arguments, tried on the meta device.
+
+    None: it needs their numbers.
+    """
     name = name_of(function)
     if name is None or getattr(function, "__name__", "") in NEEDS_VALUES:
-        return FORCED
+        return None
     given, named = replaced(list(args), _on_meta), replaced(dict(kwargs), _on_meta)
     try:
         if in_place:
@@ -71,13 +71,14 @@ def judge(
     except (RuntimeError, NotImplementedError, ValueError, IndexError, TypeError):
         if in_place:
             raise
-        return FORCED  # it says itself what is wrong, if anything is, once it has the numbers
+        return None  # it says itself what is wrong, if anything is, once it has the numbers
     if in_place:
         made = given[0]
     tensors = tensors_in(made)
     is_single = isinstance(made, Tensor)
-    if tensors and not is_single and (not isinstance(made, tuple | list) or len(tensors) != len(made)):
-        return FORCED
+    is_list = isinstance(made, tuple | list) and len(tensors) == len(made)
+    if tensors and not is_single and not is_list:
+        return None
     before = {t.untyped_storage()._cdata for t in tensors_in([given, named])}
     is_view = not in_place and any(t.untyped_storage()._cdata in before for t in tensors)
     is_move = is_view or getattr(function, "__name__", "") in JOINING
@@ -121,7 +122,7 @@ def without_devices(
     for argument in args[1:]:
         if isinstance(argument, Tensor):
             kept.append(argument.dtype)
-        elif not isinstance(argument, torch.device | str) and not type(argument) is int:
+        elif not isinstance(argument, torch.device | str) and type(argument) is not int:
             kept.append(argument)
     return tuple(kept), named
 

@@ -74,7 +74,11 @@ class Packing:
 
 
 def _padded(row: Tensor) -> Tensor:
-    octets = row.contiguous().view(torch.uint8) if row.shape[1] else row.new_empty(row.shape).to(torch.uint8)
+    octets = (
+        row.contiguous().view(torch.uint8)
+        if row.shape[1]
+        else row.new_empty(row.shape).to(torch.uint8)
+    )
     missing = _aligned(octets.shape[1]) - octets.shape[1]
     return torch.nn.functional.pad(octets, (0, missing))
 

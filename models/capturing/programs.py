@@ -18,7 +18,6 @@ from torch.overrides import resolve_name
 
 from dynpartition.errors import ModelError
 from dynpartition.models.capturing.packing import Part
-from dynpartition.models.capturing.structure import replaced
 
 _TYPES = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
 """Constants that are written as attributes of torch."""
@@ -206,8 +205,11 @@ def _meant(value: Any) -> Any:
         return slice(*(_meant(one) for one in said))
     if kind == "torch":
         return getattr(torch, said)
-    made = {"slot": Slot, "weight": Weight, "ellipsis": lambda _: Ellipsis}
-    return Made(*said) if kind == "made" else made[kind](said)
+    if kind == "ellipsis":
+        return Ellipsis
+    if kind == "made":
+        return Made(*said)
+    return Slot(said) if kind == "slot" else Weight(said)
 
 
 def _type_name(value: object) -> str:
@@ -241,19 +243,5 @@ def function_named(name: str) -> Callable[..., Any]:
     first, *rest = name.split(".")
     if first != "torch":
         raise ModelError(f"{name} is no function of PyTorch")
-    function: Callable[..., Any] = reduce(getattr, rest, torch)
-    return function
-
-
-__all__ = [
-    "Made",
-    "Operation",
-    "Program",
-    "Slot",
-    "Source",
-    "Weight",
-    "function_named",
-    "name_of",
-    "parse_program",
-    "replaced",
-]
+    function: Any = reduce(getattr, rest, torch)
+    return function  # type: ignore[no-any-return]

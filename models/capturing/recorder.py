@@ -14,7 +14,6 @@ from dynpartition.models.capturing.cells import GLUE, NEEDS_VALUES
 from dynpartition.models.capturing.evaluation import Evaluation, unknown
 from dynpartition.models.capturing.operations import (
     ANSWERS,
-    FORCED,
     IN_PLACE,
     SAME,
     attribute_of,
@@ -110,7 +109,9 @@ class Recorder:
             return tensor._ref.shape.meta if isinstance(tensor, Handle) else tensor
 
         with self.model.aside():
-            return entry.lesson.learn(replaced(tuple(args), meta), replaced(dict(kwargs), meta), real)
+            return entry.lesson.learn(
+                replaced(tuple(args), meta), replaced(dict(kwargs), meta), real
+            )
 
     def _key(self, value: Any, leaves: list[Ref | Const]) -> Any:
         """Return what decides what becomes of an argument, and append its tensors to `leaves`."""
@@ -164,7 +165,7 @@ class Recorder:
         name = getattr(function, "__name__", "")
         if name == "__get__":
             attribute = attribute_of(function)
-            if attribute in ANSWERS:
+            if attribute is not None and attribute in ANSWERS:
                 return ANSWERS[attribute]
         elif name in SAME and type(args[0]) is Handle:
             return args[0]
@@ -198,7 +199,7 @@ class Recorder:
     ) -> Any:
         leaves: list[Ref | Const] = []
         calling = self._calling(function, args, kwargs, leaves)
-        if calling is FORCED:
+        if calling is None:
             return self._forced(function, args, kwargs)
         if not calling.shapes:
             return calling.structure
@@ -227,7 +228,7 @@ class Recorder:
         try:
             key = (function, in_place, self._key(tuple(args), leaves), self._key(kwargs, leaves))
         except TypeError:
-            return FORCED  # an argument of a kind that no program can hold
+            return None  # an argument of a kind that no program can hold
         callings = self.model.callings
         if key not in callings:
             if len(callings) >= CALLINGS_MAX:
@@ -277,11 +278,10 @@ class Recorder:
                     number = self.force(item._ref)
                 elif not item._ref.shape.format[0]:
                     number = int(self.force(item._ref))
-            if isinstance(number, Tensor) and type(number) is not Handle and number.dim():
-                if number.dtype in (torch.bool, torch.uint8):
-                    found.extend(number.nonzero(as_tuple=True))
-                    continue
-            found.append(number)
+            if _is_mask(number):
+                found.extend(number.nonzero(as_tuple=True))
+            else:
+                found.append(number)
         return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
 
     # Writing in place
@@ -296,7 +296,9 @@ class Recorder:
         refuse(name)
         if name == "requires_grad_":
             if kwargs.get("requires_grad", args[1] if len(args) > 1 else True):
-                raise ModelError("requires_grad_(True) on a captured value; nothing is trained here")
+                raise ModelError(
+                    "requires_grad_(True) on a captured value; nothing is trained here"
+                )
             return args[0]
         target = args[0]
         if name == "__setitem__":
@@ -311,7 +313,7 @@ class Recorder:
             )
         leaves: list[Ref | Const] = []
         calling = self._calling(function, args, kwargs, leaves, in_place=True)
-        if calling is FORCED:
+        if calling is None:
             raise ModelError(f"{name} writes in place and is no function that tasks can call")
         target._ref = Ref(self._operation_node(calling, leaves), -1, ref.shape)
         return target
@@ -376,6 +378,11 @@ class Recorder:
         revealing.known = {number: part[0] for number, part in enumerate(parts)}
         for made, part in zip(revealing.outputs, parts, strict=False):
             made.node.known[made.index] = part[0]
+
+
+def _is_mask(item: Any) -> bool:
+    is_known = isinstance(item, Tensor) and type(item) is not Handle
+    return is_known and item.dim() > 0 and item.dtype in (torch.bool, torch.uint8)
 
 
 def _rebuilt(calling: Calling, refs: Sequence[Ref]) -> Any:

@@ -170,7 +170,16 @@ class Reads:
     for what the task computes itself, or the name of a weight.
     """
 
-    __slots__ = ("_made", "_operations", "_slots", "_stage", "_tokens", "constants", "inputs", "key")
+    __slots__ = (
+        "_made",
+        "_operations",
+        "_slots",
+        "_stage",
+        "_tokens",
+        "constants",
+        "inputs",
+        "key",
+    )
 
     def __init__(self, stage: Stage, node: TaskNode) -> None:
         self._stage = stage
@@ -246,15 +255,15 @@ class Reads:
             and count > 0
             and [type(one) for one in given] == [Leaf] * count
             and self._tokens == list(range(count))
-            and all(part == 0 if at < 0 else part.begin < 0 for at, part in self._slots)
+            and all(isinstance(part, int) or part.begin < 0 for _, part in self._slots)
             and [at for at, _ in self._slots] in (list(range(count)), [*range(count - 1), -1])
         )
 
     def _program(self, node: TaskNode, host: Packing | None) -> Program:
         sources = [
-            Source(len(self.inputs), host.parts[part])
-            if host is not None and isinstance(part, int)
-            else Source(at, part)
+            Source(at, part)
+            if isinstance(part, Part)
+            else Source(len(self.inputs), (host or _NO_CONSTANT).parts[part])
             for at, part in self._slots
         ]
         if not sources:

@@ -138,7 +138,9 @@ def _pieces_inside(value: Any, above: set[int]) -> Iterator[bytes]:
                 " samples of tensors, numbers, strings, containers and objects with such fields"
             )
         value = fields
-    parts = [part for pair in value.items() for part in pair] if isinstance(value, Mapping) else value
+    parts = (
+        [part for pair in value.items() for part in pair] if isinstance(value, Mapping) else value
+    )
     yield str(len(parts)).encode()
     for part in parts:
         yield from _pieces(part, above)

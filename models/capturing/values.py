@@ -173,7 +173,7 @@ class OpNode:
         for leaf in leaves:
             if type(leaf) is Const:
                 self.reads_weights |= leaf.name is not None
-            elif type(leaf.node) is OpNode:
+            elif isinstance(leaf, Ref) and isinstance(leaf.node, OpNode):
                 leaf.node.uses += 1
                 if leaf.node.task is None:
                     self.size += leaf.node.size
@@ -216,7 +216,7 @@ class Handle(torch.Tensor):
             )
         return recorder.operation(func, args, kwargs or {})
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         shape, dtype = self._ref.shape.format
         return f"<tensor {shape} of {dtype}, not computed yet>"
 

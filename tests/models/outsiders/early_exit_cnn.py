@@ -1,6 +1,5 @@
 """BranchyNet-style image classifier: easy images leave early."""
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
