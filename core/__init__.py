@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dynpartition.models.capturing.model import capture
     from dynpartition.models.capturing.structure import Arguments
     from dynpartition.models.user_file import load_model
+    from dynpartition.serving.runtime import Runtime
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ _LAZY = {
     "Arguments": "dynpartition.models.capturing.structure",
     "capture": "dynpartition.models.capturing.model",
     "load_model": "dynpartition.models.user_file",
+    "Runtime": "dynpartition.serving.runtime",
 }
 """Names that need PyTorch → where they are imported from once somebody asks for them."""
 
@@ -86,6 +88,7 @@ __all__ = [
     "Profile",
     "Program",
     "Reveal",
+    "Runtime",
     "Scheduler",
     "Session",
     "Slowdown",

@@ -28,7 +28,7 @@ from dynpartition.hardware.backend import ARENA_BYTES
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration")
+FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration", "serving")
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMES = re.compile(r"decided in [\d.]+ ms")
 

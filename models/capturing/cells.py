@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,14 +57,17 @@ RowFunction = Callable[[Sequence[Tensor]], list[Tensor]]
 class Batched:
     """A function of one task's tensors, called for k tasks at once.
 
-    How is found out when a batch of some shapes is first called, and again when a batch is twice as
-    large as all before: the launch axis joined with the first axis of the arguments; left in front
-    of all axes; `torch.vmap`; else one task after the other. A way counts only if its results agree
+    How is found out when a batch of some shapes is first called, and again when a batch is eight
+    times as large as all before: the launch axis joined with the first axis of the arguments; left
+    in front of all axes; the function's own way, if it has one; `torch.vmap`; else one task after
+    the other. A way counts only if its results agree
     with those of the tasks alone, on the arguments and on others like them.
     """
 
-    def __init__(self, function: RowFunction) -> None:
+    def __init__(self, function: RowFunction, together: RowFunction | None = None) -> None:
+        """`together`: the same for rows of k tasks, as far as it can do that."""
         self._function = function
+        self._together = together
         self._ways: dict[tuple[torch.Size, ...], tuple[RowFunction, int]] = {}
 
     def __deepcopy__(self, memo: object) -> Batched:
@@ -78,7 +82,7 @@ class Batched:
         way, most = self._ways.get(formats, (None, 0))
         if way is None or count > most:
             way = self._found(columns)
-            self._ways[formats] = way, 1 << (count - 1).bit_length()
+            self._ways[formats] = way, 8 * count
         return way(columns)
 
     def _found(self, columns: Sequence[Tensor]) -> RowFunction:
@@ -87,8 +91,8 @@ class Batched:
         if watch.asked:
             return self._one_by_one
         others = [_others(column) for column in columns]
-        for way in (self._joined, self._in_front):
-            if self._agrees(way, columns) and self._agrees(way, others):
+        for way in (self._joined, self._in_front, self._together):
+            if way is not None and self._agrees(way, columns) and self._agrees(way, others):
                 return way
         if not self._agrees(self._mapped, columns) or not self._agrees(self._mapped, others):
             return self._one_by_one
@@ -97,9 +101,11 @@ class Batched:
     def _agrees(self, way: RowFunction, columns: Sequence[Tensor]) -> bool:
         """Whether rows of a batch agree with the tasks alone."""
         try:
-            together = way(columns)
-        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
-            return False
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                together = way(columns)
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, Warning):
+            return False  # NotImplementedError is a RuntimeError
         count = len(columns[0])
         for row in sorted({0, count // 2, count - 1}):
             alone = self._function([column[row] for column in columns])
@@ -164,15 +170,26 @@ class Variant(nn.Module):
         super().__init__()
         self._owner = [cell]  # not as a submodule: the weights are the cell's
         self._program = program
-        self._batched = Batched(self._row)
+        self._glue = Batched(self._glue_row, self._glue_rows)
+        self._call = Batched(self._called)
 
-    def _row(self, slots: Sequence[Tensor]) -> list[Tensor]:
-        (cell,) = self._owner
-        return tensors_in(self._program.run(slots, cell.weights, cell.call))
+    def _glue_row(self, slots: Sequence[Tensor]) -> list[Tensor]:
+        return self._program.run(slots, self._owner[0].weights)
+
+    def _glue_rows(self, slots: Sequence[Tensor]) -> list[Tensor]:
+        return self._program.run(slots, self._owner[0].weights, together=True)
+
+    def _called(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return tensors_in(self._program.called(self._owner[0].call, tensors))
 
     def forward(self, *columns: Tensor) -> Tensor:
         """Return the outputs of k tasks, packed: (k, *shape)."""
-        return packed(self._batched(self._program.slots(columns)))
+        program, made = self._program, self._program.slots(columns)
+        if program.operations or program.call is None:
+            made = self._glue(made)
+        else:
+            made = program.run(made, {})  # it only says which is which
+        return packed(made if program.call is None else self._call(made or columns[:1]))
 
 
 class CapturedCell(VariedCell):

@@ -113,6 +113,8 @@ class CapturedModel(DynamicModel[Any]):
     def _forget(self) -> None:
         """Begin without anything learnt of operations and tasks."""
         self.callings: dict[Any, OpCalling | None] = {}
+        self.ordinary: set[Any] = set()
+        """Functions that are recorded as they are called."""
         self.patterns: dict[Any, Pattern] = {}
         self.quick_patterns: dict[Any, Pattern] = {}
         self._packings: dict[tuple[Format, ...], Packing] = {}
@@ -130,7 +132,7 @@ class CapturedModel(DynamicModel[Any]):
         """Weights that belong to no cell, by the identity of their tensor."""
 
     def __getstate__(self) -> dict[str, Any]:
-        learnt = ("callings", "patterns", "quick_patterns", "_packings", "weight_names")
+        learnt = ("callings", "ordinary", "patterns", "quick_patterns", "_packings", "weight_names")
         return {name: value for name, value in self.__dict__.items() if name not in learnt}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

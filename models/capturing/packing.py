@@ -31,7 +31,7 @@ class Part:
             size *= self.dtype.itemsize
         flat = packed[:, self.begin : self.begin + size]
         if packed.dtype != self.dtype:
-            flat = flat.contiguous().view(self.dtype)
+            flat = flat.reshape(-1).view(self.dtype)
         return flat.reshape(len(packed), *self.shape)
 
 

@@ -7,9 +7,9 @@ and never unpickle anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import resolve_name
 
 from dynpartition.errors import ModelError
+from dynpartition.models.capturing.lifting import lifted
 from dynpartition.models.capturing.packing import Part
 
 _TYPES = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
@@ -78,26 +79,30 @@ class Program:
     call: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     outputs: tuple[Any, ...] = ()
     _functions: list[Callable[..., Any]] = field(default_factory=list, repr=False)
+    _lifted: list[Callable[..., Any]] = field(default_factory=list, repr=False)
 
     def slots(self, columns: Sequence[Tensor]) -> list[Tensor]:
         """Return the rows of every slot, (k, *shape), of the task's arguments (k, *shape) each."""
         return [source.part.of(columns[source.argument]) for source in self.sources]
 
     def run(
-        self,
-        slots: Sequence[Tensor],
-        weights: Mapping[str, Tensor],
-        cell: Callable[..., Any] | None,
-    ) -> Any:
-        """Return what the cell returns, or the list of outputs; `slots` without the launch axis."""
-        if len(self._functions) != len(self.operations):
-            self._functions[:] = [function_named(one.name) for one in self.operations]
+        self, slots: Sequence[Tensor], weights: Mapping[str, Tensor], *, together: bool = False
+    ) -> list[Tensor]:
+        """Return the tensors among the arguments of the call, or the outputs.
+
+        `slots` have no launch axis; if `together`, they have: NotImplementedError where operations
+        have no rule for that.
+        """
+        functions = self._lifted if together else self._functions
+        if len(functions) != len(self.operations):
+            found = [(function_named(one.name), one.name) for one in self.operations]
+            functions[:] = [lifted(*one) if together else one[0] for one in found]
         made: list[Any] = []
 
         def filled(value: Any) -> Any:
             return _filled(value, slots, made, weights)
 
-        for one, function in zip(self.operations, self._functions, strict=True):
+        for one, function in zip(self.operations, functions, strict=True):
             args = [filled(argument) for argument in one.args]
             kwargs = {name: filled(argument) for name, argument in one.kwargs.items()}
             if one.in_place:
@@ -106,11 +111,20 @@ class Program:
                 made.append(target)
             else:
                 made.append(function(*args, **kwargs))
-        if self.call is None:
-            return [filled(value) for value in self.outputs]
-        assert cell is not None
-        args = [filled(argument) for argument in self.call[0]]
-        kwargs = {name: filled(argument) for name, argument in self.call[1].items()}
+        return [filled(value) for value in self.results]
+
+    @cached_property
+    def results(self) -> list[Slot | Made | Weight]:
+        """What the call is given, or what the task outputs."""
+        found: list[Slot | Made | Weight] = []
+        _noted(self.outputs if self.call is None else list(self.call), found)
+        return found
+
+    def called(self, cell: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
+        """Call the cell with the tensors that `run` has returned."""
+        assert self.call is not None
+        rest = iter(tensors)
+        args, kwargs = _replaced(self.call[0], rest), _replaced(self.call[1], rest)
         return cell(*args, **kwargs)
 
     def text(self) -> str:
@@ -159,6 +173,28 @@ def _filled(
     if kind is slice:
         ends = (value.start, value.stop, value.step)
         return slice(*(_filled(one, slots, made, weights) for one in ends))
+    return value
+
+
+def _noted(value: Any, found: list[Slot | Made | Weight]) -> None:
+    """Append what stands for tensors in `value` to `found`."""
+    if isinstance(value, Slot | Made | Weight):
+        found.append(value)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            _noted(one, found)
+    elif isinstance(value, dict):
+        _noted(list(value.values()), found)
+
+
+def _replaced(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """Return `value` with the next tensors in the place of what stands for them."""
+    if isinstance(value, Slot | Made | Weight):
+        return next(tensors)
+    if isinstance(value, tuple | list):
+        return type(value)([_replaced(one, tensors) for one in value])
+    if isinstance(value, dict):
+        return {key: _replaced(one, tensors) for key, one in value.items()}
     return value
 
 

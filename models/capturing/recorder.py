@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dynpartition.errors import InputError, ModelError
+from dynpartition.models.capturing.aliases import View, note_view, written_through
 from dynpartition.models.capturing.cells import GLUE, NEEDS_VALUES
 from dynpartition.models.capturing.evaluation import Evaluation, unknown
 from dynpartition.models.capturing.operations import (
@@ -22,7 +23,8 @@ from dynpartition.models.capturing.operations import (
     refuse,
     without_devices,
 )
-from dynpartition.models.capturing.structure import replaced, sample_tensors
+from dynpartition.models.capturing.stage import Stage
+from dynpartition.models.capturing.structure import replaced, sample_tensors, tensors_in
 from dynpartition.models.capturing.values import (
     Calling,
     CellCalling,
@@ -36,14 +38,15 @@ from dynpartition.models.capturing.values import (
     handle_of,
     template,
 )
+from dynpartition.models.tasks import TaskBlock
 
 if TYPE_CHECKING:
     from dynpartition.models.capturing.model import CapturedModel, Entry
 
+UNUSUAL = frozenset({"device", "out", "inplace"})
+"""Arguments by name that ask for more than a result."""
 OPERATIONS_MAX = 16
 """Operations in one task: longer chains of glue are several tasks, so that their kinds are few."""
-REPEATED_NUMEL = 4096
-"""A value of more numbers that several tasks read is computed once, in a task of its own."""
 OPERATIONS_ON_HOST = 4
 """So many operations on a task's output are done on the host when Python needs their result."""
 CALLINGS_MAX = 20_000
@@ -56,15 +59,27 @@ class Recorder:
     """What one run has asked for. `wait` gives a task's output, once the run has it."""
 
     def __init__(
-        self, model: CapturedModel, sample: Any, wait: Callable[[TaskNode], Tensor]
+        self, model: CapturedModel, sample: Any, wait: Callable[[Recorder, TaskNode], Tensor]
     ) -> None:
         self.model = model
         self.pending: list[TaskNode] = []
         """Tasks that nobody has been told of yet."""
+        self.awaited: TaskNode | None = None
+        """The task whose output the model's code waits for."""
         self.last_forced: Ref | None = None
         """The value that Python needed last."""
         self._wait = wait
         self._sample = sample
+        self._n_told = 0
+
+    def told(self) -> TaskBlock:
+        """Return the pending tasks, which are pending no longer."""
+        stage = Stage(self.model, self.task_of, self._n_told)
+        pending, self.pending = self.pending, []
+        block = stage.block(pending)
+        self.pending = []  # glue that has been made, and told of, meanwhile
+        self._n_told += len(block)
+        return block
 
     # Calls of cells
 
@@ -162,6 +177,9 @@ class Recorder:
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """Record what a PyTorch function makes, or call it if it needs numbers."""
+        ordinary = self.model.ordinary
+        if function in ordinary and (not kwargs or UNUSUAL.isdisjoint(kwargs)):
+            return self._recorded(function, args, kwargs)
         name = getattr(function, "__name__", "")
         if name == "__get__":
             attribute = attribute_of(function)
@@ -192,6 +210,8 @@ class Recorder:
         if kwargs.get("inplace"):
             result = self.operation(function, args, {**kwargs, "inplace": False})
             return self._rebound(args[0], result)
+        if name not in ("__get__", "__getitem__", "to", "type_as"):
+            ordinary.add(function)
         return self._recorded(function, args, kwargs)
 
     def _recorded(
@@ -204,16 +224,19 @@ class Recorder:
         if not calling.shapes:
             return calling.structure
         node = self._operation_node(calling, leaves)
-        if calling.is_view and type(args[0]) is Handle:
-            args[0]._ref.is_viewed = True
         if calling.is_single:
-            ref = Ref(node, -1, calling.shapes[0])
-            ref.is_view = calling.is_view
-            return handle_of(ref)
+            handle = handle_of(Ref(node, -1, calling.shapes[0]))
+            if calling.is_view and type(args[0]) is Handle:
+                is_index = getattr(function, "__name__", "") == "__getitem__"
+                note_view(handle, args[0], args[1] if is_index else None)
+            return handle
         refs = [Ref(node, number, shape) for number, shape in enumerate(calling.shapes)]
-        for ref in refs:
-            ref.is_view = calling.is_view
-        return _rebuilt(calling, refs)
+        made = _rebuilt(calling, refs)
+        if calling.is_view and type(args[0]) is Handle:
+            for handle in tensors_in(made):
+                assert isinstance(handle, Handle)
+                note_view(handle, args[0])
+        return made
 
     def _calling(
         self,
@@ -305,18 +328,22 @@ class Recorder:
             args = (target, self._index(args[1]), *args[2:])
         if type(target) is not Handle:
             self._adopt(target)
+        view = written_through(name, target, args[1:])
         ref: Ref = target._ref
-        if ref.is_view or ref.is_viewed:
-            raise ModelError(
-                f"{name} writes in place to a value of shape {ref.shape.format[0]} that shares its"
-                " memory with another one (a slice, a view); write to a clone()"
-            )
         leaves: list[Ref | Const] = []
         calling = self._calling(function, args, kwargs, leaves, in_place=True)
         if calling is None:
             raise ModelError(f"{name} writes in place and is no function that tasks can call")
-        target._ref = Ref(self._operation_node(calling, leaves), -1, ref.shape)
+        self._rebind(target, Ref(self._operation_node(calling, leaves), -1, ref.shape), view)
         return target
+
+    def _rebind(self, target: Handle, ref: Ref, view: View | None) -> None:
+        """Let a handle stand for a new value, and what it shows part of for one with that part."""
+        target._ref = ref
+        whole = None if view is None else view.holder()
+        if view is not None and whole is not None:
+            self._written("__setitem__", Tensor.__setitem__, (whole, view.index, target), {})
+            note_view(target, whole, view.index)
 
     def _adopt(self, tensor: Tensor) -> None:
         """Make a handle of a plain tensor that is written to with a value not computed yet."""
@@ -342,9 +369,8 @@ class Recorder:
     def _rebound(self, target: Any, result: Any) -> Any:
         """Let the handle that was written to stand for the result."""
         if type(target) is Handle and type(result) is Handle:
-            if target._ref.is_view or target._ref.is_viewed:
-                raise ModelError("a function with inplace=True writes to a view; use inplace=False")
-            target._ref = result._ref
+            view = written_through("a function with inplace=True", target, [result])
+            self._rebind(target, result._ref, view)
             return target
         return result
 
@@ -373,7 +399,7 @@ class Recorder:
             revealing = self.glue([ref])
         revealing.reveals = True
         self.last_forced = ref
-        output = self._wait(revealing)
+        output = self._wait(self, revealing)
         parts = revealing.packing.unpack(output.unsqueeze(0))
         revealing.known = {number: part[0] for number, part in enumerate(parts)}
         for made, part in zip(revealing.outputs, parts, strict=False):

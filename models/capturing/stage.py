@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from dynpartition.models.capturing.programs import (
     Source,
     Weight,
 )
-from dynpartition.models.capturing.recorder import REPEATED_NUMEL, Recorder
 from dynpartition.models.capturing.values import (
     CellCalling,
     Const,
@@ -34,6 +33,9 @@ from dynpartition.types import Ragged, frozen
 
 if TYPE_CHECKING:
     from dynpartition.models.capturing.model import CapturedModel
+
+REPEATED_NUMEL = 4096
+"""A value of more numbers that several tasks read is computed once, in a task of its own."""
 
 
 class Pattern:
@@ -69,10 +71,12 @@ class Pattern:
 class Stage:
     """Tasks that a run tells of at one time."""
 
-    def __init__(self, recorder: Recorder, first: int) -> None:
-        """`first`: the number of the first task."""
-        self.recorder = recorder
-        self.model: CapturedModel = recorder.model
+    def __init__(
+        self, model: CapturedModel, task_of: Callable[[OpNode], TaskNode], first: int
+    ) -> None:
+        """`task_of`: makes glue of an operation. `first`: the number of the first task."""
+        self.model = model
+        self._task_of = task_of
         self._next = first
         self._kinds: dict[TaskKind, int] = {}
         self._number_of: dict[tuple[Pattern, bool, bool], int] = {}
@@ -80,13 +84,11 @@ class Stage:
         self._rows: list[Sequence[int]] = []
         self._fed: dict[int, list[Tensor]] = {}
 
-    def block(self) -> TaskBlock:
-        """Return all pending tasks, which are pending no longer."""
-        pending, self.recorder.pending = self.recorder.pending, []
+    def block(self, pending: Sequence[TaskNode]) -> TaskBlock:
+        """Return the pending tasks."""
         for node in pending:
             if node.number < 0:
                 self.add(node)
-        self.recorder.pending.clear()  # glue that has been made, and numbered, meanwhile
         kinds = frozen(np.array(self._kind_of, dtype=np.int64))
         return TaskBlock(tuple(self._kinds), kinds, Ragged.of(self._rows), self._fed)
 
@@ -122,7 +124,7 @@ class Stage:
         if node.task is None and node.uses > 1 and node.work > 0:
             is_large = ref.shape.meta.numel() > REPEATED_NUMEL
             if is_large or node.work > 1:
-                self.recorder.task_of(node)
+                self._task_of(node)
         if node.task is not None and node.task.number < 0:
             self.add(node.task)
         return node.task

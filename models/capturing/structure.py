@@ -40,6 +40,8 @@ def replaced(value: Any, change: Callable[[Tensor], Any]) -> Any:
         changed = [replaced(one, change) for one in value]
         if hasattr(kind, "_make"):  # a named tuple
             return kind._make(changed)
+        if hasattr(kind, "n_sequence_fields"):  # as torch.max returns
+            return kind(changed)
         return tuple(changed) if isinstance(value, tuple) else changed
     if isinstance(value, slice):
         return slice(*(replaced(one, change) for one in (value.start, value.stop, value.step)))

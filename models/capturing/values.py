@@ -7,6 +7,7 @@ refers to an output of a task, or of an operation between tasks.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ from dynpartition.models.capturing.packing import Packing
 from dynpartition.models.capturing.structure import replaced
 
 if TYPE_CHECKING:
+    from dynpartition.models.capturing.aliases import View
     from dynpartition.models.capturing.recorder import Recorder
 
 Format = tuple[tuple[int, ...], torch.dtype]
@@ -183,15 +185,17 @@ class OpNode:
 class Ref:
     """One output of a node."""
 
-    __slots__ = ("index", "is_view", "is_viewed", "node", "shape")
+    __slots__ = ("index", "node", "shape", "view", "views")
 
     def __init__(self, node: TaskNode | OpNode, index: int, shape: Shape) -> None:
         self.node = node
         self.index = index
         """Which output; -1: of an operation that makes one tensor."""
         self.shape = shape
-        self.is_view = self.is_viewed = False
-        """Whether writing to it would write to others, or others show it."""
+        self.view: View | None = None
+        """What it shows part of."""
+        self.views: list[weakref.ref[Handle]] = []
+        """What shows part of it."""
 
 
 class Handle(torch.Tensor):
