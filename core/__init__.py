@@ -41,6 +41,7 @@ from dynpartition.trace import (
 if TYPE_CHECKING:
     from dynpartition.models.capturing.model import capture
     from dynpartition.models.capturing.structure import Arguments
+    from dynpartition.models.capturing.suggest import suggest_cells
     from dynpartition.models.user_file import load_model
     from dynpartition.serving.runtime import Runtime
 
@@ -51,6 +52,7 @@ _LAZY = {
     "capture": "dynpartition.models.capturing.model",
     "load_model": "dynpartition.models.user_file",
     "Runtime": "dynpartition.serving.runtime",
+    "suggest_cells": "dynpartition.models.capturing.suggest",
 }
 """Names that need PyTorch → where they are imported from once somebody asks for them."""
 
@@ -107,6 +109,7 @@ __all__ = [
     "parse_devices",
     "run",
     "single_task_plan",
+    "suggest_cells",
 ]
 
 # So that gymnasium.make("dynpartition/Placement-v0", backend=…) works after any import of this

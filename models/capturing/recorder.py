@@ -233,9 +233,9 @@ class Recorder:
         refs = [Ref(node, number, shape) for number, shape in enumerate(calling.shapes)]
         made = _rebuilt(calling, refs)
         if calling.is_view and type(args[0]) is Handle:
-            for handle in tensors_in(made):
-                assert isinstance(handle, Handle)
-                note_view(handle, args[0])
+            for part in tensors_in(made):
+                assert isinstance(part, Handle)
+                note_view(part, args[0])
         return made
 
     def _calling(
