@@ -168,6 +168,7 @@ class Variant(nn.Module):
 
     def __init__(self, cell: CapturedCell, program: Program) -> None:
         super().__init__()
+        self.training = False
         self._owner = [cell]  # not as a submodule: the weights are the cell's
         self._program = program
         self._glue = Batched(self._glue_row, self._glue_rows)
@@ -202,6 +203,7 @@ class CapturedCell(VariedCell):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.training = False  # as the module must be
         self._prepare()
 
     def _prepare(self) -> None:

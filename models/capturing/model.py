@@ -147,6 +147,7 @@ class CapturedModel(DynamicModel[Any]):
         """Return a new run of a sample. Raises InputError for one that requires gradients."""
         if self.module.training:
             raise ModelError(f"{self.name} is in training mode; call eval() on it before it runs")
+        sample = self._prepared(sample)
         given = Arguments.of(sample)
         if any(tensor.requires_grad for tensor in tensors_in([given.args, given.kwargs])):
             raise InputError(
@@ -157,9 +158,13 @@ class CapturedModel(DynamicModel[Any]):
 
     def eager(self, sample: Any) -> Any:
         """Return what the module returns, called as ever."""
-        given = Arguments.of(sample)
+        given = Arguments.of(self._prepared(sample))
         with torch.no_grad():
             return self.module(*given.args, **given.kwargs)
+
+    def _prepared(self, sample: Any) -> Any:
+        """Return the sample as the module is given it."""
+        return sample
 
     def digest(self, sample: Any) -> str:
         """Return the digest of all tensors and values of a sample."""

@@ -10,7 +10,14 @@ import torch
 import dynpartition
 from dynpartition import Device, parse_devices
 from dynpartition.hardware import FakeStreams, HardwareBackend
-from dynpartition.models import ModelInput, check_model, merge_inputs, run_eagerly
+from dynpartition.models import (
+    ModelInput,
+    build_model,
+    check_model,
+    generate_inputs,
+    merge_inputs,
+    run_eagerly,
+)
 from dynpartition.models.check import agrees
 from dynpartition.serving.loop import Loop
 
@@ -126,3 +133,57 @@ def test_early_exit_ends_there():
         assert blocks == [f"blocks.{n}" for n in range(depth + 1)]
         ends.add(depth)
     assert len(ends) > 1
+
+
+ZOO = {
+    "earlyexit": {"width": 16, "blocks": 4},
+    "layerskip": {"width": 16, "layers": 4},
+    "refine": {"width": 12},
+    "resnet50": {"width": 2, "image": 32, "images": 3, "classes": 4},
+    "sequence": {"width": 8, "vocabulary": 30},
+    "softmoe": {"width": 8, "tokens": 5, "experts": 3},
+}
+
+
+class Failing(FakeStreams):
+    """Fails for good after `lives` calls."""
+
+    def __init__(self, lives, **more):
+        super().__init__(**more)
+        self.lives = lives
+
+    def enqueue(self, stream, work):
+        self.lives -= 1
+        if self.lives < 0:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        super().enqueue(stream, work)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("name", ZOO)
+def test_any_plan_merging_eviction_and_fault_gives_the_eager_answer(
+    name, bits, random_scheduler, drive_within_memory
+):
+    model = build_model(name, {**ZOO[name], "float_bits": bits}, seed=bits)
+    inputs = [(one, model.eager(one.sample)) for one in generate_inputs(model, 8, seed=7)]
+    dice, lost = random.Random(f"{name} {bits}"), 0
+    sizes = [cell.param_bytes for cell in model.graph_cells]
+    for number in range(4):
+        cap = dice.randint(max(sizes), sum(sizes)) + 300_000
+        devices = [Device("cpu:0", "cpu"), Device("cpu:1", "cpu", cap), Device("cuda:0", "cuda")]
+        streams = Failing(10**6 if number % 2 else 3**number, seed=number)
+        options = {"streams": streams, "workers": "threads", "arena_bytes": 1 << 22}
+        with HardwareBackend(model, devices, **options) as backend:
+            for _ in range(3):
+                chosen = dice.sample(inputs, dice.choice([1, 1, 3]))
+                together = [one for one, _ in chosen]
+                workload = merge_inputs(together) if len(together) > 1 else together[0]
+                with backend.open(workload) as session:
+                    drive_within_memory(
+                        session, random_scheduler(dice.randrange(10**6)), backend.profile
+                    )
+                    lost += bool(session.lost)
+                    answers = session.answers()
+                for (_, expected), answer in zip(chosen, answers, strict=True):
+                    assert agrees(answer, expected)
+    assert lost
