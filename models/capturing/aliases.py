@@ -29,6 +29,8 @@ class View:
 def note_view(view: Handle, parent: Handle, index: Any = None) -> None:
     """Note that `view` shows a part of `parent`."""
     view._ref.view = View(parent._ref, weakref.ref(parent), index)
+    if parent._ref.views is None:
+        parent._ref.views = []
     parent._ref.views.append(weakref.ref(view))
 
 
@@ -55,7 +57,7 @@ def written_through(name: str, target: Handle, given: Sequence[Any]) -> View | N
 
 def _held(ref: Ref, harmless: Sequence[Any]) -> bool:
     """Whether somebody holds a view of a value, other than the harmless ones."""
-    alive = [view() for view in ref.views]
+    alive = [view() for view in ref.views or ()]
     return any(
         view is not None and not any(view is one for one in harmless) and view._ref.view is not None
         for view in alive

@@ -60,7 +60,7 @@ class Entry:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Record the call, or make it."""
         recorder = ACTIVE.recorder
-        if recorder is None or recorder.model.token != self.token:
+        if recorder is None or recorder.token != self.token:
             return self.original(*args, **kwargs)
         return recorder.call(self, args, kwargs)
 

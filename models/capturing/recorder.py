@@ -34,6 +34,7 @@ from dynpartition.models.capturing.values import (
     OpNode,
     Ref,
     TaskNode,
+    code_of,
     filled,
     handle_of,
     template,
@@ -62,6 +63,7 @@ class Recorder:
         self, model: CapturedModel, sample: Any, wait: Callable[[Recorder, TaskNode], Tensor]
     ) -> None:
         self.model = model
+        self.token = model.token
         self.pending: list[TaskNode] = []
         """Tasks that nobody has been told of yet."""
         self.awaited: TaskNode | None = None
@@ -86,6 +88,7 @@ class Recorder:
     def call(self, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Record a call of a cell and return handles of what it returns."""
         leaves: list[Ref | Const] = []
+        key: Any = None
         try:
             key = self._key(args, leaves)
             if kwargs:
@@ -99,9 +102,6 @@ class Recorder:
         if calling is None:
             calling = entry.known[key] = self._learn(entry, args, kwargs, leaves)
         node = TaskNode(entry.name, calling.packing, calling, leaves)
-        for leaf in leaves:
-            if type(leaf) is Ref and type(leaf.node) is OpNode:
-                leaf.node.uses += 1
         self.pending.append(node)
         if calling.is_single:
             return handle_of(Ref(node, 0, calling.shapes[0]))
@@ -132,18 +132,15 @@ class Recorder:
         """Return what decides what becomes of an argument, and append its tensors to `leaves`."""
         kind = type(value)
         if kind is Handle:
-            leaves.append(value._ref)
-            return value._ref.shape.format
+            return self._known_key(value._ref, leaves)
         if isinstance(value, Tensor):
             leaves.append(self._const(value))
-            return (value.shape, value.dtype)
+            return code_of(value.shape, value.dtype)
         if kind is tuple or kind is list:
             key: list[Any] = [kind]
             for one in value:
-                if type(one) is Handle:  # most of them are; a call less for each
-                    ref = one._ref
-                    leaves.append(ref)
-                    key.append(ref.shape.format)
+                if type(one) is Handle:
+                    key.append(self._known_key(one._ref, leaves))
                 else:
                     key.append(self._key(one, leaves))
             return tuple(key)
@@ -155,6 +152,13 @@ class Recorder:
             return (kind, *[self._key(one, leaves) for one in value])
         hash(value)
         return (kind, value)
+
+    def _known_key(self, ref: Ref, leaves: list[Ref | Const]) -> int:
+        leaves.append(ref)
+        node = ref.node
+        if type(node) is OpNode:
+            node.uses += 1
+        return ref.shape.code
 
     def _const(self, tensor: Tensor) -> Const:
         name = self.model.weight_names.get(id(tensor))

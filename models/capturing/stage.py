@@ -79,7 +79,7 @@ class Stage:
         self._task_of = task_of
         self._next = first
         self._kinds: dict[TaskKind, int] = {}
-        self._number_of: dict[tuple[Pattern, bool, bool], int] = {}
+        self._number_of: dict[Any, int] = {}
         self._kind_of: list[int] = []
         self._rows: list[Sequence[int]] = []
         self._fed: dict[int, list[Tensor]] = {}
@@ -104,7 +104,7 @@ class Stage:
                 pattern = self.model.patterns[reads.key] = reads.pattern(node)
             if key is not None:
                 self.model.quick_patterns[key] = pattern
-        known = (pattern, node.returns, node.reveals)
+        known = (pattern, node.returns, node.reveals) if node.returns or node.reveals else pattern
         number = self._number_of.get(known)
         if number is None:
             kind = pattern.kind(node.returns, node.reveals)
@@ -150,7 +150,7 @@ def _simple_reads(node: TaskNode) -> tuple[Any, list[int], list[Const]]:
     key: list[Any] = [node.calling]
     for leaf in node.leaves:
         if type(leaf) is Const:
-            if any(leaf.tensor is other.tensor for other in constants):
+            if constants and any(leaf.tensor is other.tensor for other in constants):
                 return None, inputs, constants
             constants.append(leaf)
             key.append(None)
