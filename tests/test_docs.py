@@ -81,6 +81,7 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
 @pytest.mark.parametrize(
     ("page", "printed"),
     [
+        ("capture.md", ["True", "True"]),
         ("environment.md", ["True", "2 updates"]),
         ("hardware.md", ["6 True"]),
         ("schedulers.md", ["True"]),
