@@ -162,11 +162,14 @@ def main():
         f" {cost['capture_us_per_node']:.1f}: {cost['share']:.1%}"
     )
     gains = [in_flight_gain(name, config, asked.rounds) for name, config in BRANCHING.items()]
-    print(f"{'ms per request':<14} {'eager':>8} {'one':>8} {'sixteen':>8} {'gain':>6} {'eager/16':>9}")
+    print(
+        f"{'ms per request':<14} {'eager':>8} {'one':>8} {'sixteen':>8} {'gain':>6} {'eager/16':>9}"
+    )
     for row in gains:
         print(
             f"{row['model']:<14} {row['eager_ms']:>8.3f} {row['one_at_a_time_ms']:>8.3f}"
-            f" {row['sixteen_in_flight_ms']:>8.3f} {row['gain']:>6.2f} {row['gain_over_eager']:>9.2f}"
+            f" {row['sixteen_in_flight_ms']:>8.3f} {row['gain']:>6.2f}"
+            f" {row['gain_over_eager']:>9.2f}"
         )
     if asked.json:
         asked.json.write_text(json.dumps({"capture": cost, "in_flight": gains}, indent=2))

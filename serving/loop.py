@@ -35,11 +35,14 @@ class _Group:
     def urgency(self) -> tuple[bool, float, int]:
         """Return what decides which group is next: the greatest goes first.
 
-        Tasks whose output nobody waits for come last, in the largest batches. Among others the
-        group of which the largest share is ready: in the rest waiting brings more together.
+        Tasks whose output nobody waits for come late, in large batches, unless their request ends
+        with them. Among others the group of which the largest share is ready: in the rest waiting
+        brings more together.
         """
         first = self.ready[0]
-        is_awaited = bool(first.readers) or first.kind.reveals
+        request = first.request
+        is_last = request.n_left == request.n_ready
+        is_awaited = bool(first.readers) or first.kind.reveals or is_last
         return is_awaited, len(self.ready) / self.n_known, len(self.ready)
 
 
@@ -72,14 +75,14 @@ class _Task:
 class _Request:
     """One run, and what is known of its tasks."""
 
-    __slots__ = ("n_left", "number", "run", "tasks")
+    __slots__ = ("n_left", "n_ready", "number", "run", "tasks")
 
     def __init__(self, number: int, run: ModelRun) -> None:
         self.number = number
         self.run = run
         self.tasks: list[_Task] = []
-        self.n_left = 0
-        """Tasks that have not run."""
+        self.n_left = self.n_ready = 0
+        """Tasks that have not run; those of them that could."""
 
     def answer(self) -> Any:
         """Return the answer, once all tasks have run."""
@@ -159,6 +162,7 @@ class Loop:
 
     def _make_ready(self, task: _Task) -> None:
         task.group.ready.append(task)
+        task.request.n_ready += 1
         self._busy[task.group] = None
 
     def _launch(self) -> list[_Request]:
@@ -185,6 +189,7 @@ class Loop:
         """Go on after a task; return whether it was the last one of its request."""
         request = task.request
         request.n_left -= 1
+        request.n_ready -= 1
         if task.kind.reveals:
             assert task.output is not None
             self._add(request, request.run.expansion_block(task.number, task.output))

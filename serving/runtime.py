@@ -11,9 +11,11 @@ from dynpartition.cluster import Device
 from dynpartition.contract import Scheduler, drive
 from dynpartition.device_spec import parse_devices
 from dynpartition.errors import InputError, ModelError
+from dynpartition.hardware import HardwareBackend
 from dynpartition.models import DynamicModel, ModelInput, merge_inputs
 from dynpartition.profile import Profile
 from dynpartition.serving.loop import Loop
+from dynpartition.serving.rough import rough_profile
 
 IN_FLIGHT = 16
 """Requests that are under way together by default."""
@@ -25,7 +27,9 @@ class Runtime:
     `devices` as in `--devices`, or the devices themselves. On one plain CPU device nothing is left
     to decide: requests run on the calling thread, what is ready of them together. Anywhere else a
     `HardwareBackend` runs them, placed by `policy`: a name as for `--scheduler`, or a scheduler.
-    Most policies need a `profile` of these devices with the model's cells, from `calibrate`.
+    `profile`: what the devices and the model's cells cost, from `calibrate`. Without one the cells
+    are timed on the first samples of each model, and links are guessed: good enough for CPU devices
+    and cells of some ms; GPUs need a profile.
 
     Close it, or use it in a `with` block. Not for several threads at once.
     """
@@ -45,7 +49,7 @@ class Runtime:
         is_plain = first.kind == "cpu" and first.memory_bytes is None and first.speed == 1.0
         self._is_alone = len(chosen) == 1 and is_plain
         self._loops: dict[DynamicModel[Any], Loop] = {}
-        self._backends: dict[DynamicModel[Any], Any] = {}
+        self._backends: dict[DynamicModel[Any], HardwareBackend] = {}
 
     def __call__(self, model: DynamicModel[Any], sample: Any) -> Any:
         """Return the model's answer for one sample."""
@@ -87,19 +91,20 @@ class Runtime:
     def _on_devices(
         self, model: DynamicModel[Any], samples: Iterable[Any], in_flight: int
     ) -> Iterator[Any]:
-        backend, waiting = self._backend(model), iter(samples)
+        waiting = iter(samples)
         while window := [ModelInput(model, one) for one in islice(waiting, in_flight)]:
+            backend = self._backend(model, window)
             workload = merge_inputs(window) if len(window) > 1 else window[0]
             with backend.open(workload) as session:
                 drive(session, self._scheduler, backend.profile)
                 yield from session.answers()
 
-    def _backend(self, model: DynamicModel[Any]) -> Any:
-        from dynpartition.hardware import HardwareBackend
-
+    def _backend(self, model: DynamicModel[Any], window: Sequence[ModelInput]) -> HardwareBackend:
         if model not in self._backends:
-            backend = HardwareBackend(model, self.devices, profile=self._profile)
-            self._backends[model] = backend
+            profile = self._profile
+            if profile is None:
+                profile = rough_profile(model, self.devices, [one.sample for one in window])
+            self._backends[model] = HardwareBackend(model, self.devices, profile=profile)
         return self._backends[model]
 
     def close(self) -> None:

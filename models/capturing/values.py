@@ -184,10 +184,11 @@ class OpNode:
         for leaf in leaves:
             if type(leaf) is Const:
                 self.reads_weights |= leaf.name is not None
-            elif isinstance(leaf, Ref) and isinstance(leaf.node, OpNode):
-                if leaf.node.task is None:
-                    self.size += leaf.node.size
-                    self.work += leaf.node.work
+            elif isinstance(leaf, Ref):
+                made = leaf.node
+                if isinstance(made, OpNode) and made.task is None:
+                    self.size += made.size
+                    self.work += made.work
 
 
 class Ref:
