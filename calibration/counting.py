@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dynpartition.calibration.operators import Work
 from dynpartition.models import DynamicModel, ModelInput
-from dynpartition.models.interpreter import Interpreter
+from dynpartition.models.interpreter import Interpreter, task_arguments
+from dynpartition.models.variants import variant_of
 
 ResultT = TypeVar("ResultT")
 
@@ -22,37 +23,30 @@ def count_work(model: DynamicModel[Any], inputs: Iterable[ModelInput]) -> dict[s
 
     Cells that no input calls are missing.
     """
-    calls: dict[str, tuple[Any, ...]] = {}
-    handles = [
-        cell.register_forward_pre_hook(_keeper(calls, name)) for name, cell in model.cells.items()
-    ]
-    try:
-        for item in inputs:
-            if len(calls) == len(model.cells):
-                break
-            _run_once(model, item)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: _work_of(model.cells[name], arguments) for name, arguments in calls.items()}
-
-
-def _keeper(
-    calls: dict[str, tuple[Any, ...]], name: str
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        calls.setdefault(name, arguments)
-
-    return keep
+    calls: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {}
+    for item in inputs:
+        if len(calls) == len(model.cells):
+            break
+        _note_calls(model, item, calls)
+    return {name: _work_of(model.cells[name], *call) for name, call in calls.items()}
 
 
 @torch.inference_mode()
-def _run_once(model: DynamicModel[Any], item: ModelInput) -> None:
+def _note_calls(
+    model: DynamicModel[Any],
+    item: ModelInput,
+    calls: dict[str, tuple[nn.Module, tuple[Any, ...]]],
+) -> None:
+    """Note the first call of every cell, with its arguments (1, *shape)."""
     interpreter = Interpreter(model.cells, item.start())
-    for task in interpreter.revealing():
-        interpreter.compute(range(len(interpreter.outputs), task + 1))
-        interpreter.expand(task)
-    interpreter.compute(range(len(interpreter.outputs), len(interpreter.tasks)))
+    for number, task in enumerate(interpreter.tasks):  # the list grows at reveals
+        if task.cell not in calls:
+            arguments = task_arguments(task, interpreter.outputs)
+            cell = variant_of(model.cells[task.cell], task.variant)
+            calls[task.cell] = cell, tuple(argument.unsqueeze(0) for argument in arguments)
+        interpreter.compute([number])
+        if task.reveals:
+            interpreter.expand(number)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -68,11 +62,12 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @torch.inference_mode()
-def _work_of(cell: nn.Module, arguments: tuple[Any, ...]) -> Work:
+def _work_of(owner: nn.Module, cell: nn.Module, arguments: tuple[Any, ...]) -> Work:
+    """Return what a call does; `owner` has the weights."""
     result, ops, flops = counted(lambda: cell(*arguments))
     size = len(arguments[0])
     moved = sum(tensor.numel() * tensor.element_size() for tensor in (*arguments, result))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in cell.parameters())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in owner.parameters())
     return Work(ops, flops / size, weights, moved / size)
 
 

@@ -19,7 +19,7 @@ from dynpartition.calibration.operations import count_operations
 from dynpartition.calibration.sheet_costs import Assumptions, Operation, launch_ns
 from dynpartition.calibration.sheets import CPUS, GPUS, NODES, Cpu, Gpu, Node
 from dynpartition.cluster import AffineCost, Cluster, Device, Link
-from dynpartition.models.registry import MODELS
+from dynpartition.models.registry import MODELS, SHEET_MODELS
 from dynpartition.profile import Curve, Dispatch, Profile
 
 Operations = Mapping[str, Mapping[int, tuple[Operation, ...]]]
@@ -32,7 +32,7 @@ _SAMPLES = 16  # enough to route a token to every expert
 def datasheet_profiles(assumed: Assumptions | None = None) -> dict[str, Profile]:
     """Return name → profile of every node in `NODES`, with the cells of all models."""
     operations: dict[str, Mapping[int, tuple[Operation, ...]]] = {}
-    for entry in MODELS.values():
+    for entry in (MODELS[name] for name in SHEET_MODELS):
         model = entry.build()
         operations |= count_operations(model, entry.generate(_SAMPLES, 0), BATCHES)
     return {

@@ -19,6 +19,7 @@ from dynpartition.calibration.sheet_costs import Operation
 from dynpartition.errors import CalibrationError
 from dynpartition.models.interpreter import Interpreter, task_arguments
 from dynpartition.models.model import DynamicModel
+from dynpartition.models.variants import VariedCell, variant_of
 
 
 def count_operations(
@@ -29,20 +30,25 @@ def count_operations(
     Each cell is looked at with the arguments of its first task in `samples`, stacked. Raises
     CalibrationError for a cell that no sample calls.
     """
-    arguments = _first_arguments(model, samples)
-    missing = [cell for cell in model.cells if cell not in arguments]
+    calls = _first_calls(model, samples)
+    missing = [name for name, cell in model.cells.items() if name not in calls and _is_due(cell)]
     if missing:
         raise CalibrationError(f"no sample calls {', '.join(missing)}; give more samples")
     return {
-        name: {k: _operations(cell, arguments[name], k) for k in batches}
-        for name, cell in model.cells.items()
+        name: {k: _operations(*calls[name], k) for k in batches}
+        for name in model.cells
+        if name in calls
     }
 
 
-def _first_arguments(
+def _is_due(cell: nn.Module) -> bool:
+    return not (isinstance(cell, VariedCell) and cell.is_optional)
+
+
+def _first_calls(
     model: DynamicModel[Any], samples: Iterable[Any]
-) -> Mapping[str, Sequence[Tensor]]:
-    found: dict[str, Sequence[Tensor]] = {}
+) -> Mapping[str, tuple[nn.Module, Sequence[Tensor]]]:
+    found: dict[str, tuple[nn.Module, Sequence[Tensor]]] = {}
     for sample in samples:
         if len(found) == len(model.cells):
             break
@@ -50,7 +56,8 @@ def _first_arguments(
         for number, task in enumerate(interpreter.tasks):  # grows when it is expanded
             if task.cell not in found:
                 interpreter.compute([n for n in interpreter.missing(number) if n != number])
-                found[task.cell] = task_arguments(task, interpreter.outputs)
+                cell = variant_of(model.cells[task.cell], task.variant)
+                found[task.cell] = cell, task_arguments(task, interpreter.outputs)
             if task.reveals:
                 interpreter.compute(interpreter.missing(number))
                 interpreter.expand(number)

@@ -4,6 +4,9 @@ Axis letters: N tasks, E edges, D devices, L launches, C transfers, K candidates
 B graphs or episodes, T steps.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import gymnasium
 
 from dynpartition.cluster import AffineCost, Cluster, Device, Link, TableCost
@@ -35,10 +38,34 @@ from dynpartition.trace import (
     TransferSpan,
 )
 
+if TYPE_CHECKING:
+    from dynpartition.models.capturing.model import capture
+    from dynpartition.models.capturing.structure import Arguments
+    from dynpartition.models.capturing.suggest import suggest_cells
+    from dynpartition.models.user_file import load_model
+    from dynpartition.serving.runtime import Runtime
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "Arguments": "dynpartition.models.capturing.structure",
+    "capture": "dynpartition.models.capturing.model",
+    "load_model": "dynpartition.models.user_file",
+    "Runtime": "dynpartition.serving.runtime",
+    "suggest_cells": "dynpartition.models.capturing.suggest",
+}
+"""Names that need PyTorch → where they are imported from once somebody asks for them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AffineCost",
+    "Arguments",
     "Backend",
     "Cell",
     "Cluster",
@@ -63,6 +90,7 @@ __all__ = [
     "Profile",
     "Program",
     "Reveal",
+    "Runtime",
     "Scheduler",
     "Session",
     "Slowdown",
@@ -73,12 +101,15 @@ __all__ = [
     "TransferSpan",
     "Workload",
     "__version__",
+    "capture",
     "check_plan",
     "drive",
+    "load_model",
     "lower",
     "parse_devices",
     "run",
     "single_task_plan",
+    "suggest_cells",
 ]
 
 # So that gymnasium.make("dynpartition/Placement-v0", backend=…) works after any import of this

@@ -13,6 +13,7 @@ from dynpartition.errors import DeviceLost, ModelError
 from dynpartition.hardware.losses import OutOfMemoryOn, is_of_cuda, is_out_of_memory
 from dynpartition.hardware.memory import Arena, trim_heap
 from dynpartition.hardware.messages import Argument, Call, RunOrder
+from dynpartition.models.variants import variant_of
 
 
 class CellCall:
@@ -54,7 +55,8 @@ class CellCall:
             row = argument.row if argument.rows else argument.row + begin
             rows = argument.rows[8 * begin : 8 * end]
             arguments.append(Argument(argument.shape, argument.dtype, row, rows))
-        part = Call(arguments, call.shape, call.dtype, call.row + begin, end - begin)
+        row, size = call.row + begin, end - begin
+        part = Call(arguments, call.shape, call.dtype, row, size, call.variant)
         index = [None if one is None else one[begin:end] for one in self._index]
         return CellCall(self._cell, self._arena, part, index)
 
@@ -128,7 +130,12 @@ def launch_on_host(
     """Return a launch whose arena and indices lie in host memory."""
     cell = cells[order.cell]
     calls = [
-        CellCall(cell, arena, call, [_index(argument) for argument in call.arguments])
+        CellCall(
+            variant_of(cell, call.variant),
+            arena,
+            call,
+            [_index(argument) for argument in call.arguments],
+        )
         for call in order.calls
     ]
     return LaunchCall(order.cell, calls, place)

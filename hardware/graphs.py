@@ -22,6 +22,7 @@ from dynpartition.hardware.compute import CellCall, LaunchCall
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Call, RunOrder
 from dynpartition.hardware.streams import StreamApi
+from dynpartition.models.variants import variant_of
 from dynpartition.types import IntArray
 
 PLACES_MAX = 256
@@ -39,6 +40,7 @@ class CallKind:
     arguments: tuple[Format, ...]
     output: Format
     n_places: int
+    variant: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ class GraphCache:
         self.wanted.clear()
 
     def _capture(self, kind: CallKind, rows: IntArray) -> Captured | None:
-        arena, cell = self.arena, self.cells[kind.cell]
+        arena, cell = self.arena, variant_of(self.cells[kind.cell], kind.variant)
         sources = [arena.rows(shape, dtype) for shape, dtype in kind.arguments]
         target = arena.rows(*kind.output)
         try:
@@ -141,7 +143,7 @@ class GraphCache:
         if is_steady and kind not in self.captured and kind.n_places <= PLACES_MAX:
             self.wanted[kind] = table
         rows = [index[at, : call.size] for at in range(len(call.arguments))]
-        return CellCall(self.cells[cell], self.arena, call, rows)
+        return CellCall(variant_of(self.cells[cell], call.variant), self.arena, call, rows)
 
 
 class CapturedCall:
@@ -168,7 +170,8 @@ def _kind(cell: str, call: Call) -> CallKind:
     formats = tuple([(argument.shape, argument.dtype) for argument in call.arguments])
     n_places = places(call.size)
     output = call.shape, call.dtype
-    return CallKind(cell, formats, output, n_places if n_places <= PLACES_MAX else call.size)
+    n_served = n_places if n_places <= PLACES_MAX else call.size
+    return CallKind(cell, formats, output, n_served, call.variant)
 
 
 def _table(call: Call, n_places: int) -> IntArray:

@@ -24,6 +24,7 @@ from dynpartition.hardware.devices import available_cores
 from dynpartition.hardware.settings import running_thread
 from dynpartition.models import ModelInput
 from dynpartition.models.interpreter import Interpreter, task_arguments
+from dynpartition.models.variants import variant_of
 
 WAKE_NS = 30_000
 """What it takes to wake a thread: 28 µs one way, 23 to 35, on a virtual machine."""
@@ -98,22 +99,23 @@ def measure_locks(inputs: Sequence[ModelInput]) -> list[CellLock]:
     cores = available_cores()
     with running_thread(cores[0]):
         return [
-            CellLock(name, calls[name], *_timed(inputs[0].model.cells[name], samples[name], cores))
-            for name in samples
+            CellLock(name, calls[name], *_timed(cell, arguments, cores))
+            for name, (cell, arguments) in samples.items()
         ]
 
 
 def _sampled_calls(
     inputs: Sequence[ModelInput],
-) -> tuple[dict[str, list[Tensor]], Counter[str]]:
-    """Return per cell the arguments (1, *shape) of one call, and how often it is called."""
-    samples: dict[str, list[Tensor]] = {}
+) -> tuple[dict[str, tuple[nn.Module, list[Tensor]]], Counter[str]]:
+    """Return per cell one call with its arguments (1, *shape), and how often it is called."""
+    samples: dict[str, tuple[nn.Module, list[Tensor]]] = {}
     calls: Counter[str] = Counter()
     for one in inputs:
         interpreter = Interpreter(one.model.cells, one.start())
         for number, task in enumerate(interpreter.tasks):  # the list grows at reveals
             arguments = task_arguments(task, interpreter.outputs)
-            samples.setdefault(task.cell, [argument.unsqueeze(0) for argument in arguments])
+            cell = variant_of(one.model.cells[task.cell], task.variant)
+            samples.setdefault(task.cell, (cell, [part.unsqueeze(0) for part in arguments]))
             calls[task.cell] += 1
             interpreter.compute([number])
             if task.reveals:

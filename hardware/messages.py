@@ -38,6 +38,8 @@ class Call(msgspec.Struct, array_like=True, gc=False):
     """Row of the first output; the others follow it."""
     size: int
     """Number of tasks, k."""
+    variant: str = ""
+    """Of the cell."""
 
 
 class RunOrder(msgspec.Struct, array_like=True, gc=False):
@@ -143,6 +145,8 @@ class Setup(msgspec.Struct, tag=True):
     """None: the device computes with the weights where they are."""
     virtual: bool = False
     """Whether stamps are in virtual time."""
+    source: str = ""
+    """The user's function that builds the model with `config`; empty: the class does."""
 
 
 class Ready(msgspec.Struct, tag=True):

@@ -99,7 +99,7 @@ def _run_orders(tasks: KnownTasks, program: Program, placement: Placement) -> li
         ]
         if not orders or orders[-1].launch != launch:
             orders.append(RunOrder(launch, kind.cell, []))
-        orders[-1].calls.append(Call(arguments, *_output_format(kind), row, size))
+        orders[-1].calls.append(Call(arguments, *_output_format(kind), row, size, kind.variant))
     return orders
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -142,11 +143,11 @@ class HardwareSession(Session):
             raise _unfinished()
         return self._outputs
 
-    def answer(self) -> Tensor:
+    def answer(self) -> Any:
         """Return the model's answer; only after `advance` has returned False."""
         return self._run.answer(self.outputs)
 
-    def answers(self) -> list[Tensor]:
+    def answers(self) -> list[Any]:
         """Return the answers of all inputs, which are several where they were merged."""
         return self._run.answers(self.outputs)
 

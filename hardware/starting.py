@@ -26,6 +26,7 @@ from dynpartition.hardware.shelf import CpuShelf
 from dynpartition.hardware.thread import WorkerThread
 from dynpartition.hardware.weights import hollow_copies, layout_of
 from dynpartition.models import DynamicModel
+from dynpartition.models.capturing.model import CapturedModel
 
 START_TIMEOUT_S = 180.0
 
@@ -90,11 +91,12 @@ class ProcessStarter(_Starter):
 
     def _setup(self, number: int) -> Setup:
         index, memory, options = self.index_of(number), self.memory, self.options
-        device = self.devices[index]
+        device, source = self.devices[index], self.model.source
         return Setup(
-            model=_importable(type(self.model)),
+            model=("", "") if source else _importable(type(self.model)),
             import_path=list(sys.path),
-            config=dict(self.model.spec().config),
+            config=dict(source.settings if source else self.model.spec().config),
+            source=source.place if source else "",
             master=(memory.master_block.fd, memory.master_block.size_bytes),
             layout=layout_of(self.model.cells),
             worker=number,
@@ -163,6 +165,12 @@ class ThreadStarter(_Starter):
 
 def _importable(kind: type[DynamicModel[Any]]) -> tuple[str, str]:
     """Return where workers find the model's class: they run no script and unpickle nothing."""
+    if kind is CapturedModel:
+        raise DeviceError(
+            "worker processes cannot build a model that was captured in a running program; build it"
+            " in a file and load that (dynpartition.load_model('file.py:build')), or use threads"
+            ' (workers="threads") or one CPU device'
+        )
     if kind.__module__ == "__main__" or "<" in kind.__qualname__:
         raise DeviceError(
             f"{kind.__qualname__} is defined where worker processes cannot import it; move it to"

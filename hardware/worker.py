@@ -31,6 +31,7 @@ from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.shelf import CpuShelf, Shelf
 from dynpartition.hardware.weights import Master, compute_from, layout_of
 from dynpartition.models import DynamicModel, ModelEntry
+from dynpartition.models.user_file import load_model
 
 _WATCH_S = 0.5
 _PR_SET_PDEATHSIG = 1
@@ -86,15 +87,22 @@ def _shelf(setup: Setup, model: DynamicModel[object]) -> Shelf | None:
 
 def _rebuilt_model(setup: Setup) -> DynamicModel[object]:
     sys.path += [entry for entry in setup.import_path if entry not in sys.path]
-    module, name = setup.model
-    kind: type[DynamicModel[object]] = attrgetter(name)(importlib.import_module(module))
-    model = ModelEntry(kind).build(setup.config)
+    model = _built_model(setup)
     if layout_of(model.cells) != setup.layout:
+        name = setup.source or ".".join(setup.model)
         raise DeviceError(
             f"{name}({setup.config}) has other weights in a worker than here; let its shapes depend"
             " on its configuration alone"
         )
     return model
+
+
+def _built_model(setup: Setup) -> DynamicModel[object]:
+    if setup.source:
+        return load_model(setup.source, setup.config)
+    module, name = setup.model
+    kind: type[DynamicModel[object]] = attrgetter(name)(importlib.import_module(module))
+    return ModelEntry(kind).build(setup.config)
 
 
 def _serve(channel: Channel, setup: Setup) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynpartition.models.tasks import ModelRun, NewTask
+from dynpartition.models.variants import variant_of
 
 
 def task_arguments(task: NewTask, outputs: Mapping[int, Tensor]) -> list[Tensor]:
@@ -69,7 +71,8 @@ class Interpreter:
         for number in numbers:
             task = self.tasks[number]
             arguments = task_arguments(task, self.outputs)
-            self.outputs[number] = call_cell(self.cells[task.cell], [arguments])[0]
+            cell = variant_of(self.cells[task.cell], task.variant)
+            self.outputs[number] = call_cell(cell, [arguments])[0]
 
     def expand(self, task: int) -> None:
         """Append the tasks that the output of `task` calls for."""
@@ -78,7 +81,7 @@ class Interpreter:
         self.revealed_by += [task] * len(revealed)
 
     @torch.inference_mode()
-    def answer(self) -> Tensor:
+    def answer(self) -> Any:
         """Return the result, once all tasks have been computed."""
         returned = [number for number, task in enumerate(self.tasks) if task.returns]
         return self.run.answer({number: self.outputs[number] for number in returned})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -71,7 +72,7 @@ class MergedRun(ModelRun):
             return bisect_right(self._first, task) - 1
         return self._owner[task - self._n_opening]
 
-    def answer(self, outputs: Mapping[int, Tensor]) -> Tensor:
+    def answer(self, outputs: Mapping[int, Tensor]) -> Any:
         """Return the only answer; InputError where several inputs were merged."""
         if len(self._runs) != 1:
             raise InputError(
@@ -79,7 +80,7 @@ class MergedRun(ModelRun):
             )
         return self.answers(outputs)[0]
 
-    def answers(self, outputs: Mapping[int, Tensor]) -> list[Tensor]:
+    def answers(self, outputs: Mapping[int, Tensor]) -> list[Any]:
         """Return the answer of each input, in their order."""
         return [
             answer

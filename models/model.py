@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dynpartition.contract import Workload
 from dynpartition.graph import Cell, TaskGraph
@@ -19,6 +19,9 @@ from dynpartition.models.merged_runs import MergedRun
 from dynpartition.models.seeds import checked_seed
 from dynpartition.models.tasks import ModelRun, NewTask, StaticRun, graph_of
 from dynpartition.models.weights import dump_weights, fill_weights, parameter_bytes
+
+if TYPE_CHECKING:
+    from dynpartition.models.user_file import Source
 
 __all__ = [
     "DynamicModel",
@@ -50,11 +53,13 @@ class DynamicModel(ABC, Generic[SampleT]):
     they write to no argument, keep no state, and treat every row by itself.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
+    name: str
+    summary: str
     config_type: ClassVar[type[ModelConfig]]
     config: ModelConfig
     cells: Mapping[str, nn.Module]
+    source: Source | None = None
+    """The user's function that builds it; None: its class and its configuration do."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         self.config = config
@@ -78,7 +83,7 @@ class DynamicModel(ABC, Generic[SampleT]):
         return MergedRun([self.start(sample) for sample in samples])
 
     @abstractmethod
-    def eager(self, sample: SampleT) -> Tensor:
+    def eager(self, sample: SampleT) -> Any:
         """Return the answer for `sample` by plain PyTorch code that knows no tasks."""
 
     @abstractmethod
@@ -89,6 +94,10 @@ class DynamicModel(ABC, Generic[SampleT]):
     @abstractmethod
     def generate(cls, count: int, seed: int, config: ModelConfig) -> list[SampleT]:
         """Return `count` samples; sample i depends on (seed, i) and the configuration alone."""
+
+    def samples(self, count: int, seed: int) -> list[SampleT]:
+        """Return `count` samples of this model's sizes; sample i depends on (seed, i) alone."""
+        return self.generate(count, seed, self.config)
 
     @cached_property
     def graph_cells(self) -> tuple[Cell, ...]:
@@ -139,7 +148,7 @@ class ModelInput(Workload):
         return self._graph
 
 
-def run_eagerly(model_input: ModelInput) -> Tensor:
+def run_eagerly(model_input: ModelInput) -> Any:
     """Return the model's answer by running its tasks one by one, in the order of their numbers.
 
     The reference for executors: what they compute must agree with it.

@@ -12,6 +12,12 @@ from dynpartition.models.mathfunc import MathFunc
 from dynpartition.models.model import DynamicModel, ModelInput
 from dynpartition.models.moe import MoE
 from dynpartition.models.treelstm import TreeLSTM
+from dynpartition.models.zoo.early_exit import EarlyExit
+from dynpartition.models.zoo.layer_skip import LayerSkip
+from dynpartition.models.zoo.refine import Refine
+from dynpartition.models.zoo.resnet import ResNet
+from dynpartition.models.zoo.sequence import SequenceModel
+from dynpartition.models.zoo.soft_moe import SoftMoE
 
 ConfigValues = Mapping[str, object]
 """Fields of a configuration; those left out keep their defaults."""
@@ -46,8 +52,18 @@ class ModelEntry:
         return [ModelInput(model, sample) for sample in samples]
 
 
-MODELS: dict[str, ModelEntry] = {kind.name: ModelEntry(kind) for kind in (TreeLSTM, MathFunc, MoE)}
+_WRITTEN: tuple[type[DynamicModel[Any]], ...] = (TreeLSTM, MathFunc, MoE)
+"""Models that name their tasks themselves, for the least cost around their cells."""
+_CAPTURED: tuple[type[DynamicModel[Any]], ...] = (
+    *(EarlyExit, LayerSkip, Refine, ResNet, SequenceModel, SoftMoE),
+)
+"""Models of plain PyTorch code, captured."""
+
+MODELS: dict[str, ModelEntry] = {kind.name: ModelEntry(kind) for kind in (*_WRITTEN, *_CAPTURED)}
 """Models by name. Adding an entry makes a model known, in this process."""
+
+SHEET_MODELS = tuple(kind.name for kind in _WRITTEN)
+"""Models whose cells the shipped profiles hold."""
 
 
 def model_entry(name: str) -> ModelEntry:
@@ -64,4 +80,4 @@ def build_model(name: str, config: ConfigValues | None = None, seed: int = 0) ->
 
 def generate_inputs(model: DynamicModel[Any], count: int, seed: int) -> list[ModelInput]:
     """Return `count` generated inputs for `model`; input i depends on (seed, i) and its sizes."""
-    return [ModelInput(model, sample) for sample in model.generate(count, seed, model.config)]
+    return [ModelInput(model, sample) for sample in model.samples(count, seed)]

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ class NewTask:
     """Whether the output is part of the answer."""
     reveals: bool = False
     """Whether the output decides which further tasks exist."""
+    variant: str = ""
+    """What the task does besides calling its cell, for cells with variants."""
 
     @property
     def kind(self) -> TaskKind:
@@ -53,6 +56,7 @@ class NewTask:
             self.returns,
             self.reveals,
             self.output_dtype,
+            self.variant,
         )
 
     @property
@@ -78,6 +82,7 @@ class TaskKind:
     returns: bool = False
     reveals: bool = False
     output_dtype: torch.dtype = torch.float32
+    variant: str = ""
 
     @property
     def output_bytes(self) -> int:
@@ -136,6 +141,7 @@ class TaskBlock:
                 host_input=next(fed[kind]) if kind in fed else None,
                 returns=self.kinds[kind].returns,
                 reveals=self.kinds[kind].reveals,
+                variant=self.kinds[kind].variant,
             )
             for kind, inputs in zip(self.kind_of.tolist(), self.inputs.rows, strict=True)
         ]
@@ -180,7 +186,7 @@ class ModelRun(ABC):
         raise ModelError(f"task {task} reveals nothing; expand only tasks with reveals=True")
 
     @abstractmethod
-    def answer(self, outputs: Mapping[int, Tensor]) -> Tensor:
+    def answer(self, outputs: Mapping[int, Tensor]) -> Any:
         """Assemble the model's result from the outputs of all tasks that return."""
 
     def opening_block(self) -> TaskBlock:
@@ -191,7 +197,7 @@ class ModelRun(ABC):
         """Return `expand` as arrays; call one of the two."""
         return TaskBlock.of(self.expand(task, output))
 
-    def answers(self, outputs: Mapping[int, Tensor]) -> list[Tensor]:
+    def answers(self, outputs: Mapping[int, Tensor]) -> list[Any]:
         """Return the results of all inputs of the run: one, unless inputs were merged."""
         return [self.answer(outputs)]
 
@@ -217,7 +223,7 @@ class StaticRun(ModelRun):
         tasks = self._tasks
         return tasks if isinstance(tasks, TaskBlock) else TaskBlock.of(tasks)
 
-    def answer(self, outputs: Mapping[int, Tensor]) -> Tensor:
+    def answer(self, outputs: Mapping[int, Tensor]) -> Any:
         """Assemble the result as the model said."""
         return self._answer(outputs)
 

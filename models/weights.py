@@ -19,7 +19,14 @@ def parameter_bytes(cell: nn.Module) -> int:
 
 def dump_weights(cells: Mapping[str, nn.Module]) -> bytes:
     """Return the parameters of all cells, keyed `cell/parameter`."""
-    data: bytes = save({key: tensor.cpu() for key, tensor in _tensors(cells).items()})
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in _tensors(cells).items():
+        # The format refuses shared memory, and a weight may be shared by several cells.
+        memory = tensor.untyped_storage().data_ptr()
+        own[key] = tensor.cpu().clone() if memory in seen else tensor.cpu()
+        seen.add(memory)
+    data: bytes = save(own)
     return data
 
 

@@ -28,7 +28,7 @@ from dynpartition.hardware.backend import ARENA_BYTES
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration", "interop")
+FOLDERS = ("core", "models", "sim", "hardware", "agent", "calibration", "interop", "serving")
 NEEDS = {"interop.md": ("onnx", "tensorboard")}
 """Page → libraries that only extras of this package bring along."""
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,6 +83,7 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
 @pytest.mark.parametrize(
     ("page", "printed"),
     [
+        ("capture.md", ["True", "True"]),
         ("environment.md", ["True", "2 updates", "[1.09, 1.0]"]),
         ("hardware.md", ["6 True"]),
         (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = ROOT / ".typing" / "dynpartition"
-FOLDERS = ("models", "sim", "hardware", "agent", "calibration", "interop")
+FOLDERS = ("models", "sim", "hardware", "agent", "calibration", "interop", "serving")
 
 TREE.mkdir(parents=True, exist_ok=True)
 core_entries = [path for path in (ROOT / "core").iterdir() if path.name != "__pycache__"]

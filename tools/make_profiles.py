@@ -20,7 +20,7 @@ from dynpartition.calibration.paper_node import fit_paper_node, read_measurement
 from dynpartition.cli.provenance import measured_here
 from dynpartition.formats import write_profile
 from dynpartition.models import build_model, generate_inputs
-from dynpartition.models.registry import MODELS
+from dynpartition.models.registry import SHEET_MODELS
 from dynpartition.models.tree_files import read_trees
 from dynpartition.profile import Profile
 
@@ -58,15 +58,15 @@ def measured_profile(devices: str = "cpu:0,cpu:1", seconds: float = 20.0) -> Pro
     Links and the executor's costs are those found with the first model.
     """
     profiles = []
-    for name in MODELS:
+    for name in SHEET_MODELS:
         model = build_model(name)
         inputs = generate_inputs(model, 64, 0)
         devices_here = parse_devices(devices)
         note = measured_here(name, 0)
         profiles.append(calibrate(model, devices_here, inputs, seconds=seconds, provenance=note))
     cells = {cell: curves for profile in profiles for cell, curves in profile.cells.items()}
-    provenance = {**profiles[0].provenance, "model": ", ".join(MODELS)}
-    stories = zip(MODELS, (profile.provenance for profile in profiles), strict=True)
+    provenance = {**profiles[0].provenance, "model": ", ".join(SHEET_MODELS)}
+    stories = zip(SHEET_MODELS, (profile.provenance for profile in profiles), strict=True)
     errors = {name: story["held_out_error"] for name, story in stories if "held_out_error" in story}
     if errors:
         provenance["error"] = errors

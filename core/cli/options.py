@@ -32,7 +32,9 @@ class ModelVerb(Verb):
     """A verb that works on the inputs of a model."""
 
     model: str = "treelstm"
-    """Model, with settings where wanted: treelstm, mathfunc, moe, treelstm:hidden_dim=512."""
+    """Model, with settings where wanted: treelstm, moe, treelstm:hidden_dim=512.
+
+    Or your own function that returns one: mymodule:build, path/file.py:build:width=64."""
     trees: Path | None = None
     """File of bracketed parse trees, one a line; else inputs are generated."""
     inputs: int = 200
@@ -48,11 +50,19 @@ class ModelVerb(Verb):
 
 
 def parse_model(text: str, seed: int) -> DynamicModel[Any]:
-    """Build the model that `name` or `name:setting=number,…` stands for."""
+    """Build the model that `name` or `name:setting=number,…` stands for.
+
+    A name may be a user's function: `module:function`, `file.py:function`.
+    """
     from dynpartition.models import build_model
+    from dynpartition.models.user_file import is_place, load_model
 
     name, _, settings = text.partition(":")
-    config: dict[str, object] = {}
+    function, _, own_settings = settings.partition(":")
+    is_own = is_place(f"{name}:{function}")
+    if is_own:
+        name, settings = f"{name}:{function}", own_settings
+    config: dict[str, int] = {}
     for setting in settings.split(",") if settings else []:
         match = _SETTING.fullmatch(setting)
         if match is None:
@@ -60,11 +70,13 @@ def parse_model(text: str, seed: int) -> DynamicModel[Any]:
         if match[1] in config:
             raise UsageError(f"--model {text}: {match[1]} is given twice; give it once")
         config[match[1]] = int(match[2])
+    if is_own:
+        return load_model(name, config, seed)
     _check_size(text, name, config)
     return build_model(name, config, seed)
 
 
-def _check_size(text: str, name: str, config: dict[str, object]) -> None:
+def _check_size(text: str, name: str, config: dict[str, int]) -> None:
     """Build the model without memory for its weights first; some settings ask for terabytes."""
     import torch
 

@@ -19,7 +19,8 @@ from dynpartition.calibration.sheets import CPUS, GPUS, NODES, Node
 from dynpartition.contract import run
 from dynpartition.costs import transfer_ns
 from dynpartition.formats import load_shipped, shipped_names
-from dynpartition.models import MODELS, build_model, generate_inputs
+from dynpartition.models import build_model, generate_inputs
+from dynpartition.models.registry import SHEET_MODELS
 from dynpartition.sim import SimBackend
 
 ASKED_FOR = ("GTX 1080 Ti", "T4", "V100", "A100", "RTX 4090", "H100", "H200")
@@ -63,7 +64,7 @@ def test_profiles_say_that_nobody_measured_them_and_where_numbers_come_from(prof
         assert all(sources.values())
 
 
-@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("model_name", SHEET_MODELS)
 def test_every_model_runs_on_every_node(profiles, model_name):
     model = build_model(model_name)
     (item,) = generate_inputs(model, 1, 3)

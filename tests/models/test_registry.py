@@ -15,12 +15,20 @@ from dynpartition.models import (
     generate_inputs,
     run_eagerly,
 )
+from dynpartition.models.check import agrees
 
 SMALL = {
     "treelstm": {"input_dim": 12, "hidden_dim": 8},
     "mathfunc": {"width": 16, "work": 2},
     "moe": {"width": 16, "heads": 2, "experts": 3, "chunk_tokens": 4},
+    "earlyexit": {"width": 16, "blocks": 4},
+    "layerskip": {"width": 16, "layers": 4},
+    "refine": {"width": 12},
+    "resnet50": {"width": 2, "image": 32, "images": 3, "micro_batch": 2, "classes": 4},
+    "sequence": {"width": 8, "vocabulary": 30},
+    "softmoe": {"width": 8, "tokens": 5, "experts": 3},
 }
+REVEALING = {"moe", "earlyexit", "layerskip", "refine"}
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -54,7 +62,7 @@ def test_tasks_node_by_node_equal_eager(name):
     model = small_model(name, seed=1)
     for item in generate_inputs(model, 40, seed=2):
         expected = model.eager(item.sample)
-        torch.testing.assert_close(run_eagerly(item), expected, rtol=1e-4, atol=1e-5)
+        assert agrees(run_eagerly(item), expected)
 
 
 @every_model
@@ -75,7 +83,7 @@ def test_only_models_with_reveals_run_cells_for_their_graph(name):
     for cell in model.cells.values():
         cell.register_forward_hook(lambda *_: calls.append(1))
     (item,) = generate_inputs(model, 1, seed=0)
-    assert bool(item.graph.revealers) == bool(calls) == (name == "moe")
+    assert bool(item.graph.revealers) == bool(calls) == (name in REVEALING)
 
 
 @every_model
@@ -83,7 +91,9 @@ def test_weights_travel_as_bytes(name):
     source, target = small_model(name, seed=1), small_model(name, seed=2)
     (item,) = generate_inputs(source, 1, seed=0)
     target.load_weights(source.weights())
-    assert torch.equal(target.eager(item.sample), source.eager(item.sample))
+    torch.testing.assert_close(
+        target.eager(item.sample), source.eager(item.sample), rtol=0.0, atol=0.0
+    )
     assert target.weights() == source.weights()
 
 
@@ -134,7 +144,8 @@ def test_inputs_survive_a_pickle(name):
 def test_param_bytes_are_those_of_the_weights(name):
     model = small_model(name)
     total = sum(cell.param_bytes for cell in model.graph_cells)
-    assert total <= len(model.weights()) <= total + 10_000
+    n_tensors = sum(len(cell.state_dict()) for cell in model.cells.values())
+    assert total <= len(model.weights()) <= total + 1000 + 200 * n_tensors
 
 
 def test_unknown_model_suggests_a_near_one():
