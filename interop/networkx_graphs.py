@@ -119,6 +119,8 @@ def parse_node_link(data: bytes) -> nx.DiGraph[Any]:
             "is no node-link JSON: it needs lists `nodes` and `edges`; write it with"
             " networkx.node_link_data"
         )
+    if not isinstance(document.get("graph", {}), dict):
+        raise FileFormatError("`graph` is no object of attributes; correct it or leave it out")
     if not document.get("directed"):
         raise GraphError("`directed` is not true; write the node-link data of a DiGraph")
     nodes = {_key(node.get("id") if isinstance(node, dict) else None) for node in document["nodes"]}
@@ -237,6 +239,13 @@ class _Reader:
             for source, _, edge in self._graph.in_edges(node, data=True)
             if edge.get("control")
         ]
+        if isinstance(found, list):  # a tuple that JSON has made a list
+            found = tuple(found)
+        try:
+            hash(found)
+        except TypeError:
+            said = f"node {node!r}: revealed_by is {found!r}; give the name of a node"
+            raise GraphError(said) from None
         named = {*control, *([] if found is None else [found])}
         if len(named) > 1:
             raise GraphError(f"node {node!r} is revealed by {named}; name one of them")

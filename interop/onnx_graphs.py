@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import inliner, shape_inference
+from onnx.shape_inference import InferenceError
 
 from dynpartition.calibration.operators import Work
 from dynpartition.errors import DynPartitionError, FileFormatError, GraphError
@@ -82,7 +83,7 @@ def _inferred(model: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelProt
         return shape_inference.infer_shapes(with_dims(flat, dims), data_prop=True)
     except DynPartitionError:
         raise
-    except (RuntimeError, ValueError, DecodeError) as error:  # what onnx's C++ code raises
+    except (RuntimeError, ValueError, TypeError, DecodeError, InferenceError) as error:
         first = str(error).strip().partition("\n")[0]
         raise FileFormatError(f"is no valid ONNX model: {first}") from None
 

@@ -112,8 +112,13 @@ class Shapes:
         )
 
     def size_bytes(self, value: str, node: str) -> int:
-        """Return how many bytes `value` has."""
-        return math.prod(self.shape(value, node)) * self._item_bytes(value)
+        """Return how many bytes `value` has; GraphError where that is not known."""
+        count = math.prod(self.shape(value, node))
+        try:
+            return count * self._item_bytes(value)
+        except KeyError as error:
+            what = f"type {error}, which this version of onnx does not know"
+            raise GraphError(f"node {node!r}: {value!r} has {what}; update onnx") from None
 
     def _tensor(self, value: str) -> onnx.TensorProto | None:
         return self.weights.get(value) or self._constants.get(value)

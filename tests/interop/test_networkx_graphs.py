@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynpartition import Curve, DynPartitionError, PricedGraph
 from dynpartition.__main__ import main
@@ -269,3 +270,33 @@ def test_a_library_that_is_not_there_is_named(name, library, tmp_path, monkeypat
         f"{name} needs the library {library}; install it with: pip install"
         f" 'dynpartition[{library}]'\n"
     )
+
+
+ODD = [None, True, -1, 1.5, "x", [], {}, [1, [2]], 10**20, "", {"a": 1}]
+
+
+def damaged(value, rng):
+    """Return a JSON value in which a few parts are other ones or gone."""
+    if rng.random() < 0.06:
+        return rng.choice(ODD)
+    if isinstance(value, dict):
+        return {key: damaged(inner, rng) for key, inner in value.items() if rng.random() > 0.02}
+    return [damaged(inner, rng) for inner in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_damaged_node_link_json_is_one_clear_error_or_still_a_graph(tmp_path_factory, rng):
+    graph = nx.DiGraph(name="g")
+    graph.add_node("a", flops=1, output_bytes=3)
+    graph.add_node("b", cell="x", duration_ns={"cpu:0": 3}, revealed_by="a")
+    graph.add_node("c", moved_bytes=4)
+    graph.add_edge("a", "b", positions=[0])
+    graph.add_edge("a", "c", bytes=3)
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_text(json.dumps(damaged(nx.node_link_data(graph, edges="edges"), rng)))
+    try:
+        assert len(read_node_link(path, SHEET).graph)
+    except DynPartitionError as error:
+        assert str(error).startswith(f"{path}: ")
+        assert "\n" not in str(error)

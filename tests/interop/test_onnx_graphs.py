@@ -324,3 +324,22 @@ assert main({[*command, "--scheduler", "heft"]!r}) == 0
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["fixed", "symbolic", "branching"]), st.randoms(use_true_random=False))
+def test_a_damaged_model_is_one_clear_error_or_still_a_model(tmp_path_factory, kind, rng):
+    made = {"fixed": mlp, "symbolic": lambda: mlp("batch"), "branching": branching}[kind]()
+    data = bytearray(made.SerializeToString())
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(len(data))
+        data[at : at + rng.randrange(3)] = bytes(
+            rng.randrange(256) for _ in range(rng.randrange(3))
+        )
+    path = tmp_path_factory.getbasetemp() / "damaged.onnx"
+    path.write_bytes(bytes(data))
+    try:
+        assert len(from_onnx(path, SHEET, dims={"batch": 3} if kind == "symbolic" else None).graph)
+    except DynPartitionError as error:
+        assert str(error).startswith(f"{path}: ")
+        assert "\n" not in str(error)
