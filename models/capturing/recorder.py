@@ -88,6 +88,7 @@ class Recorder:
 
     def call(self, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Record a call of a cell and return handles of what it returns."""
+        _refuse_autocast()
         leaves: list[Ref | Const] = []
         key: Any = None
         try:
@@ -266,8 +267,7 @@ class Recorder:
         return callings[key]
 
     def _operation_node(self, calling: OpCalling, leaves: Sequence[Ref | Const]) -> OpNode:
-        if torch.is_autocast_enabled("cpu"):
-            raise ModelError("autocast is on around captured calls; convert types explicitly")
+        _refuse_autocast()
         node = OpNode(calling, leaves)
         if node.size > OPERATIONS_MAX or node.reads_weights:
             # A task of its own: so programs stay short and alike, and weights are where glue is.
@@ -389,6 +389,11 @@ class Recorder:
         revealing.known = {number: part[0] for number, part in enumerate(parts)}
         for made, part in zip(revealing.outputs, parts, strict=False):
             made.node.known[made.index] = part[0]
+
+
+def _refuse_autocast() -> None:
+    if torch.is_autocast_enabled("cpu"):
+        raise ModelError("autocast is on around captured calls; convert types explicitly")
 
 
 def _rebuilt(calling: Calling, refs: Sequence[Ref]) -> Any:

@@ -48,6 +48,11 @@ def cells_of(model, sample):
     return [task.cell for task in ModelInput(model, sample).graph.tasks()]
 
 
+def in_autocast(net, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return net.other(x)
+
+
 def written_twice(y):
     y.view(-1).add_(1)
     return y
@@ -218,6 +223,7 @@ def test_writing_in_place_to_own_tensors_works():
         (lambda net, x: net.cell(x).data_ptr(), "no memory"),
         (lambda net, x: net.cell(x, {1}), "neither a tensor nor a plain"),
         (lambda net, x: x + 1, "called none of its cells"),
+        (in_autocast, "autocast is on"),
     ],
 )
 def test_what_cannot_be_captured_is_refused(code, message):
