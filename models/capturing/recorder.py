@@ -102,6 +102,8 @@ class Recorder:
             ) from None
         calling = entry.known.get(key)
         if calling is None:
+            if len(entry.known) >= CALLINGS_MAX:
+                entry.known.clear()
             calling = entry.known[key] = self._learn(entry, args, kwargs, leaves)
         node = TaskNode(entry.name, calling.packing, calling, leaves)
         self.pending.append(node)
