@@ -19,6 +19,9 @@ from dynpartition.models.variants import VariedCell
 GLUE = "glue"
 """The cell whose tasks are operations between cells, and whose weights belong to no cell."""
 
+VARIANTS_MAX = 4096
+"""Variants that a cell keeps ready; then it begins anew."""
+
 _TOLERANCES = {torch.float64: (1e-9, 1e-10), torch.float32: (1e-4, 1e-5)}
 _COARSE = (2e-2, 2e-2)
 """Tolerances (relative, absolute) of what is computed in a batch and alone."""
@@ -238,6 +241,8 @@ class CapturedCell(VariedCell):
             return self
         found = self._variants.get(text)
         if found is None:
+            if len(self._variants) >= VARIANTS_MAX:
+                self._variants.clear()
             found = self._variants[text] = Variant(self, parse_program(text))
         return found
 

@@ -12,7 +12,14 @@ from dynpartition.errors import ModelError
 from dynpartition.models.capturing.cells import NEEDS_VALUES
 from dynpartition.models.capturing.programs import name_of
 from dynpartition.models.capturing.structure import replaced, tensors_in
-from dynpartition.models.capturing.values import Handle, OpCalling, Shape, flat_kind, template
+from dynpartition.models.capturing.values import (
+    Handle,
+    OpCalling,
+    Ref,
+    Shape,
+    flat_kind,
+    template,
+)
 
 ANSWERS: Mapping[str, Any] = {
     "device": torch.device("cpu"),
@@ -147,3 +154,31 @@ def refuse(name: str) -> None:
             f"{name} was called on a value that is not computed yet; captured models run forward"
             " only, and values have no memory until they are asked for"
         )
+
+
+def known_index(index: Any, force: Callable[[Ref], Tensor]) -> Any:
+    """Return an index whose result has a shape that is known: masks become numbers."""
+    items = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(item, Tensor) for item in items):
+        return index
+    found: list[Any] = []
+    for item in items:
+        number = _known_number(item, force) if type(item) is Handle else item
+        if _is_mask(number):
+            found.extend(number.nonzero(as_tuple=True))
+        else:
+            found.append(number)
+    return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
+
+
+def _known_number(item: Handle, force: Callable[[Ref], Tensor]) -> Any:
+    """Return the value of a mask, or of one number, which decide about shapes."""
+    shape, dtype = item._ref.shape.format
+    if dtype in (torch.bool, torch.uint8):
+        return force(item._ref)
+    return item if shape else int(force(item._ref))
+
+
+def _is_mask(item: Any) -> bool:
+    is_known = isinstance(item, Tensor) and type(item) is not Handle
+    return is_known and item.dim() > 0 and item.dtype in (torch.bool, torch.uint8)

@@ -20,6 +20,7 @@ from dynpartition.models.capturing.operations import (
     attribute_of,
     dropout_input,
     judge,
+    known_index,
     refuse,
     without_devices,
 )
@@ -87,6 +88,7 @@ class Recorder:
 
     def call(self, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Record a call of a cell and return handles of what it returns."""
+        _refuse_autocast()
         leaves: list[Ref | Const] = []
         key: Any = None
         try:
@@ -100,6 +102,8 @@ class Recorder:
             ) from None
         calling = entry.known.get(key)
         if calling is None:
+            if len(entry.known) >= CALLINGS_MAX:
+                entry.known.clear()
             calling = entry.known[key] = self._learn(entry, args, kwargs, leaves)
         node = TaskNode(entry.name, calling.packing, calling, leaves)
         self.pending.append(node)
@@ -200,7 +204,7 @@ class Recorder:
         elif name == "__iter__":
             return iter(args[0].unbind(0))
         elif name == "__getitem__":
-            args = (args[0], self._index(args[1]))
+            args = (args[0], known_index(args[1], self.force))
         elif name in ("to", "type_as") or "device" in kwargs:
             args, kwargs = without_devices(name, args, kwargs)
             if name in ("to", "type_as") and len(args) == 1 and not kwargs:
@@ -265,8 +269,7 @@ class Recorder:
         return callings[key]
 
     def _operation_node(self, calling: OpCalling, leaves: Sequence[Ref | Const]) -> OpNode:
-        if torch.is_autocast_enabled("cpu"):
-            raise ModelError("autocast is on around captured calls; convert types explicitly")
+        _refuse_autocast()
         node = OpNode(calling, leaves)
         if node.size > OPERATIONS_MAX or node.reads_weights:
             # A task of its own: so programs stay short and alike, and weights are where glue is.
@@ -291,26 +294,6 @@ class Recorder:
         self.pending.append(task)
         return task
 
-    def _index(self, index: Any) -> Any:
-        """Return an index whose result has a shape that is known: masks become numbers."""
-        items = index if isinstance(index, tuple) else (index,)
-        if not any(isinstance(item, Tensor) for item in items):
-            return index
-        found: list[Any] = []
-        for item in items:
-            number = item
-            if type(item) is Handle:
-                dtype = item._ref.shape.format[1]
-                if dtype in (torch.bool, torch.uint8):
-                    number = self.force(item._ref)
-                elif not item._ref.shape.format[0]:
-                    number = int(self.force(item._ref))
-            if _is_mask(number):
-                found.extend(number.nonzero(as_tuple=True))
-            else:
-                found.append(number)
-        return tuple(found) if isinstance(index, tuple) or len(found) != 1 else found[0]
-
     # Writing in place
 
     def _written(
@@ -329,7 +312,7 @@ class Recorder:
             return args[0]
         target = args[0]
         if name == "__setitem__":
-            args = (target, self._index(args[1]), *args[2:])
+            args = (target, known_index(args[1], self.force), *args[2:])
         if type(target) is not Handle:
             self._adopt(target)
         view = written_through(name, target, args[1:])
@@ -410,9 +393,9 @@ class Recorder:
             made.node.known[made.index] = part[0]
 
 
-def _is_mask(item: Any) -> bool:
-    is_known = isinstance(item, Tensor) and type(item) is not Handle
-    return is_known and item.dim() > 0 and item.dtype in (torch.bool, torch.uint8)
+def _refuse_autocast() -> None:
+    if torch.is_autocast_enabled("cpu"):
+        raise ModelError("autocast is on around captured calls; convert types explicitly")
 
 
 def _rebuilt(calling: Calling, refs: Sequence[Ref]) -> Any:

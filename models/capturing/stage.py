@@ -34,6 +34,8 @@ from dynpartition.types import Ragged, frozen
 if TYPE_CHECKING:
     from dynpartition.models.capturing.model import CapturedModel
 
+PATTERNS_MAX = 10_000
+"""Kinds of tasks that a model remembers."""
 REPEATED_NUMEL = 4096
 """A value of more numbers that several tasks read is computed once, in a task of its own."""
 
@@ -101,6 +103,8 @@ class Stage:
             inputs, constants = reads.inputs, reads.constants
             pattern = self.model.patterns.get(reads.key)
             if pattern is None:
+                if len(self.model.patterns) >= PATTERNS_MAX:
+                    self.model.forget_operations()
                 pattern = self.model.patterns[reads.key] = reads.pattern(node)
             if key is not None:
                 self.model.quick_patterns[key] = pattern

@@ -48,6 +48,11 @@ def cells_of(model, sample):
     return [task.cell for task in ModelInput(model, sample).graph.tasks()]
 
 
+def in_autocast(net, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return net.other(x)
+
+
 def written_twice(y):
     y.view(-1).add_(1)
     return y
@@ -218,6 +223,7 @@ def test_writing_in_place_to_own_tensors_works():
         (lambda net, x: net.cell(x).data_ptr(), "no memory"),
         (lambda net, x: net.cell(x, {1}), "neither a tensor nor a plain"),
         (lambda net, x: x + 1, "called none of its cells"),
+        (in_autocast, "autocast is on"),
     ],
 )
 def test_what_cannot_be_captured_is_refused(code, message):
@@ -461,3 +467,19 @@ def test_inputs_survive_a_pickle():
     again = pickle.loads(pickle.dumps(item))
     assert again.graph.digest == item.graph.digest
     assert agrees(run_eagerly(again), run_eagerly(item))
+
+
+def test_what_is_remembered_is_bounded_and_learnt_again(monkeypatch):
+    from dynpartition.models.capturing import cells, recorder, stage
+
+    for module, name in (
+        (stage, "PATTERNS_MAX"),
+        (recorder, "CALLINGS_MAX"),
+        (cells, "VARIANTS_MAX"),
+    ):
+        monkeypatch.setattr(module, name, 3)
+    model = captured(lambda net, x: net.other(net.cell(x) * x.shape[0] + 1).sum(0))
+    for size in (1, 2, 3, 4, 5, 1, 2, 6):
+        checked(model, torch.randn(size, 3))
+    assert len(model.patterns) <= 4 and len(model.callings) <= 4
+    assert all(len(cell._variants) <= 3 for cell in model.cells.values())
