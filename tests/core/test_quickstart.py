@@ -119,11 +119,6 @@ def test_fine_tuning_in_a_fresh_process_corrects_and_changes_the_weights(
     other = dynpartition(*words, "--resume", "--seed", "5")
     assert other.returncode == 2
     assert "began with another profile, policy or other settings" in other.stderr
-    evaluated = dynpartition(
-        *("evaluate", *SMALL, "--profile", out / "profile.json", "--policy", out / "checkpoint"),
-        *("--cases", "2", "--repeats", "1", "--backend", "hardware"),
-    )
-    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_what_is_evaluated_can_be_refitted_to(finished: tuple[Path, str], tmp_path: Path) -> None:
