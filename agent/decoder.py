@@ -23,7 +23,8 @@ NOTHING = Plan()
 GREEDY = -1
 """The seed of a rollout that takes the best choice at each step."""
 ONE_DEVICE = -1
-"""The style of a plan that uses one device."""
+"""The style of a plan that uses one device, the one that runs all tasks fastest; −2: the next one,
+and so on. No plan where there are fewer that run everything."""
 DEVICES_MAX = 60
 """Legal devices are bits of one integer."""
 

@@ -44,7 +44,7 @@ class PolicyStarts:
         if not decoder.n_left:
             return []
         decoder.think(self._policy.flat, self._policy.net)
-        rolled = decoder.roll(*self._policy.tries(decoder.n_left), prunes=True)
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left, decoder.n_devices), prunes=True)
         found = []
         for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
             if not 0 <= rolled.ends_ns[number] < NEVER:
