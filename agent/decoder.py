@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
 from dynpartition.agent import network_kernel as kernel
+from dynpartition.agent.estimate_kernel import NEVER
 from dynpartition.agent.list_tables import ListGraph, machine_of
+from dynpartition.agent.search import problem_of, search_plan
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
@@ -25,6 +27,8 @@ GREEDY = -1
 ONE_DEVICE = -1
 """The style of a plan that uses one device, the one that runs all tasks fastest; −2: the next one,
 and so on. No plan where there are fewer that run everything."""
+PRICED_MAX = 256
+"""Plans of more tasks are compared by the estimate, whose time grows with the tasks alone."""
 DEVICES_MAX = 60
 """Legal devices are bits of one integer."""
 
@@ -149,6 +153,25 @@ class Decoder:
         )
         self._thinks = False
         return Rolled(choices, ends_ns)
+
+    def best_of(self, rolled: Rolled) -> int:
+        """Return which plan is best, −1 if there is none.
+
+        By the simulator, where compiled code can ask it: the estimate takes transfers to be free to
+        go where there is a gap, which flatters plans that move much. Elsewhere by the estimate.
+        """
+        ends_ns = rolled.ends_ns
+        kept = np.flatnonzero((ends_ns >= 0) & (ends_ns < NEVER))
+        if not len(kept):
+            return -1
+        kept = kept[ends_ns[kept].argsort(kind="stable")]
+        n_tasks = len(self._lists.graph)
+        if len(kept) > 1 and self.n_left == n_tasks <= PRICED_MAX:
+            problem = problem_of(self._lists)
+            if problem is not None:
+                plans = np.stack([search_plan(rolled.choices[which], n_tasks) for which in kept])
+                kept = kept[[problem.makespans_ns(plans, best_only=True).argmin()]]
+        return int(kept[0])
 
     @property
     def records(self) -> Records:

@@ -85,7 +85,7 @@ class Policy:
 
 
 class PolicyScheduler(Scheduler):
-    """Plays a policy: of several plans and one on a single device, the best by estimate."""
+    """Plays a policy: the best of several plans and of those on a single device."""
 
     name = "policy"
 
@@ -129,9 +129,8 @@ def decide(policy: Policy, decoder: Decoder, graph: TaskGraph) -> IntArray:
         return np.zeros((0, 2), dtype=np.int64)
     decoder.think(policy.flat, policy.net)
     rolled = decoder.roll(*policy.tries(decoder.n_left, decoder.n_devices), prunes=True)
-    ends_ns = np.where(rolled.ends_ns < 0, np.iinfo(np.int64).max, rolled.ends_ns)
-    best = int(ends_ns.argmin())
-    if rolled.ends_ns[best] < 0:
+    best = decoder.best_of(rolled)
+    if best < 0:
         raise SchedulerError(f"no ready task of graph {graph.name!r} has a legal device")
     choices: IntArray = rolled.choices[best]
     return choices
