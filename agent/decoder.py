@@ -157,8 +157,10 @@ class Decoder:
     def best_of(self, rolled: Rolled) -> int:
         """Return which plan is best, −1 if there is none.
 
-        By the simulator, where compiled code can ask it: the estimate takes transfers to be free to
-        go where there is a gap, which flatters plans that move much. Elsewhere by the estimate.
+                chosen = [rolled.choices[which] for which in kept]
+                plans = np.stack([search_plan(each, n_tasks) for each in chosen])
+        ask it. There host inputs of all tasks go before most of what tasks send, while the estimate
+        books them when their task is placed, which flatters plans that move much.
         """
         ends_ns = rolled.ends_ns
         kept = np.flatnonzero((ends_ns >= 0) & (ends_ns < NEVER))
@@ -167,7 +169,8 @@ class Decoder:
         kept = kept[ends_ns[kept].argsort(kind="stable")]
         n_tasks = len(self._lists.graph)
         if len(kept) > 1 and self.n_left == n_tasks <= PRICED_MAX:
-            problem = problem_of(self._lists)
+            is_fed = self._lists.given.host_bytes.any()
+            problem = problem_of(self._lists) if is_fed else None
             if problem is not None:
                 plans = np.stack([search_plan(rolled.choices[which], n_tasks) for which in kept])
                 kept = kept[[problem.makespans_ns(plans, best_only=True).argmin()]]
