@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
 from dynpartition.agent import network_kernel as kernel
+from dynpartition.agent.estimate_kernel import NEVER
 from dynpartition.agent.list_tables import ListGraph, machine_of
+from dynpartition.agent.search import problem_of, search_plan
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
@@ -23,7 +25,10 @@ NOTHING = Plan()
 GREEDY = -1
 """The seed of a rollout that takes the best choice at each step."""
 ONE_DEVICE = -1
-"""The style of a plan that uses one device."""
+"""The style of a plan that uses one device, the one that runs all tasks fastest; −2: the next one,
+and so on. No plan where there are fewer that run everything."""
+PRICED_MAX = 256
+"""Plans of more tasks are compared by the estimate, whose time grows with the tasks alone."""
 DEVICES_MAX = 60
 """Legal devices are bits of one integer."""
 
@@ -148,6 +153,28 @@ class Decoder:
         )
         self._thinks = False
         return Rolled(choices, ends_ns)
+
+    def best_of(self, rolled: Rolled) -> int:
+        """Return which plan is best, −1 if there is none.
+
+                chosen = [rolled.choices[which] for which in kept]
+                plans = np.stack([search_plan(each, n_tasks) for each in chosen])
+        ask it. There host inputs of all tasks go before most of what tasks send, while the estimate
+        books them when their task is placed, which flatters plans that move much.
+        """
+        ends_ns = rolled.ends_ns
+        kept = np.flatnonzero((ends_ns >= 0) & (ends_ns < NEVER))
+        if not len(kept):
+            return -1
+        kept = kept[ends_ns[kept].argsort(kind="stable")]
+        n_tasks = len(self._lists.graph)
+        if len(kept) > 1 and self.n_left == n_tasks <= PRICED_MAX:
+            is_fed = self._lists.given.host_bytes.any()
+            problem = problem_of(self._lists) if is_fed else None
+            if problem is not None:
+                plans = np.stack([search_plan(rolled.choices[which], n_tasks) for which in kept])
+                kept = kept[[problem.makespans_ns(plans, best_only=True).argmin()]]
+        return int(kept[0])
 
     @property
     def records(self) -> Records:

@@ -83,6 +83,7 @@ class ListMachine:
         self._known: ById[tuple[Cell, ...], CellCosts] = ById(_PROFILES_MAX)
         self._cells: dict[tuple[Cell, ...], CellCosts] = {}
         self._batches: dict[tuple[Cell, ...], IntArray] = {}
+        self._known_batches: ById[tuple[Cell, ...], IntArray] = ById(_PROFILES_MAX)
         self._rows: dict[int, list[int]] = {}  # bytes → `moves`
         self._layouts: dict[Room, Layout] = {}
         self._alone: list[list[Launch]] = []
@@ -143,9 +144,12 @@ class ListMachine:
         ABSENT where a launch of two lasts as long as two launches or longer, and where B would be
         more than `count_max`. B is 2 where no cell gains anything.
         """
-        found = self._batches.get(cells)
+        found = self._known_batches.get(cells)
         if found is None:
-            found = self._batches[cells] = self._price_batches(cells, count_max)
+            found = self._batches.get(cells)
+            if found is None:
+                found = self._batches[cells] = self._price_batches(cells, count_max)
+            self._known_batches.put(cells, found)
         return found
 
     def _price_batches(self, cells: tuple[Cell, ...], count_max: int) -> IntArray:

@@ -35,7 +35,7 @@ class Policy:
 
     def __init__(self, weights: Weights) -> None:
         self.weights: dict[str, FloatArray] = dict(weights)
-        self._tries: dict[int, tuple[IntArray, IntArray]] = {}
+        self._tries: dict[tuple[int, int], tuple[IntArray, IntArray]] = {}
 
     @staticmethod
     def untrained(seed: int = 0, n_styles: int | None = None) -> Policy:
@@ -63,27 +63,29 @@ class Policy:
 
         return net_of(self.n_styles)
 
-    def tries(self, n_tasks: int) -> tuple[IntArray, IntArray]:
-        """Return styles and seeds of the plans of a decision for so many tasks.
+    def tries(self, n_tasks: int, n_devices: int) -> tuple[IntArray, IntArray]:
+        """Return styles and seeds of the plans of a decision for so many tasks and devices.
 
-        First everything on one device, then the first style greedily, then drawn plans with fixed
-        seeds, style by style: as many plans as hold ROOM tasks together, within bounds.
+        First everything on one device, each in turn, most of which are given up unseen; then the
+        first style greedily, then drawn plans with fixed seeds, style by style: as many plans as
+        hold ROOM tasks together, within bounds.
         """
         n_plans = max(PLANS_MIN, min(PLANS_MAX, ROOM // max(1, n_tasks)))
-        known = self._tries.get(n_plans)
+        known = self._tries.get((n_plans, n_devices))
         if known is None:
             from dynpartition.agent.decoder import GREEDY, ONE_DEVICE
 
-            drawn = range(n_plans - 1)
-            styles = [ONE_DEVICE, 0, *((number + 1) % self.n_styles for number in drawn)]
-            seeds = [GREEDY, GREEDY, *drawn]
+            alone, drawn = range(n_devices), range(n_plans - 1)
+            styles = [ONE_DEVICE - place for place in alone]
+            styles += [0, *((number + 1) % self.n_styles for number in drawn)]
+            seeds = [GREEDY] * (n_devices + 1) + [*drawn]
             known = np.array(styles, dtype=np.int64), np.array(seeds, dtype=np.int64)
-            self._tries[n_plans] = known
+            self._tries[n_plans, n_devices] = known
         return known
 
 
 class PolicyScheduler(Scheduler):
-    """Plays a policy: of several plans and one on a single device, the best by estimate."""
+    """Plays a policy: the best of several plans and of those on a single device."""
 
     name = "policy"
 
@@ -126,10 +128,9 @@ def decide(policy: Policy, decoder: Decoder, graph: TaskGraph) -> IntArray:
     if not decoder.n_left:
         return np.zeros((0, 2), dtype=np.int64)
     decoder.think(policy.flat, policy.net)
-    rolled = decoder.roll(*policy.tries(decoder.n_left), prunes=True)
-    ends_ns = np.where(rolled.ends_ns < 0, np.iinfo(np.int64).max, rolled.ends_ns)
-    best = int(ends_ns.argmin())
-    if rolled.ends_ns[best] < 0:
+    rolled = decoder.roll(*policy.tries(decoder.n_left, decoder.n_devices), prunes=True)
+    best = decoder.best_of(rolled)
+    if best < 0:
         raise SchedulerError(f"no ready task of graph {graph.name!r} has a legal device")
     choices: IntArray = rolled.choices[best]
     return choices

@@ -295,21 +295,22 @@ def roll(
 ) -> int:  # fmt: skip
     """Place all tasks that slot `s0` has not placed; return the estimated end, or ABSENT.
 
-    NEVER where the end would not be before `bound_ns`. `style` ABSENT: everything goes to the one
-    device that can run it all soonest. `seed` < 0: greedy. `left_of`: (K,) scratch.
-    `chosen`: (N, 2) tasks and devices in order of choice. With `records` what was seen and done at
-    each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready` (N, N_WINDOW, …), `rec_option`
-    (N, D, …): number of ready tasks, choice among them, device, legal devices as bits; then the
-    tasks.
+    NEVER where the end would not be before `bound_ns`. `style` −1, −2, …: everything goes to one
+    device, the one that runs it all fastest, the next one, …. `seed` < 0: greedy. `left_of`: (K,)
+    scratch. `chosen`: (N, 2) tasks and devices in order of choice. With `records` what was seen and
+    done at each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready` (N, N_WINDOW, …),
+    `rec_option` (N, D, …): number of ready tasks, choice among them, device, legal devices as bits;
+    then the tasks.
     """
-    n, n_devices = s0[p.sums + N_TASKS], p.n_devices
-    reset_slot(s, s0, p)
-    per_unit = about[ABOUT_PER_UNIT]
-    only = ABSENT
+    n, n_devices, only = s0[p.sums + N_TASKS], p.n_devices, ABSENT
     if style < 0:
-        style, only = 0, best_alone(about, n_devices)
+        style, only = 0, alone(about, n_devices, -1 - style)
         if only < 0:
             return ABSENT
+        if s0[p.sums + LATEST_NS] == 0 and total_alone(about, only) >= bound_ns:
+            return NEVER  # nothing is planned, and it surely ends later
+    reset_slot(s, s0, p)
+    per_unit = about[ABOUT_PER_UNIT]
     sort_by_priority(priority, style, n, by_priority, place_of)
     n_words = n // WORD + 1
     for word in range(n_words):
@@ -485,14 +486,22 @@ def roll_many(
 
 
 @inlined
-def best_alone(about: npt.NDArray[np.float64], n_devices: int) -> int:
-    """Return the device that can run everything and needs least time for it, or ABSENT."""
-    best, best_ns = ABSENT, 1e300
+def total_alone(about: npt.NDArray[np.float64], device: int) -> float:
+    """Return how long a device needs for all tasks, 1e300 if it cannot run them all."""
+    return about[ABOUT_DEVICES + 3 * MAX_DEVICES + device]
+
+
+@inlined
+def alone(about: npt.NDArray[np.float64], n_devices: int, place: int) -> int:
+    """Return the device at a place among those that can run everything, the fastest first."""
     for device in range(n_devices):
-        total_ns = about[ABOUT_DEVICES + 3 * MAX_DEVICES + device]
-        if total_ns < best_ns:
-            best, best_ns = device, total_ns
-    return best
+        total_ns, before = total_alone(about, device), 0
+        for other in range(n_devices):
+            ns = total_alone(about, other)
+            before += ns < total_ns or (ns == total_ns and other < device)
+        if before == place and total_ns < 1e300:
+            return device
+    return ABSENT
 
 
 @inlined

@@ -10,17 +10,10 @@ from dynpartition.agent.decoder import Decoder
 from dynpartition.agent.estimate_kernel import NEVER
 from dynpartition.agent.list_tables import ListGraph
 from dynpartition.agent.policy import Policy
+from dynpartition.agent.search import search_plan
 from dynpartition.plan import Plan
 from dynpartition.profile import Profile
 from dynpartition.types import IntArray
-
-
-def search_plan(choices: IntArray, n_tasks: int) -> IntArray:
-    """Return (n, 2) choices, task and device in order, as a plan (3, N); see `search_kernel`."""
-    plan = np.zeros((3, n_tasks), dtype=np.int64)
-    plan[0, : len(choices)] = choices[:, 0]
-    plan[1, choices[:, 0]] = choices[:, 1]
-    return plan
 
 
 class PolicyStarts:
@@ -44,7 +37,7 @@ class PolicyStarts:
         if not decoder.n_left:
             return []
         decoder.think(self._policy.flat, self._policy.net)
-        rolled = decoder.roll(*self._policy.tries(decoder.n_left), prunes=True)
+        rolled = decoder.roll(*self._policy.tries(decoder.n_left, decoder.n_devices), prunes=True)
         found = []
         for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
             if not 0 <= rolled.ends_ns[number] < NEVER:

@@ -13,6 +13,7 @@ import numpy as np
 from dynpartition.agent import estimate_kernel, list_kernel
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph
+from dynpartition.agent.tables_kernel import BYTES_MAX
 from dynpartition.by_id import ById
 from dynpartition.costs import transfer_ns
 from dynpartition.profile import PricedGraph, Profile
@@ -22,7 +23,6 @@ from dynpartition.types import IntArray
 
 BATCH_MAX = 32
 """Tasks per launch that searches go up to."""
-_BYTES_MAX = 2**62 // 10**9
 _ZERO = np.zeros(1, dtype=np.int64)
 _NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -35,6 +35,14 @@ class Found(NamedTuple):
     task before it."""
     makespan_ns: int
     n_evaluated: int
+
+
+def search_plan(choices: IntArray, n_tasks: int) -> IntArray:
+    """Return (n, 2) choices, task and device in order, as a plan (3, N); see `search_kernel`."""
+    plan = np.zeros((3, n_tasks), dtype=np.int64)
+    plan[0, : len(choices)] = choices[:, 0]
+    plan[1, choices[:, 0]] = choices[:, 1]
+    return plan
 
 
 def launches_of(plan: IntArray, first: int = 0) -> list[tuple[int, tuple[int, ...]]]:
@@ -283,12 +291,14 @@ def batches(lists: ListGraph) -> IntArray:
     Only of graphs whose tasks have no durations of their own, over links that have a formula.
     """
     graph, machine = lists.graph, lists.machine
-    shape = (len(graph.cells), len(machine.names))
-    nothing = np.full((*shape, 2), kernel.NONE, dtype=np.int64)
-    total_bytes = int(graph.output_bytes.sum()) + int(graph.host_bytes.sum())
-    if graph.durations or not machine.has_formulas or total_bytes >= _BYTES_MAX:
-        return nothing
-    return machine.batches(graph.cells, BATCH_MAX)
+    if not graph.durations and machine.has_formulas:
+        found = machine.batches(graph.cells, BATCH_MAX)
+        if found.shape[2] == 2:
+            return found
+        if int(graph.output_bytes.sum()) + int(graph.host_bytes.sum()) < BYTES_MAX:
+            return found
+    shape = (len(graph.cells), len(machine.names), 2)
+    return np.full(shape, kernel.NONE, dtype=np.int64)
 
 
 def _feed_gather_ns(lists: ListGraph) -> IntArray:

@@ -10,7 +10,7 @@ import numpy as np
 from dynpartition.agent import search_kernel as kernel
 from dynpartition.agent.list_tables import ListGraph, list_graph
 from dynpartition.agent.listing import ListPlanner
-from dynpartition.agent.policy_search import PolicyStarts, search_plan
+from dynpartition.agent.policy_search import PolicyStarts
 from dynpartition.agent.search import (
     BATCH_MAX,
     Budget,
@@ -19,6 +19,7 @@ from dynpartition.agent.search import (
     improve,
     launches_of,
     problem_of,
+    search_plan,
 )
 from dynpartition.agent.simulated_search import improve_simulated
 from dynpartition.contract import Scheduler

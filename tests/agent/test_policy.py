@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynpartition import Cluster, Curve, Device, GraphWorkload, Plan, Profile, run
+from dynpartition import (
+    AffineCost,
+    Cell,
+    Cluster,
+    Curve,
+    Device,
+    GraphWorkload,
+    Link,
+    Plan,
+    Profile,
+    Task,
+    TaskGraph,
+    run,
+)
 from dynpartition.agent import estimate_kernel as tables_of
 from dynpartition.agent import network_kernel as kernel
 from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
@@ -272,3 +285,23 @@ def test_searching_around_it_is_never_slower_than_what_it_begins_with():
             for name in ("policy", "heft", "lookahead", "policy-search")
         }
         assert spans["policy-search"] == min(spans.values())
+
+
+def test_everything_on_one_device_is_tried_on_each():
+    """The slower device is the host, and what the graph needs from there takes longest to move."""
+    names = ("cpu:0", "cuda:0")
+    devices = tuple(Device(name, name[:-2]) for name in names)
+    links = [Link(a, b, AffineCost(1_000, 10**9)) for a in names for b in names if a != b]
+    curves = {"leaf": {"cpu:0": Curve((1,), (1_000,)), "cuda:0": Curve((1,), (600,))}}
+    profile = Profile(Cluster(devices, tuple(links)), curves)
+    tasks = [Task(id=n, cell="leaf", host_bytes=5_000, output_bytes=9) for n in range(6)]
+    graph = TaskGraph.from_tasks("fed", [Cell("leaf")], tasks)
+    decoder, policy = Decoder(profile), Policy.untrained()
+    decoder.begin(graph)
+    decoder.think(policy.flat, policy.net)
+    rolled = decoder.roll(np.array([-1, -2, -3]), np.full(3, GREEDY))
+    assert {device for _, device in rolled.choices[0].tolist()} == {1}
+    assert {device for _, device in rolled.choices[1].tolist()} == {0}
+    assert rolled.ends_ns.tolist() == [6 * 6_000 + 600, 6_000, -1]
+    span = run(SimBackend(profile), GraphWorkload(graph), PolicyScheduler(policy)).trace.makespan_ns
+    assert span <= 6_000
