@@ -67,8 +67,10 @@ def _first_calls(
 def _operations(cell: nn.Module, arguments: Sequence[Tensor], k: int) -> tuple[Operation, ...]:
     stacked = [torch.stack([argument] * k) for argument in arguments]
     # Not in inference mode: there operators made of others would not be taken apart.
-    with torch.no_grad(), _Counter() as counter:
-        cell(*stacked)
+    with torch.no_grad():
+        cell(*stacked)  # cells of captured models try a batch out when its shape first comes
+        with _Counter() as counter:
+            cell(*stacked)
     return tuple(counter.operations)
 
 
