@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from policy import again
+from decisions import again
 from references import References, Work
 
 from dynpartition import GraphWorkload, Plan, Profile, Scheduler, TaskGraph, run
