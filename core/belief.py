@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dynpartition.contract import Backend, CompletePlan, Session, Workload
+from dynpartition.contract import Backend, CompletePlan, RelayedSession, Session, Workload
 from dynpartition.errors import ProfileError
-from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan
 from dynpartition.profile import Profile
-from dynpartition.trace import Trace
 from dynpartition.types import IntArray
 
 
@@ -56,41 +53,15 @@ def _parts(profile: Profile) -> tuple[object, object, object]:
     return cluster.names, [(link.src, link.dst) for link in cluster.links], cluster.host
 
 
-class _BelievingSession(Session):
+class _BelievingSession(RelayedSession):
     def __init__(self, session: Session, profile: Profile) -> None:
-        self._session = session
+        super().__init__(session)
         self._profile = profile
-
-    @property
-    def graph(self) -> TaskGraph:
-        return self._session.graph
-
-    @property
-    def plan(self) -> Plan:
-        return self._session.plan
-
-    @property
-    def is_complete(self) -> bool:
-        return self._session.is_complete
 
     @property
     def profile_now(self) -> Profile | None:
         now = self._session.profile_now
         return None if now is None else _as_believed(now, self._profile)
-
-    @property
-    def trace(self) -> Trace:
-        return self._session.trace
-
-    @property
-    def waited_ns(self) -> int:
-        return self._session.waited_ns
-
-    def advance(self, launches: Sequence[Launch]) -> bool:
-        return self._session.advance(launches)
-
-    def close(self) -> None:
-        self._session.close()
 
 
 def _as_believed(now: Profile, profile: Profile) -> Profile:

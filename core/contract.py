@@ -111,6 +111,51 @@ class Session(ABC):
         self.close()
 
 
+class RelayedSession(Session):
+    """A session that another one runs: what a subclass does not change is the other's."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def graph(self) -> TaskGraph:
+        """The other's."""
+        return self._session.graph
+
+    @property
+    def plan(self) -> Plan:
+        """The other's."""
+        return self._session.plan
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the other says so."""
+        return self._session.is_complete
+
+    @property
+    def profile_now(self) -> Profile | None:
+        """The other's."""
+        return self._session.profile_now
+
+    def advance(self, launches: Sequence[Launch]) -> bool:
+        """Let the other go on."""
+        return self._session.advance(launches)
+
+    @property
+    def trace(self) -> Trace:
+        """The other's."""
+        return self._session.trace
+
+    @property
+    def waited_ns(self) -> int:
+        """The other's."""
+        return self._session.waited_ns
+
+    def close(self) -> None:
+        """Close the other."""
+        self._session.close()
+
+
 class CompletePlan(NamedTuple):
     """A plan of one task per launch for a workload of which nothing is hidden or late."""
 
