@@ -298,12 +298,11 @@ class CpuLane(Lane):
         assert source is not None
         for src, dst, size in order.spans:
             target[dst : dst + size] = source[src : src + size]
+        end_ns = self._now_ns()  # before the flag: the reader may start at once, and stamps too
         if self._virtual is None:
             self._arrivals.set(order.copy)
-            self._copy_stamps.append(CopyStamp(order.copy, start_ns, self._now_ns()))
-            return
-        end_ns = self._now_ns()
-        self._arrivals.set_at(order.copy, end_ns)
+        else:
+            self._arrivals.set_at(order.copy, end_ns)
         self._copy_stamps.append(CopyStamp(order.copy, start_ns, end_ns))
         self._end()
 
