@@ -1,7 +1,7 @@
 """How fast the machine is now: a few placements of the calibration, run again.
 
-Machines that others share drift: the same placement took 8 % more or 18 % less a minute later, on
-all CPU devices nearly alike. No simulator can know that, so whoever compares it with a real machine
+Machines that others share drift: the same placements took 20 % more or 18 % less a minute later,
+on all CPU devices nearly alike. No simulator can know that, so whoever compares it with a real machine
 has to tell what the machine does now from what the simulator says wrongly.
 """
 

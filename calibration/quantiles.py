@@ -2,7 +2,7 @@
 
 The lowest tenth of the runs whose threads did not have to wait for a core: what other work adds to
 a run is never negative, and the median is full of it. On shared machines most runs can be in slow
-phases: of two cores that are one to the hardware each computes at two thirds of its speed.
+phases, in which each of two busy cores was seen to compute at two thirds of its speed.
 """
 
 from __future__ import annotations
