@@ -67,6 +67,7 @@ from dynpartition.agent.network_kernel import (
     score_ready,
 )
 from dynpartition.compiled import compiled, inlined
+from dynpartition.sim.kernel import lowest
 from dynpartition.types import FloatArray, IntArray
 
 ABOUT_PER_UNIT, ABOUT_WORK_NS, ABOUT_LONGEST, ABOUT_DEVICES = range(4)
@@ -356,7 +357,7 @@ def roll(
         while word < n_words and n_ready < N_WINDOW:
             bits = words[word]
             while bits != 0 and n_ready < N_WINDOW:
-                window[n_ready] = by_priority[word * WORD + lowest_bit(bits)]
+                window[n_ready] = by_priority[word * WORD + lowest(bits)]
                 n_ready += 1
                 bits &= bits - 1
             word += 1
@@ -502,30 +503,6 @@ def alone(about: npt.NDArray[np.float64], n_devices: int, place: int) -> int:
         if before == place and total_ns < 1e300:
             return device
     return ABSENT
-
-
-@inlined
-def lowest_bit(bits: int) -> int:
-    """Return the place of the lowest bit that is set."""
-    place = 0
-    if bits & 0xFFFFFFFF == 0:
-        bits >>= 32
-        place += 32
-    if bits & 0xFFFF == 0:
-        bits >>= 16
-        place += 16
-    if bits & 0xFF == 0:
-        bits >>= 8
-        place += 8
-    if bits & 0xF == 0:
-        bits >>= 4
-        place += 4
-    if bits & 0x3 == 0:
-        bits >>= 2
-        place += 2
-    if bits & 0x1 == 0:
-        place += 1
-    return place
 
 
 @inlined

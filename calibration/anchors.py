@@ -1,8 +1,8 @@
 """How fast the machine is now: a few placements of the calibration, run again.
 
 Machines that others share drift: the same placements took 20 % more or 18 % less a minute later,
-on all CPU devices nearly alike. No simulator can know that, so whoever compares it with a real machine
-has to tell what the machine does now from what the simulator says wrongly.
+on all CPU devices nearly alike. No simulator can know that, so whoever compares it with a real
+machine has to tell what the machine does now from what the simulator says wrongly.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from dynpartition.calibration.heldout import input_id
 from dynpartition.calibration.jobs import MeasuredJob
+from dynpartition.errors import ProfileError
 from dynpartition.models import ModelInput
 from dynpartition.profile import Profile
 from dynpartition.sim.perturb import rescaled
@@ -30,7 +33,7 @@ class Anchor:
     input: str
     """Its id."""
     device: str
-    typical_ns: float
+    typical_ns: Annotated[float, msgspec.Meta(gt=0)]
     """What it took."""
 
 
@@ -59,15 +62,28 @@ def as_plain(anchors: Iterable[Anchor]) -> list[dict[str, object]]:
 
 
 def anchors_of(profile: Profile, inputs: Iterable[ModelInput]) -> list[tuple[ModelInput, Anchor]]:
-    """Return the anchors of a profile whose inputs are among `inputs`; [] where it has none."""
-    rows = profile.provenance.get("anchors")
+    """Return the anchors of a profile whose inputs are among `inputs`; [] where it has none.
+
+    Raises ProfileError for an anchor that cannot be one.
+    """
+    rows = profile.provenance.get("anchors", [])
+    if not isinstance(rows, list):
+        raise ProfileError(
+            "provenance.anchors is no list; take it out of the profile, or calibrate"
+        )
     known = {input_id(item): item for item in inputs}
-    found = []
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, dict) and row.get("input") in known and row.get("typical_ns", 0) > 0:
-            anchor = Anchor(str(row["input"]), str(row["device"]), float(row["typical_ns"]))
-            found.append((known[anchor.input], anchor))
-    return found
+    anchors = [_anchor(profile, number, row) for number, row in enumerate(rows)]
+    return [(known[anchor.input], anchor) for anchor in anchors if anchor.input in known]
+
+
+def _anchor(profile: Profile, number: int, row: object) -> Anchor:
+    try:
+        anchor = msgspec.convert(row, Anchor)
+    except msgspec.ValidationError as error:
+        place = f"provenance.anchors[{number}]"
+        raise ProfileError(f"{place}: {error}; take it out, or calibrate again") from error
+    profile.cluster.index(anchor.device, place=f"provenance.anchors[{number}]")
+    return anchor
 
 
 def paces(measured: Iterable[tuple[Anchor, float]]) -> dict[str, float]:

@@ -52,8 +52,8 @@ class Case:
     """Lowest tenth of the repeats whose threads did not wait for a core."""
     half_error: float
     """Relative difference between even and odd repeats."""
-    calibrated_ns: int = 0
-    """Simulated at the pace of the machine during calibration."""
+    calibrated_ns: int | None = None
+    """Simulated at the pace of the machine during calibration; None: they are the same."""
 
     @property
     def error(self) -> float:
@@ -63,7 +63,8 @@ class Case:
     @property
     def calibrated_error(self) -> float:
         """The same, had the machine been taken to be as during calibration."""
-        return (self.calibrated_ns or self.simulated_ns) / self.measured_ns - 1
+        simulated_ns = self.simulated_ns if self.calibrated_ns is None else self.calibrated_ns
+        return simulated_ns / self.measured_ns - 1
 
 
 @dataclass(frozen=True, slots=True)

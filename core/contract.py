@@ -11,11 +11,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
 
+from dynpartition.closing import Closing
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Launch, Plan, single_task_launches
@@ -52,7 +52,7 @@ class GraphWorkload(Workload):
         return self.complete
 
 
-class Session(ABC):
+class Session(Closing, ABC):
     """One workload on its way through a backend. Close it, or use it in a `with` block."""
 
     @property
@@ -98,17 +98,6 @@ class Session(ABC):
     def close(self) -> None:
         """Stop what is still running and free what the session holds."""
         return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class RelayedSession(Session):
@@ -170,7 +159,7 @@ class CompletePlan(NamedTuple):
         return single_task_launches(self.choices, device_names)
 
 
-class Backend(ABC):
+class Backend(Closing, ABC):
     """Runs plans and returns traces, on a simulated or a real machine."""
 
     @property
@@ -205,17 +194,6 @@ class Backend(ABC):
     def __deepcopy__(self, memo: object) -> Self:
         """Return itself: a machine has no copy. Gymnasium copies the arguments of `make`."""
         return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Scheduler(ABC):

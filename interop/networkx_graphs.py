@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Hashable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,9 @@ def to_networkx(graph: TaskGraph) -> nx.DiGraph[int]:
     )
     tasks = graph.tasks()
     for task in tasks:
-        result.add_node(
-            task.id,
-            cell=task.cell,
-            output_bytes=task.output_bytes,
-            duration_ns=dict(task.duration_ns),
-            revealed_by=task.revealed_by,
-            arrival_ns=task.arrival_ns,
-            request=task.request,
-            host_bytes=task.host_bytes,
-            returns=task.returns,
-        )
+        own = {each.name: getattr(task, each.name) for each in fields(Task)}
+        del own["id"], own["inputs"]  # the node, and its edges
+        result.add_node(task.id, **own | {"duration_ns": dict(task.duration_ns)})
     size = {task.id: task.output_bytes for task in tasks}
     for task in tasks:
         for source in dict.fromkeys(task.inputs):

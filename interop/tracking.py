@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from dynpartition.closing import Closing
 from dynpartition.errors import UsageError, did_you_mean
 
 Metrics = Mapping[str, float]
 
 
-class Tracker(ABC):
+class Tracker(Closing, ABC):
     """Where metrics go. Close it, or use it in a `with` block."""
 
     @abstractmethod
@@ -27,12 +28,6 @@ class Tracker(ABC):
     @abstractmethod
     def close(self) -> None:
         """Write what is still on its way."""
-
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 class TensorBoardTracker(Tracker):

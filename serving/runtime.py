@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from dynpartition.closing import Closing
 from dynpartition.cluster import Device
 from dynpartition.contract import Scheduler, drive
 from dynpartition.device_spec import parse_devices
@@ -21,7 +21,7 @@ IN_FLIGHT = 16
 """Requests that are under way together by default."""
 
 
-class Runtime:
+class Runtime(Closing):
     """Runs models on `devices`, each request as `policy` decides.
 
     `devices` as in `--devices`, or the devices themselves. On one plain CPU device nothing is left
@@ -112,17 +112,6 @@ class Runtime:
         while self._backends:
             self._backends.popitem()[1].close()
         self._loops.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _scheduler(policy: str | Scheduler) -> Scheduler:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynpartition import parse_devices
 from dynpartition.calibration.datasheets import datasheet_profiles
+from dynpartition.calibration.identity import sealed
 from dynpartition.calibration.measure import calibrate
 from dynpartition.calibration.paper_node import fit_paper_node, read_measurements
 from dynpartition.cli.provenance import measured_here
@@ -74,7 +75,7 @@ def measured_profile(devices: str = "cpu:0,cpu:1", seconds: float = 20.0) -> Pro
         cell: uses for profile in profiles for cell, uses in profile.dispatch.first_use_ns.items()
     }
     dispatch = replace(profiles[0].dispatch, first_use_ns=first_uses)
-    return replace(profiles[0], cells=cells, dispatch=dispatch, provenance=provenance)
+    return sealed(replace(profiles[0], cells=cells, dispatch=dispatch, provenance=provenance))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dynpartition.agent.registry import make_scheduler
 from dynpartition.calibration.anchors import anchors_of, at_pace
 from dynpartition.calibration.candidates import candidate_plans, simulated_ns
 from dynpartition.calibration.heldout import Used, input_id, placement_id, shape_id, used_by
+from dynpartition.calibration.identity import is_as_measured
 from dynpartition.calibration.quantiles import (
     QUANTILE,
     fast,
@@ -22,8 +23,9 @@ from dynpartition.calibration.quantiles import (
 )
 from dynpartition.calibration.rollouts import OneDevice, RandomRollout
 from dynpartition.calibration.validation import Case, kendall_tau, summarise, validate
-from dynpartition.errors import CalibrationError
+from dynpartition.errors import CalibrationError, ProfileError
 from dynpartition.formats import load_shipped
+from dynpartition.formats.shipped import shipped_names
 from dynpartition.models import build_model, generate_inputs
 from dynpartition.sim import SimBackend
 from dynpartition.sim.perturb import rescaled
@@ -138,6 +140,31 @@ def test_a_machine_that_has_become_slower_is_told_from_a_wrong_profile() -> None
     assert result.calibrated_mape > 3 * result.mape
     alone = validate(SimBackend(told), now, inputs[3:7], schedulers, repeats=2)
     assert (alone.mape, alone.bias) == (result.calibrated_mape, result.calibrated_bias)
+
+
+@pytest.mark.parametrize(
+    ("anchors", "message"),
+    [
+        ("a", "anchors is no list"),
+        (
+            [{"input": "a", "device": "cpu:0", "typical_ns": 0}],
+            r"anchors\[0\]: Expected `float` > 0",
+        ),
+        ([{"input": "a", "device": "cpu:0"}], "missing required field `typical_ns`"),
+        ([{"input": "a", "device": "cpu:7", "typical_ns": 5}], "cpu:7"),
+        ([3], r"anchors\[0\]"),
+    ],
+)
+def test_anchors_that_cannot_be_are_refused_by_place(anchors: object, message: str) -> None:
+    profile = replace(load_shipped("small-cpu"), provenance={"anchors": anchors})
+    with pytest.raises(ProfileError, match=message):
+        anchors_of(profile, generate_inputs(build_model("treelstm"), 1, 0))
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_profiles_with_a_hash_are_as_they_were_written(name: str) -> None:
+    profile = load_shipped(name)
+    assert is_as_measured(profile) or "content_sha256" not in profile.provenance
 
 
 def test_a_pace_moves_what_belongs_to_its_device_alone(backend: SimBackend) -> None:
