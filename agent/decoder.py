@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
 from dynpartition.agent import network_kernel as kernel
 from dynpartition.agent.estimate_kernel import NEVER
-from dynpartition.agent.list_tables import ListGraph, machine_of
+from dynpartition.agent.list_tables import ListGraph, machine_of, most_together
 from dynpartition.agent.search import problem_of, search_plan
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
@@ -22,6 +22,7 @@ from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import FloatArray, IntArray
 
 NOTHING = Plan()
+_NO_BATCHES = np.full((1, 1, 2), -1, dtype=np.int64)
 GREEDY = -1
 """The seed of a rollout that takes the best choice at each step."""
 ONE_DEVICE = -1
@@ -30,7 +31,7 @@ and so on. No plan where there are fewer that run everything."""
 PRICED_MAX = 256
 """Plans of more tasks are compared by the estimate, whose time grows with the tasks alone."""
 DEVICES_MAX = 60
-"""Legal devices are bits of one integer."""
+"""Legal options are bits of one integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Rolled:
     """R plans for what was left of one graph."""
 
     choices: IntArray
-    """(R, T, 2) task and device, in order of choice."""
+    """(R, T, 3) task, device, whether it joins the launch before it, in order of choice."""
     ends_ns: IntArray
     """(R,) when the last launch ends, by the schedulers' estimate; −1: no legal device was left;
     estimate_kernel.NEVER: given up."""
@@ -49,12 +50,12 @@ class Records:
     """What R rollouts saw and did at each of T steps; W = network_kernel.N_WINDOW."""
 
     steps: IntArray
-    """(R, N, 4 + W) how many ready tasks were seen, which was chosen, its device, legal devices as
-    bits; then those tasks."""
+    """(R, N, 4 + W) how many ready tasks were seen, which was chosen, its option (kind · D +
+    device), legal options as bits; then those tasks. A step with 0 ready tasks ends a rollout."""
     ready: FloatArray
     """(R, N, W, N_READY_FEATURES)"""
     option: FloatArray
-    """(R, N, D, N_OPTION_FEATURES)"""
+    """(R, N, O, N_OPTION_FEATURES)"""
 
 
 class Decoder:
@@ -69,7 +70,8 @@ class Decoder:
                 f" {self.n_devices}; leave some out"
             )
         self._n_tasks, self._n_styles, self._n_recorded, self._n_cells = 0, 1, 0, 0
-        self.n_left = 0
+        self.n_left, self.n_options = 0, self.n_devices
+        self._was_wide, self._n_columns = False, self.n_devices
         self._own: ListGraph | None = None
         self._lay_out(64, 1, 16)
 
@@ -89,7 +91,26 @@ class Decoder:
         self._lists, self._own = lists, None
         n_tasks = len(lists.graph)
         self.n_left = n_tasks - sum([len(launch.tasks) for launch in planned.launches])
+        self._batch_ns, n_kinds = self._batches(lists), 1
+        if self._batch_ns.shape[2] > 2:
+            n_kinds = policy_kernel.N_KINDS
+        self.n_options = n_kinds * self.n_devices
+        self.is_wide = n_kinds > 1
+        self._n_columns = max(self._n_columns, self.n_options)
         self._room(n_tasks, self._n_styles, len(lists.graph.cells))
+        if self._was_wide and not self.is_wide:  # what else would be seen there is 0
+            self._forget()
+        self._was_wide = self.is_wide
+        if not self.is_wide:
+            self._share[:] = 1.0
+
+    def _batches(self, lists: ListGraph) -> IntArray:
+        """Return (K, D, B) durations of launches of b tasks, B = 2 where batches are no choice."""
+        graph, machine = lists.graph, lists.machine
+        n_options = policy_kernel.N_KINDS * self.n_devices
+        if graph.durations or not machine.all_linked or n_options > DEVICES_MAX:
+            return _NO_BATCHES
+        return machine.batches(graph.cells, most_together(len(graph)))
 
     def think(self, weights: FloatArray, net: kernel.Net) -> None:
         """Let the next plans be those of a policy, whose graph network looks at the graph first."""
@@ -107,7 +128,7 @@ class Decoder:
         n = len(styles)
         if records:
             self._room_for_records(n)
-        choices = np.empty((n, self.n_left, 2), dtype=np.int64)
+        choices = np.empty((n, self.n_left, 3), dtype=np.int64)
         ends_ns = np.empty(n, dtype=np.int64)
         lists = self._lists
         policy_kernel.roll_many(
@@ -134,10 +155,17 @@ class Decoder:
             self._related,
             self._left,
             self._left_of,
+            self._ready_of,
             self._window,
             self._same,
             self._units[0],
             self._scores,
+            self._batch_ns,
+            self._share,
+            self._mates,
+            self._tally,
+            int(self.is_wide),
+            self.n_options // self.n_devices,
             styles,
             seeds,
             choices,
@@ -157,8 +185,7 @@ class Decoder:
     def best_of(self, rolled: Rolled) -> int:
         """Return which plan is best, −1 if there is none.
 
-                chosen = [rolled.choices[which] for which in kept]
-                plans = np.stack([search_plan(each, n_tasks) for each in chosen])
+        The estimate chooses. Where inputs come from the host, the simulator does, if it is quick to
         ask it. There host inputs of all tasks go before most of what tasks send, while the estimate
         books them when their task is placed, which flatters plans that move much.
         """
@@ -169,8 +196,9 @@ class Decoder:
         kept = kept[ends_ns[kept].argsort(kind="stable")]
         n_tasks = len(self._lists.graph)
         if len(kept) > 1 and self.n_left == n_tasks <= PRICED_MAX:
+            is_known = self._lists.machine.has_formulas or not self.is_wide
             is_fed = self._lists.given.host_bytes.any()
-            problem = problem_of(self._lists) if is_fed else None
+            problem = problem_of(self._lists) if is_fed and is_known else None
             if problem is not None:
                 plans = np.stack([search_plan(rolled.choices[which], n_tasks) for which in kept])
                 kept = kept[[problem.makespans_ns(plans, best_only=True).argmin()]]
@@ -212,7 +240,7 @@ class Decoder:
             self._d_ready,
             self._d_option,
             self._d_coded,
-            self.n_left,
+            self.n_options,
             styles,
             advantages,
             entropy,
@@ -226,7 +254,12 @@ class Decoder:
         )
 
     def _room(self, n: int, n_styles: int, n_cells: int) -> None:
-        if n > self._n_tasks or n_styles != self._n_styles or n_cells > self._n_cells:
+        if (
+            n > self._n_tasks
+            or n_styles != self._n_styles
+            or n_cells > self._n_cells
+            or self._n_columns > len(self._view_option)
+        ):
             self._lay_out(max(n, self._n_tasks), n_styles, max(n_cells, self._n_cells))
 
     def _lay_out(self, n: int, n_styles: int, n_cells: int) -> None:
@@ -240,21 +273,31 @@ class Decoder:
         self._words = np.zeros(n // policy_kernel.WORD + 2, dtype=np.int64)
         self._related = np.zeros((n, self.n_devices + 1), dtype=np.int64)
         self._left = np.zeros(self.n_devices)
-        self._left_of = np.zeros(n_cells, dtype=np.int64)
+        self._left_of, self._ready_of = np.zeros((2, n_cells), dtype=np.int64)
+        self._share = np.ones((n_cells, self.n_devices))
+        self._mates = np.zeros(most_together(n) + 1, dtype=np.int64)
+        self._tally = np.zeros((2, policy_kernel.MAX_DEVICES), dtype=np.int64)
         self._window = np.zeros(kernel.N_WINDOW, dtype=np.int64)
-        self._same = np.zeros(self.n_devices, dtype=np.int64)
+        self._same = np.zeros(self._n_columns, dtype=np.int64)
         self._facts = np.zeros((n, kernel.N_STATIC), dtype=f32)
         self._coded, self._mixed, self._d_coded = np.zeros((3, n, kernel.N_EMBEDDED), dtype=f32)
         self._sums = np.zeros((6, kernel.N_EMBEDDED), dtype=f32)
         self._priority, self._d_priority = np.zeros((2, n, n_styles), dtype=f32)
         self._to_ready, self._d_ready = np.zeros((2, n, units[0]), dtype=f32)
         self._to_option, self._d_option = np.zeros((2, n, units[1]), dtype=f32)
-        n_scored = max(kernel.N_WINDOW, self.n_devices)
+        n_scored = max(kernel.N_WINDOW, self._n_columns)
         self._units = np.zeros((n_scored, max(units)), dtype=f32)
         self._scores = np.zeros(n_scored)
         self._view_ready = np.zeros((kernel.N_WINDOW, kernel.N_READY_FEATURES), dtype=f32)
-        self._view_option = np.zeros((self.n_devices, kernel.N_OPTION_FEATURES), dtype=f32)
+        self._view_option = np.zeros((self._n_columns, kernel.N_OPTION_FEATURES), dtype=f32)
         self._lay_out_records(1)
+
+    def _forget(self) -> None:
+        for seen in (
+            *(self._facts, self._view_ready, self._view_option),
+            *(self._rec_ready, self._rec_option),
+        ):
+            seen[:] = 0
 
     def _room_for_records(self, n_rollouts: int) -> None:
         if n_rollouts > self._n_recorded:
@@ -265,5 +308,5 @@ class Decoder:
         n_tasks, window = self._n_tasks, kernel.N_WINDOW
         self._rec = np.zeros((n, n_tasks, 4 + window), dtype=np.int64)
         self._rec_ready = np.zeros((n, n_tasks, window, kernel.N_READY_FEATURES), dtype=np.float32)
-        shape = (n, n_tasks, self.n_devices, kernel.N_OPTION_FEATURES)
+        shape = (n, n_tasks, self._n_columns, kernel.N_OPTION_FEATURES)
         self._rec_option = np.zeros(shape, dtype=np.float32)

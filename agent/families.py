@@ -320,9 +320,11 @@ class Ranges:
     host_data_share: float = 0.2
     """Share of the settings that have it."""
     batch_share: float = 0.0
-    """Share of the settings whose devices gain by batches."""
+    """Share of the settings whose GPUs gain by batches; CPUs do in half of them, by less."""
     first_use_share: float = 0.0
     """Share of the settings in which first uses of cells cost something."""
+    scarce_share: float = 0.0
+    """Share of the settings whose GPUs hold only part of the weights."""
 
 
 def draw_setting(ranges: Ranges, rng: np.random.Generator) -> Setting:
@@ -337,8 +339,12 @@ def draw_setting(ranges: Ranges, rng: np.random.Generator) -> Setting:
         ratio=_log_uniform(ranges.ratio, rng),
         affinity=float(rng.uniform(*ranges.affinity)),
         host_mode=str(rng.choice(np.array(ranges.host_modes))),
-        batch_gain=float(rng.uniform(0.2, 0.9)) if rng.random() < ranges.batch_share else 0.0,
+        batch_gain=float(rng.uniform(0.2, 0.95)) if rng.random() < ranges.batch_share else 0.0,
     )
+    if machine.batch_gain and rng.random() < 0.5:
+        machine = replace(machine, cpu_batch_gain=float(rng.uniform(0, machine.batch_gain)))
+    if ranges.scarce_share and rng.random() < ranges.scarce_share:
+        machine = replace(machine, memory_share=float(rng.uniform(0.1, 0.8)))
     if ranges.first_use_share and rng.random() < ranges.first_use_share:
         machine = replace(machine, first_use=_log_uniform((0.1, 10.0), rng))
     return Setting(

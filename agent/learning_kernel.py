@@ -33,18 +33,19 @@ def learn(
     s: IntArray, layout: IntArray, w: FloatArray, net: Net, g: FloatArray, facts: FloatArray,
     coded: FloatArray, mixed: FloatArray, to_ready: FloatArray, to_option: FloatArray,
     priority: FloatArray, d_priority: FloatArray, d_ready: FloatArray, d_option: FloatArray,
-    d_coded: FloatArray, n_steps: int, style: IntArray, weight: npt.NDArray[np.float64],
+    d_coded: FloatArray, n_options: int, style: IntArray, weight: npt.NDArray[np.float64],
     entropy: float, rec: IntArray, rec_ready: FloatArray, rec_option: FloatArray,
     units: FloatArray, scores: npt.NDArray[np.float64], sums: FloatArray,
     totals: npt.NDArray[np.float64],
 ) -> None:  # fmt: skip
     """Add the gradient of Σ weight · log probability + entropy bonus over rollouts to `g`.
 
-    Records are (R, N, …). `d_…`: scratch like what they are the gradients of. `totals`: entropies
-    of choices of tasks and of devices, and their numbers, are added to it.
+    Records are (R, N, …), up to a step without ready tasks. `n_options`: options per step. `d_…`:
+    scratch like what they are the gradients of. `totals`: entropies of choices of tasks and of
+    options, and their numbers, are added to it.
     """
     p = unpack(layout)
-    n, n_devices = s[p.sums + N_TASKS], p.n_devices
+    n = s[p.sums + N_TASKS]
     for t in range(n):
         for j in range(net.n_styles):
             d_priority[t, j] = 0
@@ -54,8 +55,10 @@ def learn(
             d_option[t, j] = 0
     for r in range(len(style)):
         k = style[r]
-        for step in range(n_steps):
+        for step in range(rec.shape[1]):
             n_ready = rec[r, step, 0]
+            if n_ready == 0:
+                break
             if n_ready > 1:
                 for at in range(n_ready):
                     t = rec[r, step, 4 + at]
@@ -77,7 +80,7 @@ def learn(
             t, legal, pick, n_legal = (
                 rec[r, step, 4 + rec[r, step, 1]], rec[r, step, 3], 0, 0,
             )  # fmt: skip
-            for d in range(n_devices):
+            for d in range(n_options):
                 if legal & (1 << d) != 0:
                     u = units[n_legal]
                     for j in range(N_OPTION_UNITS):
@@ -91,7 +94,7 @@ def learn(
                 totals[2] += to_gradients(scores, n_legal, pick, weight[r], entropy)
                 totals[3] += 1
                 n_legal = 0
-                for d in range(n_devices):
+                for d in range(n_options):
                     if legal & (1 << d) != 0:
                         add_head(
                             w, g, units[n_legal], rec_option[r, step, d], N_OPTION_FEATURES,

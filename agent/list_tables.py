@@ -19,7 +19,7 @@ from dynpartition.by_id import ById
 from dynpartition.cluster import AffineCost, TransferCost
 from dynpartition.costs import transfer_ns
 from dynpartition.graph import Cell, TaskGraph
-from dynpartition.plan import Launch, Plan
+from dynpartition.plan import Launch, Plan, chosen_launches
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import BoolArray, IntArray
 
@@ -82,8 +82,8 @@ class ListMachine:
         self._head: IntArray = np.concatenate(parts).astype(np.int64)
         self._known: ById[tuple[Cell, ...], CellCosts] = ById(_PROFILES_MAX)
         self._cells: dict[tuple[Cell, ...], CellCosts] = {}
-        self._batches: dict[tuple[Cell, ...], IntArray] = {}
-        self._known_batches: ById[tuple[Cell, ...], IntArray] = ById(_PROFILES_MAX)
+        self._batches: dict[tuple[Cell, ...], dict[int, IntArray]] = {}
+        self._known_batches: ById[tuple[Cell, ...], dict[int, IntArray]] = ById(_PROFILES_MAX)
         self._rows: dict[int, list[int]] = {}  # bytes → `moves`
         self._layouts: dict[Room, Layout] = {}
         self._alone: list[list[Launch]] = []
@@ -96,13 +96,15 @@ class ListMachine:
         return found
 
     def launches(self, choices: IntArray) -> list[Launch]:
-        """Return a launch of one task for each of (n, 2) choices: task, device."""
+        """Return the launches of (n, 2) or (n, 3) choices; see `plan.chosen_launches`."""
+        if choices.shape[1] > 2 and choices[:, 2].any():
+            return chosen_launches(choices, self.names)
         most = int(choices[:, 0].max(initial=-1)) + 1
         alone = self._alone
         if not alone or len(alone[0]) < most:  # making them takes longer than looking them up
             tasks = [(task,) for task in range(_roomy(most))]
             alone = self._alone = [[Launch(name, one) for one in tasks] for name in self.names]
-        return [alone[device][task] for task, device in choices.tolist()]
+        return [alone[device][task] for task, device in choices[:, :2].tolist()]
 
     def cells(self, graph: TaskGraph) -> CellCosts:
         """Return what links and the cells of a graph cost."""
@@ -144,12 +146,12 @@ class ListMachine:
         ABSENT where a launch of two lasts as long as two launches or longer, and where B would be
         more than `count_max`. B is 2 where no cell gains anything.
         """
-        found = self._known_batches.get(cells)
+        by_count = self._known_batches.get(cells)
+        if by_count is None:
+            by_count = self._known_batches.put(cells, self._batches.setdefault(cells, {}))
+        found = by_count.get(count_max)
         if found is None:
-            found = self._batches.get(cells)
-            if found is None:
-                found = self._batches[cells] = self._price_batches(cells, count_max)
-            self._known_batches.put(cells, found)
+            found = by_count[count_max] = self._price_batches(cells, count_max)
         return found
 
     def _price_batches(self, cells: tuple[Cell, ...], count_max: int) -> IntArray:
@@ -392,6 +394,11 @@ def _roomy(count: int) -> int:
     """Return a little more than a number: graphs of about one size share a layout."""
     step = max(_ROOM_MIN, 1 << max(0, count.bit_length() - 3))
     return -(-count // step) * step
+
+
+def most_together(n_tasks: int) -> int:
+    """Return how many tasks per launch policies and searches go up to in a graph of so many."""
+    return 32 if n_tasks <= 64 else 128
 
 
 def list_graph(graph: TaskGraph, profile: Profile, planned: Plan = _NO_PLAN) -> ListGraph | None:

@@ -43,7 +43,9 @@ class Machine:
     """Host time of a CUDA launch divided by the mean duration of a task; half for a transfer."""
     queue_depth: int | None = None
     batch_gain: float = 0.0
-    """0: a launch lasts as long as its tasks one by one, 1: as long as one of them (GPUs only)."""
+    """0: a launch on a GPU lasts as long as its tasks one by one, 1: as long as one of them."""
+    cpu_batch_gain: float = 0.0
+    """The same of CPUs."""
     blocks: bool = False
     """Whether copies keep the sending device from computing."""
     staging: bool = False
@@ -112,9 +114,10 @@ def _durations(count: Numbers, machine: Machine, rng: np.random.Generator) -> Nu
 
 
 def _curve(alone_ns: float, machine: Machine, device: str) -> Curve:
-    if not machine.batch_gain or device.startswith("cpu"):
+    gain = machine.cpu_batch_gain if device.startswith("cpu") else machine.batch_gain
+    if not gain:
         return Curve((1,), (round(alone_ns),))
-    each_ns = alone_ns * (1 - machine.batch_gain)  # what every task after the first adds
+    each_ns = alone_ns * (1 - gain)  # what every task after the first adds
     return Curve(BATCHES, tuple(round(alone_ns + (k - 1) * each_ns) for k in BATCHES))
 
 

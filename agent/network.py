@@ -1,9 +1,10 @@
 """The policy's network: its weights, and a readable reference of what the compiled code computes.
 
 N tasks, S styles. A graph network looks at each task, its inputs, its readers and the mean over the
-graph once. Two small heads then score, step by step, the ready tasks and the devices for the task
-that was chosen. Styles share everything but a priority per task and the biases of the heads: each
-is a policy of its own, and the best of their plans is taken.
+graph once. Two small heads then score, step by step, the ready tasks and the options of the task
+that was chosen: devices, alone or in one launch with other ready tasks of its cell. Styles share
+everything but a priority per task and the biases of the heads: each is a policy of its own, and the
+best of their plans is taken.
 """
 
 from __future__ import annotations
@@ -25,21 +26,25 @@ FEATURES = {
         *("move_share", "inputs", "readers", "work_above", "work_below", "share_above"),
         *("share_below", "is_last", "host_input", "graph_move", "graph_width", "graph_tasks"),
         *("devices", "graph_gain", "shared_links", "share_2_up", "share_4_up", "share_6_up"),
+        *("batch_gain", "load"),
     ),
     "ready": (
         *("ready_lag", "follows", "age", "place", "one_home", "siblings", "home_load"),
-        *("work_left", "near_placed", "far_placed"),
+        *("work_left", "near_placed", "far_placed", "mates", "mates_share"),
     ),
     "option": (
         *("start_lag", "finish_lag", "finishes_first", "wait", "move_in", "duration", "slower"),
         *("local_inputs", "rise", "load", "near_here", "far_here", "last_here", "slowness"),
         *("behind_fluid", "path", "alone", "split_gain", "move_out", "link_load", "used"),
         *("tasks_here", "moved", "near_placed", "farther_here", "far_placed"),
+        *("batch", "batch_saves", "batch_local", "batch_waits", "batch_share", "batch_could_save"),
+        *("load", "of_cell_left", "weights_share", "evicts"),
     ),
 }
 """Names of the features, in the order in which the compiled code writes them: of a task (N_STATIC),
-of a ready task (N_READY_FEATURES), of a device for a chosen task (N_OPTION_FEATURES)."""
-FEATURE_VERSION = 3
+of a ready task (N_READY_FEATURES), of an option for a chosen task (N_OPTION_FEATURES): a device,
+alone or in a batch."""
+FEATURE_VERSION = 4
 """Grows whenever a feature changes its meaning; checkpoints of other versions are refused."""
 
 Weights = Mapping[str, FloatArray]

@@ -21,9 +21,12 @@ from dynpartition.types import FloatArray, IntArray
 
 N_WINDOW = 8
 """Ready tasks that are considered at a step, best priority first."""
-N_STATIC, N_EMBEDDED = 25, 16  # features of a task, and units that describe it to the heads
-N_READY_FEATURES, N_READY_UNITS = 10, 8  # of a ready task, and the hidden layer of its head
-N_OPTION_FEATURES, N_OPTION_UNITS = 26, 16  # the same of a device for a chosen task
+N_STATIC, N_EMBEDDED = 27, 16  # features of a task, and units that describe it to the heads
+N_READY_FEATURES, N_READY_UNITS = 12, 8  # of a ready task, and the hidden layer of its head
+N_OPTION_FEATURES, N_OPTION_UNITS = 36, 16  # the same of an option for a chosen task
+N_STATIC_PLAIN, N_READY_PLAIN, N_OPTION_PLAIN = 25, 10, 26
+"""The first features; the others are 0, and are not even multiplied, unless a graph is wide: there
+batches pay, or weights do not fit."""
 
 
 class Net(NamedTuple):
@@ -114,24 +117,28 @@ def head(n_in: int, n_units: int) -> Callable[..., None]:
 
 
 add_static = product(N_STATIC, N_EMBEDDED)
+add_static_plain = product(N_STATIC_PLAIN, N_EMBEDDED)
 add_embedded = product(N_EMBEDDED, N_EMBEDDED)
 add_to_ready = product(N_EMBEDDED, N_READY_UNITS)
 add_to_option = product(N_EMBEDDED, N_OPTION_UNITS)
 add_ready = product(N_READY_FEATURES, N_READY_UNITS)
 add_option = product(N_OPTION_FEATURES, N_OPTION_UNITS)
 score_ready = head(N_READY_FEATURES, N_READY_UNITS)
+score_ready_plain = head(N_READY_PLAIN, N_READY_UNITS)
 score_options = head(N_OPTION_FEATURES, N_OPTION_UNITS)
+score_options_plain = head(N_OPTION_PLAIN, N_OPTION_UNITS)
 
 
 @inlined
 def embed(
     s: IntArray, p: Places, w: FloatArray, net: Net, facts: FloatArray, coded: FloatArray,
     mixed: FloatArray, sums: FloatArray, priority: FloatArray, to_ready: FloatArray,
-    to_option: FloatArray,
+    to_option: FloatArray, wide: int,
 ) -> None:  # fmt: skip
     """Run the graph network: what the heads know of each task.
 
-    `coded`, `mixed`: (N, N_EMBEDDED), `sums`: (3, N_EMBEDDED), `priority`: (N, S).
+    `coded`, `mixed`: (N, N_EMBEDDED), `sums`: (3, N_EMBEDDED), `priority`: (N, S). `wide`: whether
+    features beyond the plain ones are given.
     """
     n = s[p.sums + N_TASKS]
     for j in range(N_EMBEDDED):
@@ -140,7 +147,10 @@ def embed(
         c = coded[t]
         for j in range(N_EMBEDDED):
             c[j] = w[net.embed_bias + j]
-        add_static(facts[t], w, net.embed, c)
+        if wide != 0:
+            add_static(facts[t], w, net.embed, c)
+        else:
+            add_static_plain(facts[t], w, net.embed, c)
         for j in range(N_EMBEDDED):
             c[j] = max(c[j], np.float32(0))
             sums[2, j] += c[j]

@@ -121,7 +121,9 @@ class PolicyScheduler(Scheduler):
 
 
 def decide(policy: Policy, decoder: Decoder, graph: TaskGraph) -> IntArray:
-    """Return int64 (n, 2), task and device in plan order, for what `decoder` has begun with.
+    """Return int64 (n, 3) choices in plan order for what `decoder` has begun with.
+
+    Columns: task, device, and whether the task joins the launch of the task before it.
 
     Raises SchedulerError where a ready task has no legal device.
     """

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from dynpartition.agent.estimate_kernel import (
     ABSENT,
     BELOW_NS,
-    BEST_NS,
     CELL,
     DURATION_NS,
     END,
@@ -58,13 +57,16 @@ from dynpartition.agent.estimate_kernel import (
     walk_ns,
 )
 from dynpartition.agent.network_kernel import (
+    N_OPTION_FEATURES,
     N_OPTION_UNITS,
     N_READY_UNITS,
     N_WINDOW,
     Net,
     embed,
     score_options,
+    score_options_plain,
     score_ready,
+    score_ready_plain,
 )
 from dynpartition.compiled import compiled, inlined
 from dynpartition.sim.kernel import lowest
@@ -73,19 +75,30 @@ from dynpartition.types import FloatArray, IntArray
 ABOUT_PER_UNIT, ABOUT_WORK_NS, ABOUT_LONGEST, ABOUT_DEVICES = range(4)
 MAX_DEVICES = 64
 WORD = 60  # ready tasks per word of bits
+ALONE, ALL, HALF, LOCAL = range(4)
+"""Which other ready tasks of its cell a task is launched with: none, all, the first half of them by
+priority, those whose last inputs come from the same device. Option = kind · D + device."""
+N_KINDS = 4
+LEAST_NS = 1  # column of `z`: the shortest duration of a task
 
 
 @inlined
 def study(
     s: IntArray, p: Places, order: IntArray, z: npt.NDArray[np.float64], facts: FloatArray,
-    near: IntArray, about: npt.NDArray[np.float64],
+    near: IntArray, about: npt.NDArray[np.float64], batch_ns: IntArray,
+    share: npt.NDArray[np.float64], left_of: IntArray, wide: int,
 ) -> None:  # fmt: skip
     """Write the features of all tasks (N, N_STATIC) and what steps need of graph and machine.
 
-    `order`: tasks, inputs first. `z`: (N, 8) scratch. `near`: (N,) each task's reader of highest
-    rank, itself where it has none. `about`: see the ABOUT columns.
+    `order`: tasks, inputs first. `z`: (N, 8) scratch, of which LEAST_NS is kept. `near`: (N,) each
+    task's reader of highest rank, itself where it has none. `about`: see the ABOUT columns.
+    `batch_ns`: (K, D, B) durations of launches of b tasks, where batches pay. `share`: (K, D) gets
+    what a task in a batch of likely size takes, divided by what it takes alone. `left_of`: (K,)
+    scratch.
     """
     n, n_devices = s[p.sums + N_TASKS], p.n_devices
+    if wide != 0:
+        expect_batches(s, p, order, z, batch_ns, share, left_of)
     total_mean = total_min = total_move = 0.0
     n_edges = 0
     for device in range(n_devices):
@@ -95,16 +108,16 @@ def study(
         t = order[at]
         pair = of_pair(p.pairs, n_devices, t, 0, RUN_NS)
         total, count, least = 0.0, 0, 1e300
+        cell = s[of_task(p.tasks, t, CELL)]
         for device in range(n_devices):
-            ns = s[pair + device]
-            if ns >= 0:
+            if s[pair + device] >= 0:
+                ns = s[pair + device] * share[cell, device]
                 total += ns
                 count += 1
-                least = min(least, float(ns))
+                least = min(least, ns)
         for device in range(n_devices):
-            ns = s[pair + device]
-            if ns >= 0:
-                about[ABOUT_DEVICES + device] += ns
+            if s[pair + device] >= 0:
+                about[ABOUT_DEVICES + device] += s[pair + device] * share[cell, device]
                 about[ABOUT_DEVICES + MAX_DEVICES + device] += least
         mean = total / max(count, 1)
         move = 0.0
@@ -206,9 +219,64 @@ def study(
         f[23] = min(1.0, z[far, 4] / max(total_min, 1.0))
         far = near[near[far]]
         f[24] = min(1.0, z[far, 4] / max(total_min, 1.0))
+        if wide != 0:
+            f[25], f[26] = 0.0, 0.0
+            cell = s[of_task(p.tasks, t, CELL)]
+            for device in range(n_devices):
+                f[25] = max(f[25], most_saved(batch_ns, cell, device))
+                f[26] = max(f[26], squash(bring_weights_ns(s, p, t, device) / unit))
 
 
-MAX_DEVICES = 64
+@inlined
+def expect_batches(
+    s: IntArray, p: Places, order: IntArray, z: npt.NDArray[np.float64], batch_ns: IntArray,
+    share: npt.NDArray[np.float64], count_of: IntArray,
+) -> None:  # fmt: skip
+    """Write `share`, see `study`: batches are likely as large as the cell's part of the width.
+
+    The width is the work of all tasks divided by that of the longest path.
+    """
+    n, n_devices, total, longest = s[p.sums + N_TASKS], p.n_devices, 0.0, 1.0
+    for cell in range(len(share)):
+        count_of[cell] = 0
+    for at in range(n):
+        t = order[at]
+        least = 1e300
+        for device in range(n_devices):
+            ns = s[of_pair(p.pairs, n_devices, t, device, RUN_NS)]
+            if ns >= 0:
+                least = min(least, float(ns))
+        up = 0.0
+        for place in range(s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]):
+            up = max(up, z[s[p.rows + place], 0])
+        z[t, 0] = up + least
+        total += least
+        longest = max(longest, z[t, 0])
+        count_of[s[of_task(p.tasks, t, CELL)]] += 1
+    for cell in range(len(share)):
+        expected = int(total / longest * count_of[cell] / n + 0.5)
+        for device in range(n_devices):
+            share[cell, device] = 1.0
+            if batch_ns.shape[2] > 2 and batch_ns[cell, device, 2] >= 0:
+                k = max(1, min(expected, batch_ns.shape[2] - 1))
+                alone_ns = k * batch_ns[cell, device, 1]
+                share[cell, device] = batch_ns[cell, device, k] / max(alone_ns, 1)
+
+
+@inlined
+def most_saved(batch_ns: IntArray, cell: int, device: int) -> float:
+    """Return which share of their time tasks of a cell could save in large batches."""
+    largest = min(16, batch_ns.shape[2] - 1)
+    if largest < 2 or batch_ns[cell, device, 2] < 0:
+        return 0.0
+    alone_ns = largest * batch_ns[cell, device, 1]
+    return 1.0 - batch_ns[cell, device, largest] / max(alone_ns, 1)
+
+
+@inlined
+def bring_weights_ns(s: IntArray, p: Places, task: int, device: int) -> int:
+    """Return how long the weights of a task's cell travel to a device that does not hold them."""
+    return 0
 
 
 @inlined
@@ -290,25 +358,29 @@ def roll(
     about: npt.NDArray[np.float64], near: IntArray, priority: FloatArray, to_ready: FloatArray,
     to_option: FloatArray, by_priority: IntArray, place_of: IntArray, words: IntArray,
     fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64], left_of: IntArray,
-    window: IntArray, same: IntArray, units: FloatArray, scores: npt.NDArray[np.float64],
+    ready_of: IntArray, window: IntArray, same: IntArray, units: FloatArray,
+    scores: npt.NDArray[np.float64], z: npt.NDArray[np.float64], batch_ns: IntArray,
+    share: npt.NDArray[np.float64], mates: IntArray, tally: IntArray, wide: int, n_kinds: int,
     style: int, seed: int, bound_ns: int, chosen: IntArray, records: int, rec: IntArray,
     rec_ready: FloatArray, rec_option: FloatArray, view_ready: FloatArray, view_option: FloatArray,
 ) -> int:  # fmt: skip
     """Place all tasks that slot `s0` has not placed; return the estimated end, or ABSENT.
 
     NEVER where the end would not be before `bound_ns`. `style` −1, −2, …: everything goes to one
-    device, the one that runs it all fastest, the next one, …. `seed` < 0: greedy. `left_of`: (K,)
-    scratch. `chosen`: (N, 2) tasks and devices in order of choice. With `records` what was seen and
-    done at each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready` (N, N_WINDOW, …),
-    `rec_option` (N, D, …): number of ready tasks, choice among them, device, legal devices as bits;
-    then the tasks.
+    device, the one that runs it all fastest, the next one, …, in the largest batches. `seed` < 0:
+    greedy. `left_of`, `ready_of`: (K,) scratch, `mates` (B,), `tally` (2, MAX_DEVICES). `chosen`:
+    (N, 3) tasks, devices, and whether they join the launch before, in order of choice. With
+    `records` what was seen and done at each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready`
+    (N, N_WINDOW, …), `rec_option` (N, n_kinds · D, …): number of ready tasks, choice among them,
+    option, legal options as bits; then the tasks. A step of 0 ready tasks ends them.
     """
     n, n_devices, only = s0[p.sums + N_TASKS], p.n_devices, ABSENT
     if style < 0:
         style, only = 0, alone(about, n_devices, -1 - style)
         if only < 0:
             return ABSENT
-        if s0[p.sums + LATEST_NS] == 0 and total_alone(about, only) >= bound_ns:
+        is_known = n_kinds == 1 and s0[p.sums + LATEST_NS] == 0
+        if is_known and total_alone(about, only) >= bound_ns:
             return NEVER  # nothing is planned, and it surely ends later
     reset_slot(s, s0, p)
     per_unit = about[ABOUT_PER_UNIT]
@@ -320,7 +392,7 @@ def roll(
         left[device] = 0.0
     n_left, work_left, rates = 0, 0.0, 0.0
     for cell in range(s[p.sums + N_CELLS]):
-        left_of[cell] = 0
+        left_of[cell] = ready_of[cell] = 0
     for at in range(n):
         place_of[by_priority[at]] = at
         for device in range(n_devices + 1):
@@ -330,12 +402,15 @@ def roll(
             relate(near, related, t, s[of_task(p.tasks, t, HOME)])
             continue
         n_left += 1
-        work_left += about_least(s, p, t)
-        left_of[s[of_task(p.tasks, t, CELL)]] += 1
+        work_left += z[t, LEAST_NS]
+        cell = s[of_task(p.tasks, t, CELL)]
+        left_of[cell] += 1
         for device in range(n_devices):
-            left[device] += max(s[of_pair(p.pairs, n_devices, t, device, RUN_NS)], 0)
+            run_ns = max(s[of_pair(p.pairs, n_devices, t, device, RUN_NS)], 0)
+            left[device] += run_ns * share[cell, device]
         if s[of_task(p.tasks, t, MISSING)] == 0:
             words[place_of[t] // WORD] |= 1 << (place_of[t] % WORD)
+            ready_of[cell] += 1
             note_ready(s, p, t, ABSENT, fresh)
     for cell in range(s[p.sums + N_CELLS]):
         if s[p.sums + N_FIRST] > 0 and left_of[cell] > 0:
@@ -343,10 +418,12 @@ def roll(
                 left[device] += s[p.first_ns + n_devices * cell + device]
     for device in range(n_devices):
         rates += about[ABOUT_DEVICES + MAX_DEVICES + device]
-    first_word, last_task = 0, ABSENT
+    first_word, last_task, n_chosen, n_options = 0, ABSENT, 0, n_kinds * n_devices
     ready_bias = net.ready_bias + style * N_READY_UNITS
     option_bias = net.option_bias + style * N_OPTION_UNITS
     for step in range(n_left):
+        if n_chosen == n_left:
+            break
         # Which ready task comes next.
         n_ready = 0
         while words[first_word] == 0:
@@ -379,16 +456,26 @@ def roll(
                 return ABSENT
         seen = rec_ready[step] if records != 0 else view_ready
         if n_ready > 1 and only < 0:
-            share = work_left / max(about[ABOUT_WORK_NS], 1.0)
+            to_do = work_left / max(about[ABOUT_WORK_NS], 1.0)
             for at in range(n_ready):
                 see_ready(
                     s, p, window[at], near, related, fresh, seen[at], per_unit, least_free, step,
-                    at, share,
+                    at, to_do,
                 )  # fmt: skip
-            score_ready(
-                seen, n_ready, to_ready, window, w, net.ready, ready_bias, net.ready_score,
-                units, scores,
-            )  # fmt: skip
+            if wide != 0:
+                for at in range(n_ready):
+                    cell = s[of_task(p.tasks, window[at], CELL)]
+                    seen[at, 10] = squash(0.25 * (ready_of[cell] - 1))
+                    seen[at, 11] = ready_of[cell] / max(left_of[cell], 1)
+                score_ready(
+                    seen, n_ready, to_ready, window, w, net.ready, ready_bias, net.ready_score,
+                    units, scores,
+                )  # fmt: skip
+            else:
+                score_ready_plain(
+                    seen, n_ready, to_ready, window, w, net.ready, ready_bias, net.ready_score,
+                    units, scores,
+                )  # fmt: skip
             for at in range(n_ready):
                 scores[at] += priority[window[at], style]
             pick = choice(scores, n_ready, seed, 2 * step)
@@ -397,8 +484,13 @@ def roll(
             rec[step, 0], rec[step, 1] = n_ready, pick
             for at in range(n_ready):
                 rec[step, 4 + at] = window[at]
-        # Where it runs.
-        device, legal = only, 0
+        # Where it runs, and with which others.
+        cell, n_mates = s[of_task(p.tasks, t, CELL)], 0
+        if n_kinds > 1 and ready_of[cell] > 1 and pays_in_batches(batch_ns, cell, n_devices):
+            n_mates = find_mates(
+                s, p, t, by_priority, words, first_word, n_words, batch_ns.shape[2] - 2, mates,
+            )  # fmt: skip
+        option, legal = only, 0
         if only < 0:
             legal = find_options(s, p, t)
         elif p.all_linked != 0 or find_options(s, p, t) & (1 << only) != 0:
@@ -411,45 +503,78 @@ def roll(
                 s, p, t, legal, near, related, left, view, about, mean_free, fluid, step,
                 last_task,
             )  # fmt: skip
-            for d in range(n_devices):
+            n_scored = n_devices
+            if wide != 0:
+                see_weights(s, p, t, legal, view, per_unit, left_of[cell])
+                see_alone(s, p, t, legal, view, per_unit, batch_ns, n_mates, left_of[cell])
+                if n_mates > 0:
+                    legal |= see_batches(
+                        s, p, t, legal, view, per_unit, fluid, batch_ns, mates, n_mates, fresh,
+                        tally, left_of[cell],
+                    )  # fmt: skip
+                    n_scored = n_options
+            for d in range(n_scored):
                 same[d] = t
-            score_options(
-                view, n_devices, to_option, same, w, net.option, option_bias, net.option_score,
-                units, scores,
-            )  # fmt: skip
-            for d in range(n_devices):
+            if wide != 0:
+                score_options(
+                    view, n_scored, to_option, same, w, net.option, option_bias, net.option_score,
+                    units, scores,
+                )  # fmt: skip
+            else:
+                score_options_plain(
+                    view, n_scored, to_option, same, w, net.option, option_bias, net.option_score,
+                    units, scores,
+                )  # fmt: skip
+            for d in range(n_scored):
                 if legal & (1 << d) == 0:
                     scores[d] = FORBIDDEN
-            device = choice(scores, n_devices, seed, 2 * step + 1)
+            option = choice(scores, n_scored, seed, 2 * step + 1)
+        elif n_mates > 0 and batch_ns[cell, only, 2] >= 0:
+            option = ALL * n_devices + only
         if records != 0:
-            rec[step, 2], rec[step, 3] = device, legal
+            rec[step, 2], rec[step, 3] = option, legal
         # Place it.
-        chosen[step, 0], chosen[step, 1] = t, device
-        window[0] = t
+        device = option % n_devices
+        n_together = gather_mates(option // n_devices, device, mates, n_mates, fresh)
+        mates[0] = t
         left[device] -= first_use_ns(s, p, t, device)
-        commit(s, p, window, 0, 1, device, s[of_pair(p.pairs, n_devices, t, device, RUN_NS)])
+        run_ns = s[of_pair(p.pairs, n_devices, t, device, RUN_NS)]
+        if n_together > 1:
+            run_ns = batch_ns[cell, device, n_together]
+        commit(s, p, mates, 0, n_together, device, run_ns)
         end_ns = s[of_device(p.devices, device, FREE_NS)] + s[of_task(p.tasks, t, REST_NS)]
         if max(end_ns, s[p.sums + LATEST_NS]) >= bound_ns:
             return NEVER
         last_task = t
-        work_left -= about_least(s, p, t)
-        for d in range(n_devices):
-            left[d] -= max(s[of_pair(p.pairs, n_devices, t, d, RUN_NS)], 0)
-        cell = s[of_task(p.tasks, t, CELL)]
-        left_of[cell] -= 1
+        left_of[cell] -= n_together
+        ready_of[cell] -= n_together
         if s[p.sums + N_FIRST] > 0 and left_of[cell] == 0:
             for d in range(n_devices):
                 left[d] -= s[p.first_ns + n_devices * cell + d]
-        relate(near, related, t, device)
-        words[place_of[t] // WORD] &= ~(1 << (place_of[t] % WORD))
-        for at in range(s[of_task(p.tasks, t, READERS)], s[of_task(p.tasks, t, READERS_END)]):
-            reader = s[p.rows + at]
-            s[of_task(p.tasks, reader, MISSING)] -= 1
-            if s[of_task(p.tasks, reader, MISSING)] == 0:
-                note_ready(s, p, reader, step, fresh)
-                where = place_of[reader]
-                words[where // WORD] |= 1 << (where % WORD)
-                first_word = min(first_word, where // WORD)
+        for which in range(n_together):
+            t = mates[which]
+            chosen[n_chosen, 0], chosen[n_chosen, 1] = t, device
+            chosen[n_chosen, 2] = 1 if which > 0 else 0
+            n_chosen += 1
+            work_left -= z[t, LEAST_NS]
+            for d in range(n_devices):
+                alone_ns = max(s[of_pair(p.pairs, n_devices, t, d, RUN_NS)], 0)
+                left[d] -= alone_ns * share[cell, d]
+            relate(near, related, t, device)
+            words[place_of[t] // WORD] &= ~(1 << (place_of[t] % WORD))
+        for which in range(n_together):
+            t = mates[which]
+            for at in range(s[of_task(p.tasks, t, READERS)], s[of_task(p.tasks, t, READERS_END)]):
+                reader = s[p.rows + at]
+                s[of_task(p.tasks, reader, MISSING)] -= 1
+                if s[of_task(p.tasks, reader, MISSING)] == 0:
+                    note_ready(s, p, reader, step, fresh)
+                    ready_of[s[of_task(p.tasks, reader, CELL)]] += 1
+                    where = place_of[reader]
+                    words[where // WORD] |= 1 << (where % WORD)
+                    first_word = min(first_word, where // WORD)
+        if records != 0 and step + 1 < len(rec):
+            rec[step + 1, 0] = 0
     return s[p.sums + LATEST_NS]
 
 
@@ -460,29 +585,33 @@ def roll_many(
     coded: FloatArray, mixed: FloatArray, sums: FloatArray, priority: FloatArray,
     to_ready: FloatArray, to_option: FloatArray, by_priority: IntArray, place_of: IntArray,
     words: IntArray, fresh: IntArray, related: IntArray, left: npt.NDArray[np.float64],
-    left_of: IntArray, window: IntArray, same: IntArray, units: FloatArray,
-    scores: npt.NDArray[np.float64], styles: IntArray, seeds: IntArray, chosen: IntArray,
-    ends_ns: IntArray, thinks: int, prunes: int, records: int, rec: IntArray,
+    left_of: IntArray, ready_of: IntArray, window: IntArray, same: IntArray, units: FloatArray,
+    scores: npt.NDArray[np.float64], batch_ns: IntArray, share: npt.NDArray[np.float64],
+    mates: IntArray, tally: IntArray, wide: int, n_kinds: int, styles: IntArray, seeds: IntArray,
+    chosen: IntArray, ends_ns: IntArray, thinks: int, prunes: int, records: int, rec: IntArray,
     rec_ready: FloatArray, rec_option: FloatArray, view_ready: FloatArray, view_option: FloatArray,
 ) -> None:  # fmt: skip
     """Play a plan for each style and seed; see `roll`. `ends_ns`: the estimated ends.
+
+    `wide`: whether batches pay or weights do not fit; `n_kinds`: N_KINDS where batches are choices,
+    else 1.
 
     With `thinks` the graph is studied and the graph network run on it before. With `prunes` a plan
     is given up as soon as an earlier one is as good.
     """
     p, bound_ns = unpack(layout), NEVER
     if thinks != 0:
-        study(s0, p, order, z, facts, near, about)
-        embed(s0, p, w, net, facts, coded, mixed, sums, priority, to_ready, to_option)
+        study(s0, p, order, z, facts, near, about, batch_ns, share, left_of, wide)
+        embed(s0, p, w, net, facts, coded, mixed, sums, priority, to_ready, to_option, wide)
     for r in range(len(styles)):
         if prunes != 0 and r > 0 and ends_ns[r - 1] >= 0:
             bound_ns = min(bound_ns, ends_ns[r - 1])
         at = r if records != 0 else 0
         ends_ns[r] = roll(
             s, s0, p, w, net, about, near, priority, to_ready, to_option, by_priority, place_of,
-            words, fresh, related, left, left_of, window, same, units, scores, styles[r],
-            seeds[r], bound_ns, chosen[r], records, rec[at], rec_ready[at], rec_option[at],
-            view_ready, view_option,
+            words, fresh, related, left, left_of, ready_of, window, same, units, scores, z,
+            batch_ns, share, mates, tally, wide, n_kinds, styles[r], seeds[r], bound_ns, chosen[r],
+            records, rec[at], rec_ready[at], rec_option[at], view_ready, view_option,
         )  # fmt: skip
 
 
@@ -503,12 +632,6 @@ def alone(about: npt.NDArray[np.float64], n_devices: int, place: int) -> int:
         if before == place and total_ns < 1e300:
             return device
     return ABSENT
-
-
-@inlined
-def about_least(s: IntArray, p: Places, task: int) -> float:
-    """Return the shortest duration of a task."""
-    return float(s[of_task(p.tasks, task, BEST_NS)])
 
 
 @inlined
@@ -674,3 +797,158 @@ def see_options(
         f[23] = near_placed
         f[24] = related[farther, d] * per_farther
         f[25] = far_placed
+
+
+@inlined
+def pays_in_batches(batch_ns: IntArray, cell: int, n_devices: int) -> bool:
+    """Return whether some device gains by batches of a cell."""
+    n_paying = 0
+    for device in range(n_devices):
+        n_paying += batch_ns[cell, device, 2] >= 0
+    return n_paying > 0
+
+
+@inlined
+def find_mates(
+    s: IntArray, p: Places, task: int, by_priority: IntArray, words: IntArray, first_word: int,
+    n_words: int, most: int, mates: IntArray,
+) -> int:  # fmt: skip
+    """Write other ready tasks of the task's cell, best priority first, from mates[1] on.
+
+    Return how many. Only the first SCAN_MAX ready tasks are looked at.
+    """
+    cell, found, scanned = s[of_task(p.tasks, task, CELL)], 0, 0
+    word = first_word
+    while word < n_words and found < most and scanned < SCAN_MAX:
+        bits = words[word]
+        while bits != 0 and found < most:
+            other = by_priority[word * WORD + lowest(bits)]
+            if other != task and s[of_task(p.tasks, other, CELL)] == cell:
+                found += 1
+                mates[found] = other
+            scanned += 1
+            bits &= bits - 1
+        word += 1
+    return found
+
+
+SCAN_MAX = 512
+
+
+@inlined
+def gather_mates(kind: int, device: int, mates: IntArray, n_mates: int, fresh: IntArray) -> int:
+    """Keep the mates of a kind of option, from mates[1] on; return how many tasks it launches."""
+    if kind == ALONE:
+        return 1
+    if kind == HALF:
+        return 1 + n_mates // 2
+    if kind == ALL:
+        return 1 + n_mates
+    kept = 1
+    for at in range(1, n_mates + 1):
+        if fresh[mates[at], FRESH_HOME] == device:
+            mates[kept] = mates[at]
+            kept += 1
+    return kept
+
+
+@inlined
+def see_weights(
+    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float, n_left: int,
+) -> None:  # fmt: skip
+    """Write the features of moving weights for every legal device."""
+    of_cell = squash(0.25 * n_left)
+    for d in range(p.n_devices):
+        if legal & (1 << d) != 0:
+            f = seen[d]
+            f[32] = squash(bring_weights_ns(s, p, task, d) * per_unit)
+            f[33] = of_cell
+            f[34] = 0.0
+            f[35] = 0.0
+
+
+@inlined
+def see_alone(
+    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float,
+    batch_ns: IntArray, n_mates: int, n_left: int,
+) -> None:  # fmt: skip
+    """Write what batches would be, of a task alone on every legal device."""
+    cell = s[of_task(p.tasks, task, CELL)]
+    for d in range(p.n_devices):
+        if legal & (1 << d) != 0:
+            f, saved_ns = seen[d], 0.0
+            if n_mates > 0 and batch_ns[cell, d, 2] >= 0:
+                together_ns = batch_ns[cell, d, n_mates + 1]
+                saved_ns = batch_ns[cell, d, 1] - together_ns / (n_mates + 1.0)
+            f[26], f[27], f[28], f[29] = 0.0, 0.0, 1.0, 0.0
+            f[30] = 1.0 / max(n_left, 1)
+            f[31] = squash(saved_ns * per_unit)
+
+
+@inlined
+def see_batches(
+    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float, fluid: float,
+    batch_ns: IntArray, mates: IntArray, n_mates: int, fresh: IntArray, tally: IntArray,
+    n_left: int,
+) -> int:  # fmt: skip
+    """Write the features of the task in batches, from those of it alone; return options as bits."""
+    n_devices, cell = p.n_devices, s[of_task(p.tasks, task, CELL)]
+    candidates = of_candidate(p.candidates, n_devices, 0, 0, 0)
+    first_start = first_end = shortest = NEVER
+    for d in range(n_devices):
+        tally[0, d], tally[1, d] = 0, 0
+        if legal & (1 << d) != 0:
+            start, end = s[candidates + 2 * d + START], s[candidates + 2 * d + END]
+            first_start, first_end = min(first_start, start), min(first_end, end)
+            shortest = min(shortest, end - start)
+    n_half, half_ns, all_ns, n_homeless = n_mates // 2, 0, 0, 0
+    for at in range(1, n_mates + 1):
+        ready_ns, home = fresh[mates[at], FRESH_NS], fresh[mates[at], FRESH_HOME]
+        all_ns = max(all_ns, ready_ns)
+        if at <= n_half:
+            half_ns = max(half_ns, ready_ns)
+        if home >= 0:
+            tally[0, home] += 1
+            tally[1, home] = max(tally[1, home], ready_ns)
+        else:
+            n_homeless += 1
+    latest, below = s[p.sums + LATEST_NS], s[of_task(p.tasks, task, BELOW_NS)]
+    per_fluid, found = 1.0 / max(fluid, 1.0), 0
+    for d in range(n_devices):
+        if legal & (1 << d) == 0 or batch_ns[cell, d, 2] < 0:
+            continue
+        alone_ns, free = batch_ns[cell, d, 1], s[of_device(p.devices, d, FREE_NS)]
+        start_alone, end_alone = s[candidates + 2 * d + START], s[candidates + 2 * d + END]
+        for kind in range(1, N_KINDS):
+            k, ready_ns = n_mates + 1, all_ns
+            if kind == HALF:
+                k, ready_ns = n_half + 1, half_ns
+                if n_half < 2:
+                    continue
+            elif kind == LOCAL:
+                k, ready_ns = tally[0, d] + 1, tally[1, d]
+                if k == 1 or k == n_mates + 1:
+                    continue
+            start = max(start_alone, ready_ns)
+            end = start + end_alone - start_alone + batch_ns[cell, d, k] - alone_ns
+            lasts = (end - start) / k
+            f, base = seen[kind * n_devices + d], seen[d]
+            for at in range(N_OPTION_FEATURES):
+                f[at] = base[at]
+            n_here = tally[0, d] if kind != HALF else n_half * tally[0, d] / n_mates
+            f[0] = squash((start - first_start) * per_unit)
+            f[1] = squash((end - first_end) * per_unit)
+            f[2] = 1.0 if end == first_end else 0.0
+            f[3] = squash((start - free) * per_unit)
+            f[5] = squash(lasts * per_unit)
+            f[6] = 2.0 * (lasts - shortest) / max(lasts + shortest, 1.0)
+            f[8] = squash(max(end - latest, 0) * per_unit)
+            f[14] = squash((end - fluid) * per_unit)
+            f[15] = max(-2.0, min(2.0, (end + below - fluid) * per_fluid))
+            f[26] = squash(0.5 * (k - 1))
+            f[27] = squash((k * alone_ns - batch_ns[cell, d, k]) * per_unit)
+            f[28] = (n_here + n_homeless) / max(n_mates, 1)
+            f[29] = squash(max(ready_ns - start_alone, 0) * per_unit)
+            f[30] = k / max(n_left, 1)
+            found |= 1 << (kind * n_devices + d)
+    return found

@@ -22,7 +22,7 @@ from dynpartition.contract import (
 )
 from dynpartition.errors import OutOfDeviceMemory, SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Plan, single_task_launches
+from dynpartition.plan import Plan, chosen_launches
 from dynpartition.types import FloatArray, IntArray
 
 _SEEDS = 1 << 40
@@ -68,13 +68,13 @@ class Player:
     """Plays workloads on one backend, one session at a time.
 
     `rival`: a scheduler whose plan of the same input runs in turn with rollouts; rewards compare
-    with it instead of the best single device. It must place tasks one by one.
+    with it instead of the best single device.
     """
 
     def __init__(
         self, backend: Backend, *, baseline_repeats: int = 1, rival: Scheduler | None = None
     ) -> None:
-        self._backend = backend
+        self.backend = backend
         self._rival = rival
         self._baseline = Baseline(backend, baseline_repeats)
         self._decoder = Decoder(backend.profile)
@@ -94,7 +94,7 @@ class Player:
                 plans.append(CompletePlan(workload, graph, decide(policy, self._decoder, graph)))
                 priced.append(number)
         if plans:
-            times[priced] = self._backend.makespans_ns(plans)
+            times[priced] = self.backend.makespans_ns(plans)
         return self._rewards(times, workloads)
 
     def sample(
@@ -140,21 +140,25 @@ class Player:
     def _run_in_turn(self, plans: Sequence[CompletePlan]) -> tuple[IntArray, IntArray]:
         """Return (R,) makespans of plans of one workload, and those of the rival's plan between."""
         if self._rival is None:
-            return self._backend.makespans_ns(plans), np.zeros(0, dtype=np.int64)
+            return self.backend.makespans_ns(plans), np.zeros(0, dtype=np.int64)
         workload, graph, _ = plans[0]
-        names = self._backend.profile.cluster.names
-        launches = self._rival.schedule(graph, self._backend.profile, Plan())
-        placed = [(task, names.index(each.device)) for each in launches for task in each.tasks]
+        names = self.backend.profile.cluster.names
+        launches = self._rival.schedule(graph, self.backend.profile, Plan())
+        placed = [
+            (task, names.index(each.device), int(number > 0))
+            for each in launches
+            for number, task in enumerate(each.tasks)
+        ]
         theirs = CompletePlan(workload, graph, np.array(placed, dtype=np.int64))
         mixed: list[CompletePlan] = []
         for number, plan in enumerate(plans):
             mixed += [theirs, plan] if number % RIVAL_EVERY == 0 else [plan]
-        times = self._backend.makespans_ns(mixed)
+        times = self.backend.makespans_ns(mixed)
         is_theirs = np.array([plan is theirs for plan in mixed])
         return times[~is_theirs], times[is_theirs]
 
     def _roll(self, policy: Policy, segment: Segment) -> IntArray:
-        """Play and record; return (n, T, 2) choices."""
+        """Play and record; return (n, T, 3) choices."""
         self._begin(segment.graph, segment.planned)
         self._decoder.think(policy.flat, policy.net)
         rolled = self._decoder.roll(segment.styles, segment.seeds, records=True)
@@ -174,14 +178,14 @@ class Player:
         """Return the graph of a workload that hides nothing, else None."""
         graph = self._flat.get(workload)
         if graph is None:
-            with self._backend.open(workload) as session:
+            with self.backend.open(workload) as session:
                 if session.is_complete:
                     graph = self._flat.put(workload, session.graph)
         return graph
 
     def _run(self, workload: Workload, policy: Policy) -> int:
         try:
-            return run(self._backend, workload, PolicyScheduler(policy)).trace.makespan_ns
+            return run(self.backend, workload, PolicyScheduler(policy)).trace.makespan_ns
         except OutOfDeviceMemory:
             return INFEASIBLE_NS
 
@@ -195,11 +199,11 @@ class Player:
         times = np.zeros(len(styles), dtype=np.int64)
         rival_times: list[int] = []
         segments: list[Segment] = []
-        names = self._backend.profile.cluster.names
+        names = self.backend.profile.cluster.names
         for r in range(len(styles)):
             if self._rival is not None and r % RIVAL_EVERY == 0:
-                rival_times.append(run(self._backend, workload, self._rival).trace.makespan_ns)
-            with self._backend.open(workload) as session:
+                rival_times.append(run(self.backend, workload, self._rival).trace.makespan_ns)
+            with self.backend.open(workload) as session:
                 more, asked = True, 0
                 while more:
                     seed = (seeds[r : r + 1] + 0x9E3779B9 * asked) % _SEEDS
@@ -208,7 +212,7 @@ class Player:
                     segments.append(segment)
                     choices = self._roll(policy, segment)[0]
                     try:
-                        more = session.advance(single_task_launches(choices, names))
+                        more = session.advance(chosen_launches(choices, names))
                     except OutOfDeviceMemory:
                         times[r] = INFEASIBLE_NS
                         break

@@ -12,7 +12,7 @@ import numpy as np
 
 from dynpartition.agent import estimate_kernel, list_kernel
 from dynpartition.agent import search_kernel as kernel
-from dynpartition.agent.list_tables import ListGraph
+from dynpartition.agent.list_tables import ListGraph, most_together
 from dynpartition.agent.tables_kernel import BYTES_MAX
 from dynpartition.by_id import ById
 from dynpartition.costs import transfer_ns
@@ -21,8 +21,6 @@ from dynpartition.residency import needs_memory
 from dynpartition.sim.kernel_pack import MachineTables, machine_tables
 from dynpartition.types import IntArray
 
-BATCH_MAX = 32
-"""Tasks per launch that searches go up to."""
 _ZERO = np.zeros(1, dtype=np.int64)
 _NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -38,10 +36,12 @@ class Found(NamedTuple):
 
 
 def search_plan(choices: IntArray, n_tasks: int) -> IntArray:
-    """Return (n, 2) choices, task and device in order, as a plan (3, N); see `search_kernel`."""
+    """Return (n, 2) or (n, 3) choices in order as a plan (3, N); see `plan.chosen_launches`."""
     plan = np.zeros((3, n_tasks), dtype=np.int64)
     plan[0, : len(choices)] = choices[:, 0]
     plan[1, choices[:, 0]] = choices[:, 1]
+    if choices.shape[1] > 2:
+        plan[2, choices[:, 0]] = choices[:, 2]
     return plan
 
 
@@ -292,7 +292,7 @@ def batches(lists: ListGraph) -> IntArray:
     """
     graph, machine = lists.graph, lists.machine
     if not graph.durations and machine.has_formulas:
-        found = machine.batches(graph.cells, BATCH_MAX)
+        found = machine.batches(graph.cells, most_together(len(graph)))
         if found.shape[2] == 2:
             return found
         if int(graph.output_bytes.sum()) + int(graph.host_bytes.sum()) < BYTES_MAX:

@@ -13,11 +13,19 @@ import numpy as np
 from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.families import FAMILIES, Ranges, World, draw_setting, draw_world
+from dynpartition.agent.list_tables import list_graph
 from dynpartition.agent.policy import Policy
 from dynpartition.agent.rollout import Player
+from dynpartition.agent.search import Problem, problem_of, search_plan
 from dynpartition.agent.train import Case, Metrics, TrainResult, train_on
-from dynpartition.contract import GraphWorkload
+from dynpartition.belief import Believing
+from dynpartition.by_id import ById
+from dynpartition.contract import Backend, CompletePlan, GraphWorkload
+from dynpartition.graph import TaskGraph
+from dynpartition.profile import Profile
 from dynpartition.sim.backend import SimBackend
+from dynpartition.sim.perturb import perturbed
+from dynpartition.types import IntArray
 
 HELD_OUT = ("grid", "random-dag", "series-parallel")
 """Families that policies are not trained on, so that they show what is learned of others."""
@@ -26,6 +34,8 @@ TRAINING_RANGES = Ranges(
     n_tasks=(8, 80),
     host_modes=(*["none"] * 6, "single", "threads", "processes", "replay"),
     first_use_share=0.2,
+    batch_share=0.3,
+    scarce_share=0.15,
 )
 """What worlds are drawn from, if not told otherwise."""
 VALIDATION = 1 << 32
@@ -37,6 +47,10 @@ class WorldConfig:
     """Which worlds a policy is trained on."""
 
     ranges: Ranges = field(default=TRAINING_RANGES)
+    wrong_share: float = 0.25
+    """Share of the worlds of which the policy knows a profile with errors."""
+    wrong_by: tuple[float, float] = (0.03, 0.3)
+    """Relative standard deviation of the errors of such a profile, each number its own."""
     reuse: int = 4
     """Updates that play the same worlds before new ones are drawn: drawing costs as much as a few
     plays."""
@@ -55,7 +69,7 @@ def train_on_worlds(
     """Train from `start` on worlds that depend on the seed and the number of the update alone."""
     source = _Worlds(config, worlds)
     numbers = range(VALIDATION, VALIDATION + worlds.n_validation)
-    validation = [_case(world_of(worlds.ranges, config.seed, number)) for number in numbers]
+    validation = [case_of(worlds, config.seed, number) for number in numbers]
     return train_on(
         source.draw, validation, start, config, on_update=on_update, on_checkpoint=on_checkpoint
     )
@@ -79,12 +93,40 @@ class _Worlds:
         generation = update // self._worlds.reuse
         if generation != self._generation:
             first = generation * self._config.groups
-            ranges, seed = self._worlds.ranges, self._config.seed
             numbers = range(first, first + self._config.groups)
-            self._cases = [_case(world_of(ranges, seed, number)) for number in numbers]
+            self._cases = [case_of(self._worlds, self._config.seed, each) for each in numbers]
             self._generation = generation
         return self._cases
 
 
-def _case(world: World) -> Case:
-    return Player(SimBackend(world.profile)), GraphWorkload(world.graph)
+def case_of(worlds: WorldConfig, seed: int, number: int) -> Case:
+    """Return world `number` of a seed, and who plays it."""
+    world = world_of(worlds.ranges, seed, number)
+    backend: Backend = WorldBackend(world.profile)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number, 1]))
+    if rng.random() < worlds.wrong_share:
+        error = float(rng.uniform(*worlds.wrong_by))
+        backend = Believing(backend, perturbed(world.profile, number, uncertainty=error))
+    return Player(backend), GraphWorkload(world.graph)
+
+
+class WorldBackend(SimBackend):
+    """The simulator, which prices many plans of one graph as searches do, batches too."""
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
+        self._problems: ById[TaskGraph, Problem | None] = ById()
+
+    def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
+        """Price all plans in one compiled call where they are of one graph, and memory is ample."""
+        graph, problem = plans[0].graph, None
+        if all(plan.graph is graph for plan in plans):
+            problem = self._problems.get_or_make(graph, self._problem)
+        if problem is None:
+            return super().makespans_ns(plans)
+        rows = [search_plan(plan.choices, len(graph)) for plan in plans]
+        return problem.makespans_ns(np.stack(rows))
+
+    def _problem(self, graph: TaskGraph) -> Problem | None:
+        lists = list_graph(graph, self.profile)
+        return None if lists is None else problem_of(lists)

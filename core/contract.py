@@ -18,7 +18,7 @@ import numpy as np
 from dynpartition.closing import Closing
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Launch, Plan, single_task_launches
+from dynpartition.plan import Launch, Plan, chosen_launches
 from dynpartition.profile import Profile
 from dynpartition.trace import Trace
 from dynpartition.types import IntArray
@@ -146,17 +146,18 @@ class RelayedSession(Session):
 
 
 class CompletePlan(NamedTuple):
-    """A plan of one task per launch for a workload of which nothing is hidden or late."""
+    """A plan for a workload of which nothing is hidden or late."""
 
     workload: Workload
     graph: TaskGraph
     """What its session shows."""
     choices: IntArray
-    """(N, 2) task and device index, in plan order."""
+    """(N, 2) or (N, 3), in plan order: task, device index, and whether the task joins the launch of
+    the task before it."""
 
     def launches(self, device_names: Sequence[str]) -> list[Launch]:
         """Return the launches."""
-        return single_task_launches(self.choices, device_names)
+        return chosen_launches(self.choices, device_names)
 
 
 class Backend(Closing, ABC):

@@ -42,6 +42,22 @@ def single_task_launches(choices: IntArray, device_names: Sequence[str]) -> list
     return [Launch(device_names[device], (task,)) for task, device in choices.tolist()]
 
 
+def chosen_launches(choices: IntArray, device_names: Sequence[str]) -> list[Launch]:
+    """Return the launches of int64 (N, 2) or (N, 3) choices, in plan order.
+
+    Columns: task, device index, and whether the task joins the launch of the task before it.
+    """
+    if choices.shape[1] == 2:
+        return single_task_launches(choices, device_names)
+    batches: list[tuple[int, list[int]]] = []
+    for task, device, joins in choices.tolist():
+        if joins and batches:
+            batches[-1][1].append(task)
+        else:
+            batches.append((device, [task]))
+    return [Launch(device_names[device], tuple(tasks)) for device, tasks in batches]
+
+
 def single_task_plan(placed: Iterable[tuple[int, str]]) -> Plan:
     """Return the plan of one launch per (task, device), in the order given."""
     return Plan(tuple(Launch(device, (task,)) for task, device in placed))

@@ -81,7 +81,10 @@ class SimBackend(Backend):
             order = np.ascontiguousarray(plan.choices[:, 0])
             device = np.empty(len(order), dtype=np.int64)
             device[order] = plan.choices[:, 1]
-            arrays.append(PlanArrays(order, device))
+            launch = None
+            if plan.choices.shape[1] > 2 and plan.choices[:, 2].any():
+                launch = np.cumsum(plan.choices[:, 2] == 0)
+            arrays.append(PlanArrays(order, device, launch))
         self._evaluator = self._evaluator or Evaluator()
         return evaluate_many(
             *(graphs, arrays, self._profile),

@@ -41,13 +41,13 @@ from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.registry import make_scheduler
 from dynpartition.agent.tables import graph_tables
 from dynpartition.errors import DynPartitionError, SchedulerError
-from dynpartition.plan import single_task_launches
+from dynpartition.plan import check_plan, chosen_launches, single_task_launches
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.world_maker import random_world
 from tests.agent.worlds import graph_of, tree_graph, two_cpus, with_first_uses
 
 N_STYLES = 3
-SIZES = Ranges(n_tasks=(2, 40), host_modes=("none", "single", "threads"))
+SIZES = Ranges(n_tasks=(2, 40), host_modes=("none", "single", "threads"), batch_share=0.5)
 
 
 def world_of(seed):
@@ -64,14 +64,16 @@ def played(world, weights, styles, seeds):
 
 
 def decisions(decoder, n_rollouts):
-    """Yield each recorded decision: rollout, ready tasks, which one, its legal devices, which."""
+    """Yield each recorded decision: rollout, ready tasks, which one, its legal options, which."""
     steps = decoder.records.steps
     for r in range(n_rollouts):
         for step in range(decoder.n_left):
-            n_ready, pick, device, legal = steps[r, step, :4].tolist()
+            n_ready, pick, option, legal = steps[r, step, :4].tolist()
+            if not n_ready:
+                break
             tasks = steps[r, step, 4 : 4 + n_ready].tolist()
-            devices = [d for d in range(decoder.n_devices) if legal >> d & 1]
-            yield r, step, tasks, pick, devices, devices.index(device)
+            options = [each for each in range(decoder.n_options) if legal >> each & 1]
+            yield r, step, tasks, pick, options, options.index(option)
 
 
 def codes_of(world, weights, decoder, dtype=np.float32):
@@ -105,13 +107,13 @@ def test_compiled_inference_is_the_readable_network(seed):
     world, weights = world_of(seed), untrained_weights(seed, N_STYLES)
     decoder, _ = played(world, weights, range(N_STYLES), [GREEDY] * N_STYLES)
     codes, records = codes_of(world, weights, decoder), decoder.records
-    for r, step, tasks, pick, devices, which in decisions(decoder, N_STYLES):
+    for r, step, tasks, pick, legal, which in decisions(decoder, N_STYLES):
         seen = records.ready[r, step, : len(tasks)]
         if len(tasks) > 1:
             scores = codes.ready_scores(tasks, seen, style=r)
             assert scores[pick] >= scores.max() - 1e-4
             assert np.abs(seen).max() <= 8
-        options = records.option[r, step][devices]
+        options = records.option[r, step][legal]
         scores = codes.option_scores(tasks[pick], options, style=r)
         assert scores[which] >= scores.max() - 1e-4
         assert np.abs(options).max() <= 8
@@ -134,13 +136,9 @@ def test_compiled_gradient_is_that_of_the_readable_network(seed):
     def objective(changed):
         codes = codes_of(world, unflat(changed, N_STYLES), decoder, np.float64)
         records, total = decoder.records, 0.0
-        for r, step, tasks, pick, devices, which in decisions(decoder, len(styles)):
-            scored = [
-                (
-                    codes.option_scores(tasks[pick], records.option[r, step][devices], styles[r]),
-                    which,
-                )
-            ]
+        for r, step, tasks, pick, legal, which in decisions(decoder, len(styles)):
+            options = records.option[r, step][legal]
+            scored = [(codes.option_scores(tasks[pick], options, styles[r]), which)]
             if len(tasks) > 1:
                 seen = records.ready[r, step, : len(tasks)]
                 scored.append((codes.ready_scores(tasks, seen, styles[r]), pick))
@@ -204,17 +202,37 @@ def test_ends_are_those_of_the_readable_estimate(seed):
     world = random_world(seed, tasks_max=14, without=("reveals", "arrivals"))
     world = replace(world, profile=with_first_uses(world.profile, seed))
     try:
-        facts = Facts(world.graph, world.profile)
+        Facts(world.graph, world.profile)
         _, rolled = played(world, untrained_weights(seed, N_STYLES), [0, 1, 2, 2], [-1, -1, -1, 9])
     except DynPartitionError:
         return
-    for choices, end_ns in zip(rolled.choices.tolist(), rolled.ends_ns.tolist(), strict=True):
+    assert_ends_as_estimated(world, rolled)
+
+
+def assert_ends_as_estimated(world, rolled):
+    facts, names = Facts(world.graph, world.profile), world.profile.cluster.names
+    for choices, end_ns in zip(rolled.choices, rolled.ends_ns.tolist(), strict=True):
         if end_ns < 0:
             continue  # no legal device was left
         estimate = Estimate(facts.prices.priced, facts.prices)
-        for task, device in choices:
-            estimate.commit(task, device)
+        for launch in chosen_launches(choices, names):
+            estimate.commit_launch(launch.tasks, names.index(launch.device))
         assert estimate.makespan_ns == end_ns
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_batches_are_legal_plans_that_end_as_estimated(seed):
+    """Where batches pay: every kind of option occurs, and legal plans come of it."""
+    rng = np.random.default_rng(seed)
+    world = draw_world(draw_setting(replace(SIZES, batch_share=1.0), rng), rng)
+    styles = [ONE_DEVICE, *range(N_STYLES)]
+    _, rolled = played(world, untrained_weights(seed, N_STYLES), styles, [GREEDY, 7, 8, 9])
+    names = world.profile.cluster.names
+    for choices in rolled.choices:
+        plan = Plan(tuple(chosen_launches(choices, names)))
+        check_plan(world.graph, world.profile.cluster, plan)
+    assert_ends_as_estimated(world, rolled)
 
 
 def test_equal_seeds_give_equal_plans_and_others_do_not():
@@ -233,7 +251,7 @@ def test_giving_up_early_changes_nothing_that_counts():
         best = int(full.ends_ns.argmin())
         assert pruned.ends_ns.min() == full.ends_ns[best]
         np.testing.assert_array_equal(pruned.choices[pruned.ends_ns.argmin()], full.choices[best])
-        one_device = {device for _, device in full.choices[0].tolist()}
+        one_device = {device for _, device, _ in full.choices[0].tolist()}
         assert len(one_device) == 1
 
 
@@ -300,8 +318,8 @@ def test_everything_on_one_device_is_tried_on_each():
     decoder.begin(graph)
     decoder.think(policy.flat, policy.net)
     rolled = decoder.roll(np.array([-1, -2, -3]), np.full(3, GREEDY))
-    assert {device for _, device in rolled.choices[0].tolist()} == {1}
-    assert {device for _, device in rolled.choices[1].tolist()} == {0}
+    assert set(rolled.choices[0, :, 1].tolist()) == {1}
+    assert set(rolled.choices[1, :, 1].tolist()) == {0}
     assert rolled.ends_ns.tolist() == [6 * 6_000 + 600, 6_000, -1]
     span = run(SimBackend(profile), GraphWorkload(graph), PolicyScheduler(policy)).trace.makespan_ns
     assert span <= 6_000
