@@ -14,7 +14,6 @@ from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
 from dynpartition.agent import network_kernel as kernel
 from dynpartition.agent.estimate_kernel import NEVER
 from dynpartition.agent.list_tables import ListGraph, machine_of, most_together
-from dynpartition.agent.search import problem_of, search_plan
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
@@ -28,8 +27,6 @@ GREEDY = -1
 ONE_DEVICE = -1
 """The style of a plan that uses one device, the one that runs all tasks fastest; −2: the next one,
 and so on. No plan where there are fewer that run everything."""
-PRICED_MAX = 256
-"""Plans of more tasks are compared by the estimate, whose time grows with the tasks alone."""
 DEVICES_MAX = 60
 """Legal options are bits of one integer."""
 
@@ -185,24 +182,24 @@ class Decoder:
     def best_of(self, rolled: Rolled) -> int:
         """Return which plan is best, −1 if there is none.
 
-        The estimate chooses. Where inputs come from the host, the simulator does, if it is quick to
-        ask it. There host inputs of all tasks go before most of what tasks send, while the estimate
-        books them when their task is placed, which flatters plans that move much.
+        The estimate chooses. Where inputs come from the host, it sends them first, as a run does.
         """
         ends_ns = rolled.ends_ns
         kept = np.flatnonzero((ends_ns >= 0) & (ends_ns < NEVER))
         if not len(kept):
             return -1
         kept = kept[ends_ns[kept].argsort(kind="stable")]
-        n_tasks = len(self._lists.graph)
-        if len(kept) > 1 and self.n_left == n_tasks <= PRICED_MAX:
-            is_known = self._lists.machine.has_formulas or not self.is_wide
-            is_fed = self._lists.given.host_bytes.any()
-            problem = problem_of(self._lists) if is_fed and is_known else None
-            if problem is not None:
-                plans = np.stack([search_plan(rolled.choices[which], n_tasks) for which in kept])
-                kept = kept[[problem.makespans_ns(plans, best_only=True).argmin()]]
+        if len(kept) > 1 and self._lists.given.host_bytes.any():
+            kept = kept[[np.argmin([self._fed_first_ns(rolled.choices[each]) for each in kept])]]
         return int(kept[0])
+
+    def _fed_first_ns(self, choices: IntArray) -> int:
+        lists = self._lists
+        slots, layout = lists.slots, lists.layout.array
+        end_ns: int = policy_kernel.fed_first_ns(
+            slots[1], slots[0], layout, choices, self._batch_ns, self._mates
+        )
+        return end_ns
 
     @property
     def records(self) -> Records:

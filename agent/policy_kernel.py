@@ -19,6 +19,7 @@ from dynpartition.agent.estimate_kernel import (
     FREE_NS,
     HAS_HOST_INPUT,
     HOME,
+    HOST_COPY_NS,
     INPUTS,
     INPUTS_END,
     LATEST_NS,
@@ -40,6 +41,7 @@ from dynpartition.agent.estimate_kernel import (
     USED,
     WALK_NS,
     Places,
+    book,
     commit,
     end_of,
     find_options,
@@ -613,6 +615,43 @@ def roll_many(
             batch_ns, share, mates, tally, wide, n_kinds, styles[r], seeds[r], bound_ns, chosen[r],
             records, rec[at], rec_ready[at], rec_option[at], view_ready, view_option,
         )  # fmt: skip
+
+
+@compiled
+def fed_first_ns(
+    s: IntArray, s0: IntArray, layout: IntArray, chosen: IntArray, batch_ns: IntArray,
+    together: IntArray,
+) -> int:  # fmt: skip
+    """Return when a plan ends if what its tasks read from the host travels before anything else.
+
+    So it does in a run: it can be sent at once, in plan order. While a plan grows nobody knows what
+    will be read where. `chosen`: see `roll`; `together`: (B,) scratch.
+    """
+    p, n = unpack(layout), len(chosen)
+    reset_slot(s, s0, p)
+    if s[p.sums + N_GATED] > 0:
+        release_known(s, p)
+    for at in range(n):
+        t, device = chosen[at, 0], chosen[at, 1]
+        if s[of_task(p.tasks, t, HAS_HOST_INPUT)] != 0 and device != p.host:
+            length_ns = s[of_pair(p.pairs, p.n_devices, t, device, HOST_COPY_NS)]
+            release = of_task(p.tasks, t, RELEASE_NS)
+            s[release] = book(s, p, link_between(s, p, p.host, device), length_ns, s[release])
+            s[of_task(p.tasks, t, HAS_HOST_INPUT)] = 0
+    first = 0
+    while first < n:
+        last, device = first + 1, chosen[first, 1]
+        while last < n and chosen[last, 2] != 0:
+            last += 1
+        for at in range(first, last):
+            together[at - first] = chosen[at, 0]
+        t = chosen[first, 0]
+        run_ns = s[of_pair(p.pairs, p.n_devices, t, device, RUN_NS)]
+        if last - first > 1:
+            run_ns = batch_ns[s[of_task(p.tasks, t, CELL)], device, last - first]
+        commit(s, p, together, 0, last - first, device, run_ns)
+        first = last
+    return s[p.sums + LATEST_NS]
 
 
 @inlined

@@ -34,7 +34,7 @@ TRAINING_RANGES = Ranges(
     n_tasks=(8, 80),
     host_modes=(*["none"] * 6, "single", "threads", "processes", "replay"),
     first_use_share=0.2,
-    batch_share=0.3,
+    batch_share=0.25,
     scarce_share=0.15,
 )
 """What worlds are drawn from, if not told otherwise."""

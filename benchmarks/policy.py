@@ -2,6 +2,7 @@
 
     python benchmarks/policy.py [--worlds 2] [--families in-tree,moe] [--sizes 16,32,64]
         [--ratios 0.1,1,10] [--clusters links,bus] [--schedulers heft,local-search@1000us]
+        [--batch-gain 0.8] [--memory-share 0.4]
         [--graph G --profile P]... [--references FILE] [--json FILE] [--plot FILE]
     python benchmarks/policy.py --splitting 40 [--schedulers policy] [--seed 0] [--json FILE]
     python benchmarks/policy.py --decisions 16,64,1000,10000 [--schedulers policy,policy+cache]
@@ -70,7 +71,14 @@ def drawn(options: argparse.Namespace) -> list[Case]:
     cases = []
     grid = itertools.product(options.families, options.sizes, options.ratios, options.clusters)
     for family, size, ratio, wiring in grid:
-        machine = Machine(speeds=options.speeds, wiring=wiring, ratio=ratio)
+        machine = Machine(
+            speeds=options.speeds,
+            wiring=wiring,
+            ratio=ratio,
+            batch_gain=options.batch_gain,
+            cpu_batch_gain=options.batch_gain / 2,
+            memory_share=options.memory_share,
+        )
         for number in range(options.worlds):
             place = [*FAMILIES].index(family), [*WIRINGS].index(wiring)
             entropy = [options.seed, *place, size, round(1000 * ratio), number]
@@ -221,6 +229,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ratios", type=floats, default=(0.1, 1.0, 10.0))
     parser.add_argument("--clusters", type=words, default=["links", "bus"])
     parser.add_argument("--speeds", type=floats, default=(1.0, 3.0, 8.0))
+    parser.add_argument("--batch-gain", type=float, default=0.0, help="of GPUs; half of it of CPUs")
+    parser.add_argument("--memory-share", type=float, help="of all weights that fit on a GPU")
     parser.add_argument("--worlds", type=int, default=2, help="per place of the grid")
     parser.add_argument("--schedulers", type=words, default=list(USUAL))
     parser.add_argument("--baseline", default="best-of-heuristics")
