@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
 from dynpartition.agent import network_kernel as kernel
-from dynpartition.agent.estimate_kernel import NEVER
+from dynpartition.agent.estimate_kernel import N_LOADING, NEVER
 from dynpartition.agent.list_tables import ListGraph, machine_of, most_together
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
@@ -92,7 +92,8 @@ class Decoder:
         if self._batch_ns.shape[2] > 2:
             n_kinds = policy_kernel.N_KINDS
         self.n_options = n_kinds * self.n_devices
-        self.is_wide = n_kinds > 1
+        n_loading = lists.slots[0, lists.layout.places.sums + N_LOADING]
+        self.is_wide = bool(n_kinds > 1 or n_loading > 0)
         self._n_columns = max(self._n_columns, self.n_options)
         self._room(n_tasks, self._n_styles, len(lists.graph.cells))
         if self._was_wide and not self.is_wide:  # what else would be seen there is 0
@@ -190,10 +191,11 @@ class Decoder:
             return -1
         kept = kept[ends_ns[kept].argsort(kind="stable")]
         if len(kept) > 1 and self._lists.given.host_bytes.any():
-            kept = kept[[np.argmin([self._fed_first_ns(rolled.choices[each]) for each in kept])]]
+            kept = kept[[np.argmin([self.fed_first_ns(rolled.choices[each]) for each in kept])]]
         return int(kept[0])
 
-    def _fed_first_ns(self, choices: IntArray) -> int:
+    def fed_first_ns(self, choices: IntArray) -> int:
+        """Return when choices end if all host inputs travel before anything else; see `roll`."""
         lists = self._lists
         slots, layout = lists.slots, lists.layout.array
         end_ns: int = policy_kernel.fed_first_ns(

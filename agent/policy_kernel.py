@@ -36,6 +36,7 @@ from dynpartition.agent.estimate_kernel import (
     RELEASE_NS,
     REST_NS,
     RUN_NS,
+    SIZE_BYTES,
     START,
     THERE_NS,
     USED,
@@ -46,7 +47,10 @@ from dynpartition.agent.estimate_kernel import (
     end_of,
     find_options,
     first_use_ns,
+    is_resident,
     link_between,
+    load_ns,
+    may_lack,
     of_busy,
     of_candidate,
     of_device,
@@ -57,6 +61,8 @@ from dynpartition.agent.estimate_kernel import (
     reset_slot,
     unpack,
     walk_ns,
+    weights_bytes,
+    weights_limit_bytes,
 )
 from dynpartition.agent.network_kernel import (
     N_OPTION_FEATURES,
@@ -226,7 +232,7 @@ def study(
             cell = s[of_task(p.tasks, t, CELL)]
             for device in range(n_devices):
                 f[25] = max(f[25], most_saved(batch_ns, cell, device))
-                f[26] = max(f[26], squash(bring_weights_ns(s, p, t, device) / unit))
+                f[26] = max(f[26], squash(load_ns(s, p, t, device) / unit))
 
 
 @inlined
@@ -273,12 +279,6 @@ def most_saved(batch_ns: IntArray, cell: int, device: int) -> float:
         return 0.0
     alone_ns = largest * batch_ns[cell, device, 1]
     return 1.0 - batch_ns[cell, device, largest] / max(alone_ns, 1)
-
-
-@inlined
-def bring_weights_ns(s: IntArray, p: Places, task: int, device: int) -> int:
-    """Return how long the weights of a task's cell travel to a device that does not hold them."""
-    return 0
 
 
 @inlined
@@ -896,14 +896,20 @@ def see_weights(
     s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float, n_left: int,
 ) -> None:  # fmt: skip
     """Write the features of moving weights for every legal device."""
-    of_cell = squash(0.25 * n_left)
+    cell, of_cell = s[of_task(p.tasks, task, CELL)], squash(0.25 * n_left)
     for d in range(p.n_devices):
         if legal & (1 << d) != 0:
             f = seen[d]
-            f[32] = squash(bring_weights_ns(s, p, task, d) * per_unit)
+            f[32] = squash(load_ns(s, p, task, d) * per_unit)
             f[33] = of_cell
-            f[34] = 0.0
-            f[35] = 0.0
+            f[34] = f[35] = 0.0
+            if may_lack(s, p, d):
+                limit_bytes = weights_limit_bytes(s, p, d)
+                needed_bytes = held_bytes = weights_bytes(s, p, d)
+                if not is_resident(s, p, cell, d):
+                    needed_bytes += s[p.sizes + 2 * cell + SIZE_BYTES]
+                f[34] = min(2.0, held_bytes / max(limit_bytes, 1))
+                f[35] = 1.0 if needed_bytes > limit_bytes else 0.0
 
 
 @inlined

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynpartition.agent import search_kernel as kernel
-from dynpartition.agent.list_tables import ListGraph, list_graph
+from dynpartition.agent.list_tables import ListGraph, list_graph, most_together
 from dynpartition.agent.listing import ListPlanner
 from dynpartition.agent.policy_search import PolicyStarts
 from dynpartition.agent.search import (
-    BATCH_MAX,
     Budget,
     Found,
     Problem,
@@ -143,10 +142,9 @@ def member_plans(members: Sequence[ListPlanner], lists: ListGraph, planned: Plan
 
 def together(problem: Problem, plan: IntArray) -> IntArray:
     """Return a plan whose tasks are merged into launches as `NAME+merge` does."""
-    order = plan[kernel.ORDER]
-    rows = merged_places(
-        problem.lists.graph, order, plan[kernel.DEVICE, order], sizes=range(1, BATCH_MAX + 1)
-    )
+    order, graph = plan[kernel.ORDER], problem.lists.graph
+    sizes = range(1, most_together(len(graph)) + 1)
+    rows = merged_places(graph, order, plan[kernel.DEVICE, order], sizes=sizes)
     merged = np.zeros_like(plan)
     merged[kernel.ORDER] = [order[at] for row in rows for at in row]
     merged[kernel.DEVICE] = plan[kernel.DEVICE]

@@ -26,8 +26,9 @@ from dynpartition.agent import network_kernel as kernel
 from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
 from dynpartition.agent.estimate import Estimate
 from dynpartition.agent.facts import Facts
-from dynpartition.agent.families import Ranges, draw_setting, draw_world
+from dynpartition.agent.families import Ranges, Setting, draw_setting, draw_world
 from dynpartition.agent.list_tables import list_graph
+from dynpartition.agent.machines import Machine
 from dynpartition.agent.network import (
     FEATURES,
     GraphCodes,
@@ -43,11 +44,17 @@ from dynpartition.agent.tables import graph_tables
 from dynpartition.errors import DynPartitionError, SchedulerError
 from dynpartition.plan import check_plan, chosen_launches, single_task_launches
 from dynpartition.sim.backend import SimBackend
+from dynpartition.sim.reference import simulate
 from dynpartition.sim.world_maker import random_world
 from tests.agent.worlds import graph_of, tree_graph, two_cpus, with_first_uses
 
 N_STYLES = 3
-SIZES = Ranges(n_tasks=(2, 40), host_modes=("none", "single", "threads"), batch_share=0.5)
+SIZES = Ranges(
+    n_tasks=(2, 40),
+    host_modes=("none", "single", "threads"),
+    batch_share=0.5,
+    scarce_share=0.3,
+)
 
 
 def world_of(seed):
@@ -233,6 +240,61 @@ def test_batches_are_legal_plans_that_end_as_estimated(seed):
         plan = Plan(tuple(chosen_launches(choices, names)))
         check_plan(world.graph, world.profile.cluster, plan)
     assert_ends_as_estimated(world, rolled)
+
+
+def test_graphs_take_turns_without_a_trace():
+    """One decoder, graphs with batches and little memory and others: as with its own."""
+    rng = np.random.default_rng(5)
+    machine = Machine(batch_gain=0.8, memory_share=0.3)
+    wide = draw_world(Setting(family="moe", n_tasks=30, machine=machine), rng)
+    plain = Profile(
+        wide.profile.cluster,
+        {**wide.profile.cells, **two_cells(wide.profile.cluster.names)},
+        wide.profile.dispatch,
+    )
+    graphs = [wide.graph, tree_of_cells("alone", 9), wide.graph]
+    weights = untrained_weights(3, N_STYLES)
+    decoder, seen = Decoder(plain), []
+    for fresh in (False, True):
+        for graph in graphs:
+            decoder = Decoder(plain) if fresh else decoder
+            decoder.begin(graph)
+            decoder.think(flat(weights), net_of(N_STYLES))
+            rolled = decoder.roll(np.arange(N_STYLES), np.arange(N_STYLES), records=True)
+            options = decoder.records.option[:N_STYLES, :1, : decoder.n_options].copy()
+            seen.append((decoder.is_wide, rolled.choices, decoder.facts.copy(), options))
+    assert [each[0] for each in seen] == [True, False, True] * 2
+    for once, again in zip(seen[:3], seen[3:], strict=True):
+        for mine, own in zip(once[1:3], again[1:3], strict=True):
+            np.testing.assert_array_equal(mine, own)
+    assert not seen[1][3][..., kernel.N_OPTION_PLAIN :].any()
+    assert not seen[1][2][..., kernel.N_STATIC_PLAIN :].any()
+
+
+def two_cells(names):
+    return {"alone": {name: Curve((1,), (1_000 + 10 * n,)) for n, name in enumerate(names)}}
+
+
+def tree_of_cells(cell, n_tasks):
+    tasks = [
+        Task(id=n, cell=cell, inputs=(n - 1,) if n else (), output_bytes=9) for n in range(n_tasks)
+    ]
+    return TaskGraph.from_tasks("one cell", [Cell(cell)], tasks)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_with_host_inputs_first_one_device_ends_as_simulated(seed):
+    """Where nothing else travels, the end is the simulator's."""
+    rng = np.random.default_rng(seed)
+    ranges = Ranges(n_tasks=(2, 30), host_data_share=1.0, wirings=("links",))
+    world = draw_world(draw_setting(ranges, rng), rng)
+    decoder, rolled = played(world, untrained_weights(0, N_STYLES), [-1, -2], [GREEDY, GREEDY])
+    names = world.profile.cluster.names
+    for choices in rolled.choices:
+        plan = Plan(tuple(chosen_launches(choices, names)))
+        trace = simulate(world.graph, world.profile, plan)
+        assert decoder.fed_first_ns(choices) == trace.makespan_ns
 
 
 def test_equal_seeds_give_equal_plans_and_others_do_not():
