@@ -25,7 +25,7 @@ class PolicyStarts:
         self._decoder: Decoder | None = None
 
     def plans(self, lists: ListGraph, planned: Plan) -> Sequence[IntArray]:
-        """Return search plans (3, N) for what is not planned, the best by estimate first.
+        """Return search plans (3, N) for what is not planned, the policy's decision first.
 
         Not all that a decision makes: one is given up as soon as an earlier one is as good.
         """
@@ -38,9 +38,9 @@ class PolicyStarts:
             return []
         decoder.think(self._policy.flat, self._policy.net)
         rolled = decoder.roll(*self._policy.tries(decoder.n_left, decoder.n_devices), prunes=True)
-        found = []
-        for number in np.argsort(rolled.ends_ns, kind="stable").tolist():
-            if not 0 <= rolled.ends_ns[number] < NEVER:
-                continue
-            found.append(search_plan(rolled.choices[number], len(lists.graph)))
-        return found
+        best = decoder.best_of(rolled)
+        if best < 0:
+            return []
+        by_end = np.argsort(rolled.ends_ns, kind="stable").tolist()
+        others = [each for each in by_end if each != best and 0 <= rolled.ends_ns[each] < NEVER]
+        return [search_plan(rolled.choices[each], len(lists.graph)) for each in [best, *others]]

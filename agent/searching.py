@@ -31,6 +31,9 @@ from dynpartition.types import IntArray
 
 SLOWER = 20
 """Evaluations are divided by this where the simulator itself has to price plans."""
+SHORT_US = 5000.0
+"""With less time than this, such a search has none for what its members plan: the policy's plans,
+those on one device included, are all that it begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +82,18 @@ class Search(Scheduler):
         lists = list_graph(graph, profile, planned)
         if lists is None:
             return self.members[-1].define(graph, profile, planned)
-        starts = member_plans(self.members, lists, planned)
-        if self.policy is not None:
-            starts += self.policy.plans(lists, planned)
+        starts = list(self.policy.plans(lists, planned)) if self.policy is not None else []
+        if not (starts and self._is_short(graph, planned)):
+            starts = member_plans(self.members, lists, planned) + starts
         if not starts:
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
         return self.around(lists, planned, starts, budget)
+
+    def _is_short(self, graph: TaskGraph, planned: Plan) -> bool:
+        """Return whether the time is short, and only the simulator itself can price plans."""
+        budget_us = self.effort.budget_us
+        is_slow = bool(planned) or bool(graph.revealers) or bool(graph.arrival_ns.any())
+        return is_slow and budget_us is not None and budget_us < SHORT_US
 
     def around(
         self, lists: ListGraph, planned: Plan, starts: list[IntArray], budget: Budget

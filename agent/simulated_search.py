@@ -82,11 +82,19 @@ def improve_simulated(
     hot: float = 0.0,
     cold: float = 0.0,
 ) -> Sequence[Launch]:
-    """Return what follows `planned` in the best plan found; never slower than the best start."""
+    """Return what follows `planned` in the best plan found.
+
+    Never slower than the best start, or than the best of those that there was time to price; one is
+    priced at least, the first.
+    """
     pricer = _Pricer(lists, planned)
     plans = [pricer.complete(start) for start in starts]
-    prices_ns = [pricer.price_ns(plan) for plan in plans]
-    budget.spent += len(plans)
+    prices_ns: list[int] = []
+    for plan in plans:
+        if prices_ns and budget.share >= 1:
+            break
+        prices_ns.append(pricer.price_ns(plan))
+    budget.spent += len(prices_ns)
     current_ns, first = min((price, number) for number, price in enumerate(prices_ns))
     best_ns, best = current_ns, plans[first].copy()
     walk, start_ns = pricer.problem.walk(plans[first], seed), current_ns

@@ -23,6 +23,7 @@ from dynpartition import (
 )
 from dynpartition.agent import estimate_kernel as tables_of
 from dynpartition.agent import network_kernel as kernel
+from dynpartition.agent.conformance import small_worlds
 from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
 from dynpartition.agent.estimate import Estimate
 from dynpartition.agent.facts import Facts
@@ -49,6 +50,7 @@ from dynpartition.sim.world_maker import random_world
 from tests.agent.worlds import graph_of, tree_graph, two_cpus, with_first_uses
 
 N_STYLES = 3
+HIDDEN = [world for world in small_worlds() if world.graph.revealers]
 SIZES = Ranges(
     n_tasks=(2, 40),
     host_modes=("none", "single", "threads"),
@@ -365,6 +367,17 @@ def test_searching_around_it_is_never_slower_than_what_it_begins_with():
             for name in ("policy", "heft", "lookahead", "policy-search")
         }
         assert spans["policy-search"] == min(spans.values())
+
+
+@pytest.mark.parametrize("world", HIDDEN, ids=lambda world: world.name)
+def test_with_no_time_at_a_reveal_the_search_plays_the_policy(world):
+    """A member's plan costs more than such a decision may."""
+    backend, workload = SimBackend(world.profile), GraphWorkload(world.graph)
+    plans = [
+        run(backend, workload, scheduler).plan
+        for scheduler in (make_scheduler("policy"), make_scheduler("policy-search", budget_us=1))
+    ]
+    assert plans[0] == plans[1]
 
 
 def test_everything_on_one_device_is_tried_on_each():
