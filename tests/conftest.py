@@ -2,9 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.leftovers import Leftovers, lasting
 
 # A busy machine must not fail a test: only results count here, not times. CI tries the same
 # examples every time, so that what passed once passes again; elsewhere each run tries new ones.
@@ -29,3 +32,41 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("hardware"):
                 item.add_marker(leave_out)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from tests.distribution import in_order
+
+        items[:] = in_order(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_behind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fail at the end where a process, shared memory or a temporary file has outlived the tests."""
+    tmp_path_factory.getbasetemp()  # stays where pytest wants it
+    leftovers = Leftovers()
+    with leftovers.watched():
+        yield
+        found = lasting(leftovers.processes) + lasting(leftovers.named_memory) + leftovers.files()
+        if not request.session.testsfailed:  # what failed is kept for its report, with its memory
+            found += leftovers.mapped_memory()
+    if found:
+        pytest.fail("the tests have left behind:\n" + "\n".join(found), pytrace=False)
+    leftovers.folder.rmdir()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Say what `-n auto` means here."""
+    from tests.distribution import n_processes
+
+    return n_processes(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Say which tests belong together."""
+    from tests.distribution import Distribution
+
+    config.option.loadscopereorder = False  # in the order of the items, see below
+    return Distribution(config, log)
