@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -8,6 +9,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.leftovers import Leftovers, lasting
+
+# Small matrices are all there is here: threads for them would wait for each other most of the time,
+# the more so where tests run side by side. Nothing has imported NumPy or PyTorch yet.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 # A busy machine must not fail a test: only results count here, not times. CI tries the same
 # examples every time, so that what passed once passes again; elsewhere each run tries new ones.
@@ -52,7 +58,7 @@ def _nothing_is_left_behind(
             found += leftovers.mapped_memory()
     if found:
         pytest.fail("the tests have left behind:\n" + "\n".join(found), pytrace=False)
-    leftovers.folder.rmdir()
+    shutil.rmtree(leftovers.folder)
 
 
 @pytest.hookimpl(optionalhook=True)

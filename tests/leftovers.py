@@ -16,6 +16,8 @@ MARK = "DYNPARTITION_TEST_SESSION"
 PROC, NAMED_MEMORY = Path("/proc"), Path("/dev/shm")
 OURS = ("dynpartition", "torch_", "psm_", "sem.mp-")
 """How shared memory begins that this package, PyTorch or Python would have named."""
+CACHES = ("torchinductor_",)
+"""How folders begin that PyTorch makes for its compiler, wherever this is imported."""
 PATIENCE_S = 10.0
 """What is about to end may take so long."""
 
@@ -69,8 +71,9 @@ class Leftovers:
         return [line for line in lines if "memfd:dynpartition" in line]
 
     def files(self) -> list[str]:
-        """Return what lies in the temporary folder."""
-        return sorted(str(entry) for entry in self.folder.iterdir())
+        """Return what lies in the temporary folder, but for caches."""
+        entries = (entry for entry in self.folder.iterdir() if not entry.name.startswith(CACHES))
+        return sorted(map(str, entries))
 
 
 def lasting(look: Callable[[], list[str]]) -> list[str]:
