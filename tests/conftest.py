@@ -56,9 +56,9 @@ def _nothing_is_left_behind(
         found = lasting(leftovers.processes) + lasting(leftovers.named_memory) + leftovers.files()
         if not request.session.testsfailed:  # what failed is kept for its report, with its memory
             found += leftovers.mapped_memory()
+    shutil.rmtree(leftovers.folder)
     if found:
         pytest.fail("the tests have left behind:\n" + "\n".join(found), pytrace=False)
-    shutil.rmtree(leftovers.folder)
 
 
 @pytest.hookimpl(optionalhook=True)

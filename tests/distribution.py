@@ -15,11 +15,12 @@ DEVICES = (
     "tests/calibration/test_calibrate.py",
     "tests/calibration/test_sim_vs_real.py",
     "tests/calibration/test_virtual_time.py",
+    "tests/agent/test_on_hardware.py",
     "tests/core/test_quickstart.py",
 )
-"""Tests that drive devices, and take most of their time for it: one after the other."""
+"""Tests that spend their time on driving devices; those that need compiled code come last."""
 LONG = ("tests/agent/", "tests/sim/test_oracle.py", "tests/sim/test_campaign.py")
-"""What goes first of the others, so that nobody waits for it at the end."""
+"""What goes first of the others: it compiles what others need, or takes a minute by itself."""
 
 
 class Distribution(LoadFileScheduling):
@@ -44,11 +45,9 @@ def n_processes(config: pytest.Config) -> int:
 
 def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return tests in the order in which their groups are handed out."""
+    first = (*DEVICES, *LONG)
 
     def place(item: pytest.Item) -> int:
-        for number, names in enumerate((DEVICES, LONG)):
-            if item.nodeid.startswith(names):
-                return number
-        return 2
+        return next((n for n, name in enumerate(first) if item.nodeid.startswith(name)), len(first))
 
     return sorted(items, key=place)
