@@ -53,7 +53,7 @@ def _nothing_is_left_behind(
     leftovers = Leftovers()
     with leftovers.watched():
         yield
-        found = lasting(leftovers.processes) + lasting(leftovers.named_memory) + leftovers.files()
+        found = lasting(leftovers.processes) + lasting(leftovers.memory) + leftovers.files()
         if not request.session.testsfailed:  # what failed is kept for its report, with its memory
             found += leftovers.mapped_memory()
     shutil.rmtree(leftovers.folder)

@@ -29,7 +29,7 @@ class Leftovers:
         self._mark = uuid.uuid4().hex
         # Short, since some put sockets there, whose addresses have to be short.
         self.folder = Path(tempfile.mkdtemp(prefix="tests-"))
-        self._memory = _named_memory()
+        self._memory = named_memory()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -59,9 +59,9 @@ class Leftovers:
         is_ours = f"{MARK}={self._mark}".encode() in environment.split(b"\0")
         return is_ours and b"multiprocessing.resource_tracker" not in words
 
-    def named_memory(self) -> list[str]:
+    def memory(self) -> list[str]:
         """Return the names of shared memory that has been made since and has a name still."""
-        return sorted(_named_memory() - self._memory)
+        return sorted(named_memory() - self._memory)
 
     def mapped_memory(self) -> list[str]:
         """Return this process's mappings of memory that it shares with workers."""
@@ -84,7 +84,8 @@ def lasting(look: Callable[[], list[str]]) -> list[str]:
     return found
 
 
-def _named_memory() -> set[str]:
+def named_memory() -> set[str]:
+    """Return the names of all shared memory that this package, PyTorch or Python may have made."""
     entries = NAMED_MEMORY.iterdir() if NAMED_MEMORY.is_dir() else ()
     return {entry.name for entry in entries if entry.name.startswith(OURS)}
 

@@ -17,6 +17,7 @@ from dynpartition.agent.checkpoint import load_checkpoint
 from dynpartition.formats import read_graph, read_plan, read_profile, read_runs, read_trace
 from dynpartition.models import generate_trees
 from dynpartition.validator import find_violations
+from tests.leftovers import named_memory
 
 COMMAND = [sys.executable, "-m", "dynpartition"]
 NODES = range(5, 20)
@@ -185,7 +186,7 @@ def test_a_stopped_run_is_readable_and_leaves_nothing_behind(
 ) -> None:
     mark = uuid.uuid4().hex
     folder = tmp_path / "run"
-    shared_before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    shared_before = named_memory()
     process = subprocess.Popen(
         [*COMMAND, "quickstart", *small, "--seconds", "10", "--run", str(folder)],
         stdout=subprocess.DEVNULL,
@@ -193,17 +194,21 @@ def test_a_stopped_run_is_readable_and_leaves_nothing_behind(
         env=os.environ | {MARK: mark},
         start_new_session=True,
     )
-    wait_until(lambda: (folder / after).exists() or process.poll() is not None, seconds=120)
-    time.sleep(0.5)
-    if kind == signal.SIGINT:
-        os.killpg(process.pid, kind)  # a terminal sends Ctrl-C to the whole group
-    else:
+    try:
+        wait_until(lambda: (folder / after).exists() or process.poll() is not None, seconds=240)
+        assert (folder / after).exists()
+        time.sleep(0.5)
+        if kind == signal.SIGINT:
+            os.killpg(process.pid, kind)  # a terminal sends Ctrl-C to the whole group
+        else:
+            process.kill()
+        assert process.wait(timeout=30) == status
+    finally:
         process.kill()
-    assert process.wait(timeout=30) == status
+        process.wait()
     wait_until(lambda: not marked_processes(mark), seconds=10)
     assert marked_processes(mark) == []
-    if os.path.isdir("/dev/shm"):
-        assert set(os.listdir("/dev/shm")) <= shared_before
+    assert named_memory() <= shared_before
     assert not list(folder.rglob("*.tmp"))
     report = dynpartition("report", "--run", folder)
     assert report.returncode == 0, report.stderr
