@@ -50,12 +50,13 @@ def _nothing_is_left_behind(
 ) -> Iterator[None]:
     """Fail at the end where a process, shared memory or a temporary file has outlived the tests."""
     tmp_path_factory.getbasetemp()  # stays where pytest wants it
-    leftovers = Leftovers()
+    leftovers, found = Leftovers(), []
     with leftovers.watched():
         yield
-        found = lasting(leftovers.processes) + lasting(leftovers.memory) + leftovers.files()
-        if not request.session.testsfailed:  # what failed is kept for its report, with its memory
-            found += leftovers.mapped_memory()
+        if request.session.exitstatus != pytest.ExitCode.INTERRUPTED:  # who stops it does not wait
+            found += lasting(leftovers.processes) + lasting(leftovers.memory) + leftovers.files()
+            if not request.session.testsfailed:  # what failed is kept for its report
+                found += leftovers.mapped_memory()
     shutil.rmtree(leftovers.folder)
     if found:
         pytest.fail("the tests have left behind:\n" + "\n".join(found), pytrace=False)
