@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 MARK = "DYNPARTITION_TEST_SESSION"
 """Set for all that a session starts, also for the processes of processes that have ended."""
@@ -34,16 +35,11 @@ class Leftovers:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Let what runs inside the `with` block, and its processes, be found again."""
-        before = os.environ.get("TMPDIR"), tempfile.tempdir
-        os.environ |= {MARK: self._mark, "TMPDIR": str(self.folder)}
-        tempfile.tempdir = str(self.folder)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(MARK, self._mark)
+            patch.setenv("TMPDIR", str(self.folder))
+            patch.setattr(tempfile, "tempdir", str(self.folder))
             yield
-        finally:
-            del os.environ[MARK], os.environ["TMPDIR"]
-            if before[0] is not None:
-                os.environ["TMPDIR"] = before[0]
-            tempfile.tempdir = before[1]
 
     def processes(self) -> list[str]:
         """Return a line for every process that still runs: what it is and the test it is from."""
