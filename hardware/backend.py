@@ -136,8 +136,13 @@ class HardwareBackend(Backend):
             finally:
                 self._monitor = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it runs nothing more: closed, or ended by what a cell has raised."""
+        return self._machine.pool.is_closed
+
     def _check_free(self) -> None:
-        if self._machine.pool.is_closed:
+        if self.is_closed:
             raise DeviceError("this backend is closed; make a new one")
         if self._session is not None and not self._session.is_over:
             raise DeviceError("another session is open on this backend; close it first")

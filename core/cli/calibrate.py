@@ -89,6 +89,12 @@ def _exactness(profile: Profile) -> list[str]:
         lines.append(
             f"placements left out of the fit: {error:.1%} mean error, measured to ± {noise:.1%}"
         )
+    uncalled = story.get("uncalled")
+    if isinstance(uncalled, list | tuple) and uncalled:
+        lines.append(
+            f"without a cost: {', '.join(map(str, uncalled))}; no input calls them. For inputs that"
+            " do: calibrate --modelled THIS.json --inputs MORE"
+        )
     if isinstance(wrong, dict) and wrong:
         lines += [f"left out: {count} × {what}" for what, count in wrong.items()]
     return lines
