@@ -81,7 +81,8 @@ def parse_device(item: str) -> Device:
     if match is None:
         raise DeviceError(
             f"device {item!r} is not understood; write cpu:0, cuda:1, cpu:1x0.5 (slowed to half"
-            " speed), cuda:0@4GB (memory cap), cuda:0/sm32 (32 multiprocessors of it) or host1/cpu:0"
+            " speed), cuda:0@4GB (memory cap), cuda:0/sm32 (32 multiprocessors of it) or"
+            " host1/cpu:0 (of torchrun's rank 1)"
         )
     if match["sms"] and match["kind"] == "cpu":
         raise DeviceError(f"device {item!r}: only GPUs have parts; write cpu:{match['number']}")

@@ -25,7 +25,10 @@ class SharedMemory:
         *,
         weights: bool,
     ) -> None:
-        """`arena_bytes`: per device; those on other hosts have theirs there. `weights`: whether devices read weights from here."""
+        """`arena_bytes`: per device; those on other hosts have theirs there.
+
+        `weights`: whether devices read weights from here.
+        """
         self.control_block = SharedBlock.create(CONTROL_BYTES)
         self.control = Control(self.control_block)
         self.blocks = [

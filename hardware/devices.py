@@ -104,7 +104,9 @@ def _warn_of_crowding(cpus: Sequence[Device]) -> None:
 
 def uncalibrated_profile(devices: Sequence[Device]) -> Profile:
     """Return a profile without cells whose links carry placeholder costs."""
-    links = tuple(_link(a, b) for a in devices for b in devices if a.name != b.name and _reach(a, b))
+    links = tuple(
+        _link(a, b) for a in devices for b in devices if a.name != b.name and _reach(a, b)
+    )
     cluster = Cluster(tuple(devices), links)
     return Profile(
         cluster, {}, provenance={"origin": "not calibrated; link costs are placeholders"}

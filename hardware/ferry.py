@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import CopyOrder, CopyStamp, Segment
 from dynpartition.hardware.wire import DATA, Frame, Wire
 
+LOAD_BYTES = 1 << 17
+"""What is ready together goes in one message, up to about this."""
 NAP_S = 50e-6
 SPINS = 2000
 SLEEPY = 200_000
@@ -72,23 +74,28 @@ class Ferry:
             ready, self._due = self._due[is_ready], self._due[~is_ready]
             fence()
             epoch, orders = self.epoch, [self._orders[copy] for copy in ready.tolist()]
-        for order in orders:
-            source = self._octets(order.src)
-            parts = [source[src : src + size] for src, _, size in order.spans]
-            self._wire.send(DATA, parts, a=order.copy, b=epoch)
+        for some in _loads(orders):
+            numbers = np.array([order.copy for order in some], dtype=np.int64)
+            parts: list[bytes | memoryview] = [numbers.tobytes()]
+            for order in some:
+                source = self._octets(order.src)
+                parts += [source[src : src + size] for src, _, size in order.spans]
+            self._wire.send(DATA, parts, a=len(some), b=epoch)
         return True
 
     def land(self, frame: Frame) -> None:
         """Write what has come where it is read, and say so."""
-        order = self._orders[frame.a]
-        target, at = self._octets(order.dst), 0
-        for _, dst, size in order.spans:
-            target[dst : dst + size] = frame.payload[at : at + size]
-            at += size
-        now_ns = time.perf_counter_ns()  # before the flag: the reader may start at once
-        Arrivals(self._control, frame.b).set(order.copy)
-        with self._lock:
-            self._landed.append(CopyStamp(order.copy, now_ns, now_ns))
+        arrivals, at = Arrivals(self._control, frame.b), 8 * frame.a
+        for copy in np.frombuffer(frame.payload[:at], dtype=np.int64).tolist():
+            order = self._orders[copy]
+            target = self._octets(order.dst)
+            for _, dst, size in order.spans:
+                target[dst : dst + size] = frame.payload[at : at + size]
+                at += size
+            now_ns = time.perf_counter_ns()  # before the flag: the reader may start at once
+            with self._lock:
+                self._landed.append(CopyStamp(copy, now_ns, now_ns))
+            arrivals.set(copy)
 
     def landed(self) -> list[CopyStamp]:
         """Return when transfers of this session have come, by the clock of this machine."""
@@ -99,6 +106,19 @@ class Ferry:
         arena = self._arenas[device]
         assert arena is not None
         return arena.octets
+
+
+def _loads(orders: Sequence[CopyOrder]) -> Iterator[list[CopyOrder]]:
+    """Yield the transfers that go together: a message takes its time, however little is in it."""
+    some, size = list[CopyOrder](), 0
+    for order in orders:
+        some.append(order)
+        size += sum(span[2] for span in order.spans)
+        if size >= LOAD_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 class Pace:

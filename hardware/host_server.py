@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 import msgspec
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from dynpartition.cluster import Device
 from dynpartition.errors import DeviceError
@@ -54,11 +54,11 @@ STATE_EVERY_NS = 20_000_000
 """How often signs of life are passed on."""
 
 
-def serve_backend(store: dist.Store) -> None:
+def serve_backend(store: Store) -> None:
     """Serve one backend until it is closed, or its relay or our worker is gone."""
     mine = versions()
     store.set("versions/1", mine)
-    if store.get("versions/0") != mine:
+    if store.get("versions/0").decode() != mine:
         return  # rank 0 says so
     wire = Wire(store, rank=1)
     try:
@@ -116,6 +116,7 @@ class HostServer:
             arenas=[fds[2] if one else None for one in own],
             core=core,
             polite=core is None,
+            beyond=[i for i in range(len(setup.names)) if i != index],
         )
         self._worker = WorkerProcess(setup.names[index], [block.fd for block in blocks])
         try:
@@ -153,7 +154,9 @@ class HostServer:
         while self._ferry.sweep():  # what was pushed before it reported
             pass
         if isinstance(message, Report):
-            message.copies += [CopyStamp(s.copy, s.start_ns, s.end_ns) for s in self._ferry.landed()]
+            message.copies += [
+                CopyStamp(s.copy, s.start_ns, s.end_ns) for s in self._ferry.landed()
+            ]
         self._wire.send(MESSAGE, [encode(message)])
 
     def _show(self) -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from dynpartition.errors import DeviceError
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import Store
 
 ANSWER_TIMEOUT_S = 60.0
-_OPEN, _END = b"open", b"end"
+_OPEN, _END = "open", "end"
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def world() -> World:
     return World(*(int(os.environ[name]) for name in names))
 
 
-def store() -> dist.Store:
+def store() -> Store:
     """Return a new connection to the store that all ranks share."""
-    import torch.distributed as dist
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore
 
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -54,9 +55,7 @@ def store() -> dist.Store:
             "this torchrun keeps no store of its own; start it with --standalone, or with"
             " --rdzv-backend c10d"
         )
-    return dist.PrefixStore(
-        "dynpartition", dist.TCPStore(*where, is_master=False, wait_for_workers=False)
-    )
+    return PrefixStore("dynpartition", TCPStore(*where, is_master=False, wait_for_workers=False))
 
 
 def check_hosts(names: list[str], hosts: list[int]) -> None:
@@ -64,10 +63,11 @@ def check_hosts(names: list[str], hosts: list[int]) -> None:
     size = world().size
     for name, host in zip(names, hosts, strict=True):
         if host and host >= size:
-            there = "runs alone" if size == 1 else f"has {size} ranks, host1 to host{size - 1}"
+            last = f", the last one host{size - 1}" if size > 1 else ""
             raise DeviceError(
-                f"{name} is not there: this run {there}; start it by `torchrun --nproc-per-node"
-                f" {host + 1} -m dynpartition …`, or with --nnodes"
+                f"{name} is not there: this run has {size} rank{'s' * (size > 1)}{last}; start it"
+                f" by `torchrun --standalone --nproc-per-node {host + 1} -m dynpartition …`, or on"
+                " several machines with --nnodes"
             )
         if host and hosts.count(host) > 1:
             raise DeviceError(
@@ -76,12 +76,12 @@ def check_hosts(names: list[str], hosts: list[int]) -> None:
             )
 
 
-def dial(host: int) -> dist.Store:
+def dial(host: int) -> Store:
     """Call a host for a backend; return the store where both ends of its wire meet.
 
     Raises DeviceError when the host does not answer.
     """
-    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     shared = store()
     number = shared.add(f"dials/{host}", 1)
@@ -92,12 +92,12 @@ def dial(host: int) -> dist.Store:
         raise DeviceError(
             f"host{host} does not answer within {ANSWER_TIMEOUT_S:g} s; look at what its rank wrote"
         ) from None
-    return dist.PrefixStore(f"wire/{host}/{number}", shared)
+    return PrefixStore(f"wire/{host}/{number}", shared)
 
 
 def serve() -> None:
     """Serve rank 0 until it ends; to be called by all other ranks instead of their program."""
-    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     from dynpartition.hardware.host_server import serve_backend
 
@@ -107,10 +107,10 @@ def serve() -> None:
         number += 1
         key = f"dial/{own}/{number}"
         shared.wait([key], datetime.timedelta(days=1000))
-        if shared.get(key) == _END:
+        if shared.get(key).decode() == _END:
             return
         shared.set(f"answer/{own}/{number}", _OPEN)
-        serve_backend(dist.PrefixStore(f"wire/{own}/{number}", shared))
+        serve_backend(PrefixStore(f"wire/{own}/{number}", shared))
 
 
 def release() -> None:

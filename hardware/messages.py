@@ -150,7 +150,7 @@ class Setup(msgspec.Struct, tag=True):
     arena_bytes: int = 0
     """Of its own arena, where another host has to make it."""
     beyond: list[int] = []
-    """Devices on other hosts."""
+    """Devices on other hosts than this worker."""
 
 
 class Ready(msgspec.Struct, tag=True):

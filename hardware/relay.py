@@ -53,14 +53,14 @@ PINGS = 64
 """How many answers the difference of the clocks is taken from: the fastest of them."""
 
 
-def versions() -> bytes:
+def versions() -> str:
     """Return what both ends must have in common."""
     from importlib.metadata import version
 
     import torch
 
-    python = ".".join(map(str, sys.version_info[:2]))
-    return f"dynpartition {version('dynpartition')}, torch {torch.__version__}, Python {python}".encode()
+    own, python = version("dynpartition"), ".".join(map(str, sys.version_info[:2]))
+    return f"dynpartition {own}, torch {torch.__version__}, Python {python}"
 
 
 class RemoteClock:
@@ -198,11 +198,10 @@ def connect(setup: Setup) -> Wire:
     store = dial(host)
     mine = versions()
     store.set("versions/0", mine)
-    theirs = store.get("versions/1")
+    theirs = store.get("versions/1").decode()
     if theirs != mine:
         raise DeviceError(
-            f"host{host} has {theirs.decode()}, but rank 0 has {mine.decode()}; install the same on"
-            " both"
+            f"host{host} has {theirs}, but rank 0 has {mine}; install the same on both"
         )
     wire = Wire(store, rank=0)
     wire.send(HELLO)

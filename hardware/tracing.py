@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynpartition.cluster import Cluster
+from dynpartition.device_spec import host_of
 from dynpartition.graph import TaskGraph
 from dynpartition.hardware.messages import CopyStamp, LaunchStamp, LoadStamp, Report
 from dynpartition.plan import Plan
@@ -79,7 +80,8 @@ def launch_span(ran: Ran, stamp: LaunchStamp) -> LaunchSpan:
 
 def transfer_spans(ran: Ran, reports: Sequence[Report]) -> tuple[TransferSpan, ...]:
     """Return all transfers that were reported, by number."""
-    return tuple(_transfer_span(ran, stamp) for stamp in copy_stamps(reports))
+    spans = [_transfer_span(ran, stamp) for stamp in copy_stamps(reports)]
+    return tuple(_in_turn(spans))
 
 
 def copy_stamps(reports: Sequence[Report]) -> list[CopyStamp]:
@@ -94,6 +96,22 @@ def copy_stamps(reports: Sequence[Report]) -> list[CopyStamp]:
         dispatch_ns = max(stamp.dispatch_ns, other.dispatch_ns)
         stamps[stamp.copy] = CopyStamp(stamp.copy, start_ns, end_ns, dispatch_ns)
     return [stamps[copy] for copy in sorted(stamps)]
+
+
+def _in_turn(spans: list[TransferSpan]) -> list[TransferSpan]:
+    """Return the spans with those between hosts one after the other, link by link.
+
+    A transfer there is pushed before it has the link: it begins when the one before has come.
+    """
+    free_ns: dict[tuple[str, str], int] = {}
+    for at in sorted(range(len(spans)), key=lambda at: spans[at].end_ns):
+        span = spans[at]
+        if host_of(span.src) or host_of(span.dst):
+            link = span.src, span.dst
+            start_ns = max(span.start_ns, free_ns.get(link, span.start_ns))
+            spans[at] = replace(span, start_ns=start_ns)
+            free_ns[link] = span.end_ns
+    return spans
 
 
 def _transfer_span(ran: Ran, stamp: CopyStamp) -> TransferSpan:

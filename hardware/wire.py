@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 FRAME_BYTES = 2048
 """The outputs of one task mostly fit; an Ethernet of 1 Gbit/s needs 16 µs for it."""
@@ -40,7 +41,7 @@ class Frame(NamedTuple):
 class Wire:
     """One end. Any thread may send; one thread receives."""
 
-    def __init__(self, store: dist.Store, rank: int) -> None:
+    def __init__(self, store: Store, rank: int) -> None:
         """Wait until both ends, `rank` 0 and 1, are there."""
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=_FOREVER)
         self._peer = 1 - rank
