@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 
 from dynpartition import drive, parse_devices
+from dynpartition.calibration.probe import Chain, Probe, ProbeConfig
 from dynpartition.contract import Scheduler
 from dynpartition.errors import DynPartitionError
 from dynpartition.hardware import HardwareBackend, hosts
-from dynpartition.models import build_model, generate_inputs, merge_inputs, run_eagerly
+from dynpartition.models import ModelInput, build_model, generate_inputs, merge_inputs, run_eagerly
 from dynpartition.plan import Launch
 from dynpartition.validator import find_violations
 
+DEVICES = "cpu:0,host1/cpu:0"
 SIZES = {"treelstm": {"input_dim": 24, "hidden_dim": 12}, "moe": {"width": 32}}
 TOLERANCE_NS = 20_000_000
 """Clocks of hosts agree to half of a round trip; on a busy machine that is milliseconds."""
@@ -98,20 +100,18 @@ def rank_one():
 
 
 def answers(found):
-    """Random plans of models with and without reveals, alone and several inputs at once."""
-    for name, config in SIZES.items():
-        model = build_model(name, config)
-        inputs = generate_inputs(model, 6, seed=1)
-        with HardwareBackend(model, parse_devices("cpu:0,host1/cpu:0")) as backend:
-            runs = [play(backend, inputs[seed % 6], Anyhow(seed)) for seed in range(8)]
-            runs += [play(backend, merge_inputs(inputs[:3]), Anyhow(9))]
-        found[name] = runs
+    """Random plans of a tree, alone and several at once."""
+    model = build_model("treelstm", SIZES["treelstm"])
+    inputs = generate_inputs(model, 6, seed=1)
+    with HardwareBackend(model, parse_devices(DEVICES)) as backend:
+        runs = [play(backend, inputs[seed % 6], Anyhow(seed)) for seed in range(6)]
+        found["treelstm"] = [*runs, play(backend, merge_inputs(inputs[:3]), Anyhow(9))]
 
 
-def losses(found):
-    """The worker of the other host dies while a run is under way; then again there is one."""
+def reveals_and_losses(found, file):
+    """A model that reveals tasks; then the other host's worker dies in a run, then its rank."""
     model = build_model("moe", SIZES["moe"])
-    item = generate_inputs(model, 1, seed=2)[0]
+    items = generate_inputs(model, 3, seed=2)
     asked = []
 
     def kill():
@@ -119,9 +119,15 @@ def losses(found):
         if len(asked) == 2:
             os.kill(worker_of(rank_one()), signal.SIGKILL)
 
-    with HardwareBackend(model, parse_devices("cpu:0,host1/cpu:0")) as backend:
-        found["killed"] = play(backend, item, Anyhow(0, kill))
-        found["after"] = [play(backend, item, Anyhow(seed)) for seed in range(4)]
+    with HardwareBackend(model, parse_devices(DEVICES)) as backend:
+        found["moe"] = [play(backend, items[seed % 3], Anyhow(seed)) for seed in range(6)]
+        found["killed"] = play(backend, items[0], Anyhow(0, kill))
+        found["after"] = [play(backend, items[0], Anyhow(seed)) for seed in range(4)]
+        Path(file).write_text(json.dumps(found))
+        os.kill(rank_one(), signal.SIGKILL)
+        for seed in range(5000):  # torchrun ends us before that
+            found["alone"] = play(backend, items[0], Anyhow(seed))
+            Path(file).write_text(json.dumps(found))
 
 
 def mistakes(found):
@@ -133,32 +139,33 @@ def mistakes(found):
             found[devices] = str(error)
 
 
-def die(file):
-    """Kill rank 1 and go on for as long as torchrun lets us."""
-    model = build_model("moe", SIZES["moe"])
-    item = generate_inputs(model, 1, seed=2)[0]
-    with HardwareBackend(model, parse_devices("cpu:0,host1/cpu:0")) as backend:
-        os.kill(rank_one(), signal.SIGKILL)
-        with Path(file).open("w") as lines:
-            for seed in range(2000):
-                lines.write(json.dumps(play(backend, item, Anyhow(seed))) + "\n")
-                lines.flush()
+def shaped(file):
+    """Move outputs of 1 MiB to the other host and back."""
+    model, length = Probe(ProbeConfig()), 262_144
+    item = ModelInput(model, (Chain(f"carry_{length}", length, 4),) * 2)
+    with HardwareBackend(model, parse_devices(DEVICES)) as backend:
+        moved = []
+        for seed in range(2):
+            with backend.open(item) as session:
+                trace = drive(session, Anyhow(seed), backend.profile).trace
+            moved += [(span.bytes, span.end_ns - span.start_ns) for span in trace.transfers]
+    Path(file).write_text(json.dumps(moved))
 
 
 def main(file):
     found = {}
-    try:
-        for part in (answers, losses, mistakes):
-            part(found)
-    finally:
-        hosts.release()
-        Path(file).write_text(json.dumps(found))
+    mistakes(found)
+    answers(found)
+    reveals_and_losses(found, file)
 
 
 if __name__ == "__main__":
     if hosts.world().rank:
         hosts.serve()
-    elif sys.argv[2:] == ["die"]:
-        die(sys.argv[1])
+    elif sys.argv[2:] == ["shaped"]:
+        try:
+            shaped(sys.argv[1])
+        finally:
+            hosts.release()
     else:
         main(sys.argv[1])
