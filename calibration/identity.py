@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from dynpartition.cluster import Device
-from dynpartition.device_spec import gpu_of
+from dynpartition.device_spec import gpu_of, host_of
 from dynpartition.errors import CalibrationError
 from dynpartition.formats import profile_bytes
 from dynpartition.hardware.devices import available_cores, core_of, cpu_name
@@ -26,6 +26,8 @@ def identities(devices: Sequence[Device]) -> dict[str, dict[str, object]]:
     for device in devices:
         if device.kind == "cuda":
             found[device.name] = _gpu(int(gpu_of(device.name).partition(":")[2]))
+        elif host_of(device.name):
+            found[device.name] = {"kind": "cpu", "host": host_of(device.name)}
         else:
             core = core_of(device, cores)
             pinned = core is not None and hasattr(os, "sched_setaffinity")

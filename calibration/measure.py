@@ -35,6 +35,7 @@ from dynpartition.cluster import Cluster, Device
 from dynpartition.errors import CalibrationError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.backend import Workers
+from dynpartition.hardware.devices import elsewhere
 from dynpartition.hardware.locking import choose_workers
 from dynpartition.hardware.virtual import ClockKind
 from dynpartition.models import DynamicModel, ModelInput, generate_inputs
@@ -131,7 +132,7 @@ def _suiting_workers(
 ) -> tuple[Workers, str]:
     """Return what workers are, and why where it was found out."""
     n_cpus = sum(device.kind == "cpu" for device in devices)
-    if workers != "auto" or n_cpus < 2:
+    if workers != "auto" or n_cpus < 2 or elsewhere(devices):
         return ("processes" if workers == "auto" else workers), ""
     choice = choose_workers(inputs[:_INPUTS_FOR_LOCK])
     return choice.workers, str(choice)

@@ -1,4 +1,4 @@
-"""Device lists as users write them: `cpu:0,cpu:1x0.5,cuda:0@4GB,cuda:1/sm32`."""
+"""Device lists as users write them: `cpu:0,cpu:1x0.5,cuda:0@4GB,cuda:1/sm32,host1/cpu:0`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dynpartition.errors import DeviceError
 from dynpartition.graph import VALUE_MAX
 
 _ITEM = re.compile(
+    r"(?:host(?P<host>[1-9]\d{0,3})/)?"
     r"(?P<kind>cpu|cuda):(?P<number>\d{1,4})"
     r"(?:/sm(?P<sms>\d{1,4})(?:\.(?P<copy>[1-9]\d?))?)?"
     r"(?:x(?P<speed>\d+(?:\.\d+)?|\.\d+))?"
@@ -27,7 +28,8 @@ def parse_devices(text: str) -> tuple[Device, ...]:
     """Return the devices of a comma-separated list.
 
     `x0.5` slows a device to half speed (0.01 ≤ speed ≤ 1); `@4GB` caps its memory; `cuda:0/sm32`
-    is a part of a GPU with 32 multiprocessors, and `cuda:0/sm32.1` another one of that size.
+    is a part of a GPU with 32 multiprocessors, and `cuda:0/sm32.1` another one of that size;
+    `host1/cpu:0` is the CPU device of rank 1 of torchrun.
     Raises DeviceError naming the item that is wrong.
     """
     devices = tuple(parse_device(item.strip()) for item in text.split(","))
@@ -61,6 +63,12 @@ def sm_count(name: str) -> int | None:
     return int(match["sms"]) if match and match["sms"] else None
 
 
+def host_of(name: str) -> int:
+    """Return the host that a device belongs to: 1 for `host1/cpu:0`, 0 for this one's."""
+    match = _ITEM.fullmatch(name)
+    return int(match["host"] or 0) if match else 0
+
+
 def _instead(name: str) -> str:
     if sm_count(name) is None:
         return "list each device once"
@@ -73,10 +81,16 @@ def parse_device(item: str) -> Device:
     if match is None:
         raise DeviceError(
             f"device {item!r} is not understood; write cpu:0, cuda:1, cpu:1x0.5 (slowed to half"
-            " speed), cuda:0@4GB (memory cap) or cuda:0/sm32 (32 multiprocessors of it)"
+            " speed), cuda:0@4GB (memory cap), cuda:0/sm32 (32 multiprocessors of it) or"
+            " host1/cpu:0 (of torchrun's rank 1)"
         )
     if match["sms"] and match["kind"] == "cpu":
         raise DeviceError(f"device {item!r}: only GPUs have parts; write cpu:{match['number']}")
+    if match["host"] and match["kind"] == "cuda":
+        raise DeviceError(
+            f"device {item!r}: only CPU devices of other hosts can be used so far; write"
+            f" host{match['host']}/cpu:0"
+        )
     kind: DeviceKind = "cpu" if match["kind"] == "cpu" else "cuda"
     speed = float(match["speed"] or 1)
     if not 0.01 <= speed <= 1:
@@ -94,4 +108,5 @@ def parse_device(item: str) -> Device:
 def _name(match: re.Match[str]) -> str:
     part = f"/sm{int(match['sms'])}" if match["sms"] else ""
     copy = f".{match['copy']}" if match["copy"] else ""
-    return f"{match['kind']}:{int(match['number'])}{part}{copy}"
+    host = f"host{match['host']}/" if match["host"] else ""
+    return f"{host}{match['kind']}:{int(match['number'])}{part}{copy}"

@@ -47,6 +47,8 @@ class Site:
     """Whether stamps are in virtual time."""
     queue: RunDelay | None = None
     """Read twice per session; None in virtual time, and where the platform does not count."""
+    beyond: frozenset[int] = frozenset()
+    """Devices on other hosts: what goes there is only announced."""
     kept: dict[int, Prepared] = field(default_factory=dict)
     """Segments that come again, by their number."""
 
@@ -289,7 +291,11 @@ class CpuLane(Lane):
     def _copy(self, order: CopyOrder, launch: int) -> None:
         target = self._views[order.dst]
         if target is None:
-            # A CUDA device: its driver takes the bytes from here when it sees the flag.
+            # A CUDA device, or one on another host: its driver, or a relay, takes the bytes from
+            # here when it sees the flag.
+            if order.dst in self.site.beyond:
+                now_ns = self._now_ns()
+                self._copy_stamps.append(CopyStamp(order.copy, now_ns, now_ns))
             self._arrivals.set(order.copy)
             return
         self._begin(COPY, order.copy)

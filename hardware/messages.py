@@ -147,6 +147,10 @@ class Setup(msgspec.Struct, tag=True):
     """Whether stamps are in virtual time."""
     source: str = ""
     """The user's function that builds the model with `config`; empty: the class does."""
+    arena_bytes: int = 0
+    """Of its own arena, where another host has to make it."""
+    beyond: list[int] = []
+    """Devices on other hosts than this worker."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -212,6 +216,17 @@ Order = Segment | Finish
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _LENGTH = struct.Struct("=Q")
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as msgpack."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """Return the message that `encode` made this of."""
+    return _decoder.decode(data)
+
 
 NAP_S = 0.02
 """How long the caller waits for one worker in the middle of a message before it looks around."""
