@@ -45,7 +45,7 @@ def run_command(command: str) -> int:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
     )
-    print(ran.stdout, end="")
+    sys.stdout.write(ran.stdout)
     return ran.returncode
 
 

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = {page: blocks_of(page) for page in PAGES}
 LANGUAGES = {"python", "console", "output", "json", "text", "sh", "indented"}
-MARK = re.compile(r"numbers vary(: .*#.*)?(, rows in any order)?|needs: [\w, ]+|uses: \S+ of \S+|not run: .+")
+MARK = re.compile(
+    r"numbers vary(: .*#.*)?(, rows in any order)?|needs: [\w, ]+|uses: \S+ of \S+|not run: .+"
+)
 REASONS = {
     "a pattern, not a command",
     "installs packages",
@@ -33,9 +35,18 @@ REASONS = {
     "takes minutes",
 }
 """Why a block may be left out."""
-NOT_RUN: Counter[str] = Counter()
+NOT_RUN = {
+    "README.md": 3,  # the main job and the test command
+    "commands.md": 1,
+    "paper.md": 1,
+    "peers.md": 1,
+    "policy.md": 8,
+    "tutorial.md": 2,
+}
 """How many blocks of each page are not run. A block more is a decision, to be made here too."""
-COMMAND = re.compile(r"^\s*(\$ |>>> |dynpartition |python3? |pip |import |from \w+ import )", re.M)
+COMMAND = re.compile(
+    r"^\s*(\$ |>>> |dynpartition |python3? |pip |import |from \w+ import )", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ def play(steps: list[Step], folder: Path) -> None:
         input=json.dumps(asked),
         capture_output=True,
         encoding="utf-8",
-        timeout=280,
+        timeout=580,
     )
     assert ran.returncode == 0, ran.stderr
     for step, (status, printed) in zip(steps, json.loads(ran.stdout), strict=False):
@@ -98,10 +109,11 @@ def borrowed(blocks: list[Block]) -> Iterator[Block]:
 def missing(blocks: list[Block]) -> list[str]:
     """Return what blocks need and this machine has not."""
     named = {name for block in blocks if not block.why_not_run for name in block.needs}
-    cores = {"two cores"} if len(os.sched_getaffinity(0)) > 1 else set()
+    cores = {"two cores"} if (os.cpu_count() or 1) > 1 else set()
     return sorted(name for name in named - cores if name == "two cores" or not find_spec(name))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p]], ids=lambda path: path.stem)
 def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     absent = missing(BLOCKS[page])
@@ -136,7 +148,9 @@ def test_every_block_of_a_page_is_of_a_kind_that_is_checked(page: Path) -> None:
     names = [block.file for block in BLOCKS[page] if block.file]
     assert len(names) == len(set(names)), "a file that stands twice"
     comments = COMMENT.findall(page.read_text(encoding="utf-8"))
-    assert sum(len(block.marks) for block in BLOCKS[page]) == len(comments), "a mark without a block"
+    assert sum(len(block.marks) for block in BLOCKS[page]) == len(comments), (
+        "a mark without a block"
+    )
 
 
 def looks_like_code(text: str) -> bool:
