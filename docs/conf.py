@@ -23,12 +23,13 @@ copyright = "the dynpartition authors, Apache-2.0"
 html_title = f"{project} {release}"
 
 extensions = ["myst_parser"]
-exclude_patterns = ["conf.py"]
 nitpicky = True
 myst_heading_anchors = 4
 suppress_warnings = ["misc.highlighting_failure"]  # JSON with … in it
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sourcelink = False
 
