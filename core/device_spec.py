@@ -1,11 +1,11 @@
-"""Device lists as users write them: `cpu:0,cpu:1x0.5,cuda:0@4GB,cuda:1/sm32`."""
+"""Device lists as users write them: `cpu:0,cpu:1x0.5~500MBps,cuda:0@4GB,cuda:1/sm32`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from dynpartition.cluster import Device, DeviceKind
+from dynpartition.cluster import AffineCost, Device, DeviceKind
 from dynpartition.errors import DeviceError
 from dynpartition.graph import VALUE_MAX
 
@@ -13,7 +13,9 @@ _ITEM = re.compile(
     r"(?P<kind>cpu|cuda):(?P<number>\d{1,4})"
     r"(?:/sm(?P<sms>\d{1,4})(?:\.(?P<copy>[1-9]\d?))?)?"
     r"(?:x(?P<speed>\d+(?:\.\d+)?|\.\d+))?"
-    r"(?:@(?P<size>\d{1,15}(?:\.\d+)?)(?P<unit>[KMGT]?i?B))?",
+    r"(?:@(?P<size>\d{1,15}(?:\.\d+)?)(?P<unit>[KMGT]?i?B))?"
+    r"(?:~(?P<rate>\d{1,15}(?:\.\d+)?)(?P<rate_unit>[KMGT]?i?B)ps"
+    r"(?:\+(?P<latency>\d{1,9}(?:\.\d+)?)(?P<latency_unit>ns|us|ms))?)?",
     re.ASCII,
 )
 _UNIT = {
@@ -22,12 +24,16 @@ _UNIT = {
     for binary in (("", "i") if prefix else ("",))
 }
 
+_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000}
+_LATENCY_NS_MAX = 10_000_000_000
+
 
 def parse_devices(text: str) -> tuple[Device, ...]:
     """Return the devices of a comma-separated list.
 
-    `x0.5` slows a device to half speed (0.01 ≤ speed ≤ 1); `@4GB` caps its memory; `cuda:0/sm32`
-    is a part of a GPU with 32 multiprocessors, and `cuda:0/sm32.1` another one of that size.
+    `x0.5` slows a device to half speed (0.01 ≤ speed ≤ 1); `@4GB` caps its memory; `~500MBps+20us`
+    slows the links of a CPU device to 500 MB/s and 20 µs; `cuda:0/sm32` is a part of a GPU with 32
+    multiprocessors, and `cuda:0/sm32.1` another one of that size.
     Raises DeviceError naming the item that is wrong.
     """
     devices = tuple(parse_device(item.strip()) for item in text.split(","))
@@ -73,7 +79,8 @@ def parse_device(item: str) -> Device:
     if match is None:
         raise DeviceError(
             f"device {item!r} is not understood; write cpu:0, cuda:1, cpu:1x0.5 (slowed to half"
-            " speed), cuda:0@4GB (memory cap) or cuda:0/sm32 (32 multiprocessors of it)"
+            " speed), cuda:0@4GB (memory cap), cpu:1~500MBps (slowed links) or cuda:0/sm32 (32"
+            " multiprocessors of it)"
         )
     if match["sms"] and match["kind"] == "cpu":
         raise DeviceError(f"device {item!r}: only GPUs have parts; write cpu:{match['number']}")
@@ -88,7 +95,21 @@ def parse_device(item: str) -> Device:
         raise DeviceError(f"device {item!r}: a memory cap of 0 bytes holds nothing; raise it")
     if memory_bytes is not None and memory_bytes > VALUE_MAX:
         raise DeviceError(f"device {item!r}: no device has so much memory; lower the cap")
-    return Device(_name(match), kind, memory_bytes, speed)
+    if match["rate"] and kind != "cpu":
+        raise DeviceError(f"device {item!r}: only links of CPU devices can be slowed; leave out ~")
+    return Device(_name(match), kind, memory_bytes, speed, link=_link(item, match))
+
+
+def _link(item: str, match: re.Match[str]) -> AffineCost | None:
+    if not match["rate"]:
+        return None
+    bytes_per_s = int(float(match["rate"]) * _UNIT[match["rate_unit"]])
+    if not 1 <= bytes_per_s <= VALUE_MAX:
+        raise DeviceError(f"device {item!r}: {bytes_per_s} bytes per second are no bandwidth")
+    latency_ns = int(float(match["latency"] or 0) * _NS[match["latency_unit"] or "ns"])
+    if latency_ns > _LATENCY_NS_MAX:
+        raise DeviceError(f"device {item!r}: a latency of more than 10 s is no link's; lower it")
+    return AffineCost(latency_ns, bytes_per_s)
 
 
 def _name(match: re.Match[str]) -> str:

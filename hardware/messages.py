@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from dynpartition.hardware.pacing import Paces
 from dynpartition.program import COPY, RECORD, RUN, WAIT
 
 LOAD = 1 + max(WAIT, RUN, RECORD, COPY)
@@ -147,6 +148,11 @@ class Setup(msgspec.Struct, tag=True):
     """Whether stamps are in virtual time."""
     source: str = ""
     """The user's function that builds the model with `config`; empty: the class does."""
+    paces: Paces = msgspec.field(default_factory=dict)
+    """Devices to which its transfers are slowed."""
+    host: int = 0
+    paced: bool = False
+    """Whether transfers of any device are slowed."""
 
 
 class Ready(msgspec.Struct, tag=True):

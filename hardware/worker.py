@@ -67,6 +67,9 @@ def _attach(setup: Setup) -> Site:
         *(name, index, model.cells, arenas, control, repeater, delay, shelf),
         virtual=setup.virtual,
         queue=run_delay(not setup.virtual),
+        paces=setup.paces,
+        host=setup.host,
+        paced=setup.paced,
     )
 
 
