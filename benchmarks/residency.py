@@ -2,7 +2,7 @@
 
     python benchmarks/residency.py [--model moe:width=256,experts=8] [--share 0.4]
         [--devices cpu:0x0.25,cpu:1] [--link 1GBps+20us] [--clock virtual] [--node 2a100]
-        [--cases 27] [--repeats 5] [--seconds 40] [--policy DIR] [--json FILE]
+        [--cases 18] [--repeats 4] [--seconds 30] [--policy DIR] [--json FILE]
 
 The second device is faster, but holds only a share of the weights, and what it lacks comes over a
 slow link. An expert that many tokens go to is worth its load there; one of few tokens is better
@@ -85,7 +85,7 @@ def weights_bytes(model: Any) -> int:
 
 def schedulers_for(host: str, capped: str, options: argparse.Namespace) -> dict[str, Scheduler]:
     """Return what is compared, by the names of the rows."""
-    names = ("best-single", "heft", "lookahead", "best-of-heuristics")
+    names = ("heft", "best-of-heuristics")
     found = {
         "always move weights": make_scheduler(f"single:{capped}"),
         "always on the host": make_scheduler(f"single:{host}"),
@@ -280,10 +280,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--node", default="2a100", help="of calibration/sheets.py; empty: none")
     parser.add_argument("--node-cores", type=int, default=16, help="of the node's host")
     parser.add_argument("--node-model", default="moe:width=1024,heads=16,experts=8")
-    parser.add_argument("--cases", type=int, default=27)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", type=int, default=18)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--budget-us", type=float, default=1000.0, help="of policy-search")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of calibration")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of calibration")
     parser.add_argument("--policy", type=Path, help="checkpoint; else the shipped one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
