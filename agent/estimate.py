@@ -4,13 +4,18 @@ An incremental, contention-aware list-scheduling estimate: devices run launches 
 transfers take the first gap on their link from the end of their producer, and copies that block a
 device push back what follows on it. Once committed, a launch is moved only by such pushes on its
 own device, so a long plan may drift from what the simulator says; it never sees a backend's clock
-or a task that has not been revealed. Weights and memory are not estimated.
+or a task that has not been revealed.
+
+Where weights may be missing on a device, a launch loads those of its cell over the link from the
+host, from when the device is free for it, and cells give way as `agent.holdings` says. An option is
+looked at as if its load were alone on that link; memory for outputs is not followed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dynpartition.agent.holdings import Holdings
 from dynpartition.agent.host_walk import HostWalk
 from dynpartition.agent.occupancy import Occupancy, common_fit
 from dynpartition.agent.prices import ABSENT, Prices
@@ -44,6 +49,8 @@ class Estimate:
         self._staged: set[int] = set()
         self._used: set[tuple[int, int]] = set()  # cell, device
         self._walk = HostWalk(self.prices)
+        room_bytes = self.prices.launch_bytes if self.prices.weights is not None else 0
+        self._holdings = Holdings(self.prices.weights, room_bytes, self._end.__getitem__)
         self._latest = 0
         # Tasks whose revealers are not placed yet.
         self._unreleased = [task for task, gates in enumerate(self.prices.gates) if gates]
@@ -82,7 +89,7 @@ class Estimate:
         if ready < 0:
             return None
         duration = self.duration_ns(task, device)
-        start = max(ready, self.device_free_ns[device])
+        start = max(ready, self.device_free_ns[device], self.loaded_ns(task, device))
         if not self.dispatch_is_free:
             start = self.dispatched_start_ns(task, device, start, duration)
         return start, start + duration
@@ -110,6 +117,29 @@ class Estimate:
         """Return what a launch of `task` takes longer because its cell was not used on `device`."""
         cell = self.prices.cell_of[task]
         return 0 if (cell, device) in self._used else self.prices.first_ns[cell][device]
+
+    def load_ns(self, task: int, device: int) -> int:
+        """Return how long bringing the weights of `task` to `device` takes; 0 if they are there."""
+        cell = self.prices.cell_of[task]
+        if self._holdings.has(cell, device):
+            return 0
+        size_bytes = self.prices.priced.graph.cells[cell].param_bytes
+        return self.prices.transfer_ns(self.prices.link[self.prices.host][device], size_bytes)
+
+    def loaded_ns(self, task: int, device: int, after_ns: int = 0) -> int:
+        """Return when the weights of `task` could be on `device`, were its launch the next there.
+
+        0 if they are there. `after_ns`: the device is not free earlier.
+        """
+        length = self.load_ns(task, device)
+        if not length:
+            return 0
+        ready = max(after_ns, self.release_ns[task], self.device_free_ns[device])
+        return self._fit_for(self.prices.link[self.prices.host][device], length, ready) + length
+
+    def weights_bytes(self, device: int) -> int:
+        """Return the bytes of weights that `device` holds; 0 where it has all, always."""
+        return self._holdings.used_bytes(device)
 
     def _gather_ns(self, task: int, device: int) -> int:
         prices = self.prices
@@ -173,10 +203,14 @@ class Estimate:
     def _fit(self, link: int, size_bytes: int, ready_ns: int) -> tuple[int, int]:
         """Return (start, length) of a transfer that could be pushed at `ready_ns`."""
         length = self.prices.transfer_ns(link, size_bytes)
+        return self._fit_for(link, length, ready_ns), length
+
+    def _fit_for(self, link: int, length: int, ready_ns: int) -> int:
+        """Return when `link` could be had for `length` ns from `ready_ns` on."""
         start = common_fit(self._held[link], ready_ns, length)
         for device in self.prices.blocked[link]:
             start = max(start, self._running_until(device, start))
-        return start, length
+        return start
 
     def _running_until(self, device: int, time_ns: int) -> int:
         """Return the end of the launch that runs on `device` at `time_ns`, else `time_ns`."""
@@ -200,6 +234,8 @@ class Estimate:
         release = max(self.release_ns[task] for task in tasks)
         ready = max(self._bring(task, device) for task in tasks)
         duration = self._batch_ns(tasks, device)
+        if self._holdings:
+            ready = max(ready, self._load(tasks[0], device, release))
         span = self._admit(tasks[0], device, max(ready, release), duration)
         self._append(tasks, device, span)
         for task in tasks:
@@ -248,6 +284,16 @@ class Estimate:
             if there > ready:
                 ready = there
         return ready
+
+    def _load(self, task: int, device: int, release_ns: int) -> int:
+        """Book the load that a launch needs, if any; return when its weights are there."""
+        cell, there = self.prices.cell_of[task], 0
+        if not self._holdings.has(cell, device):
+            link = self.prices.link[self.prices.host][device]
+            size_bytes = self.prices.priced.graph.cells[cell].param_bytes
+            there = self._book(link, size_bytes, max(release_ns, self.device_free_ns[device]))
+        self._holdings.take(cell, device, len(self._start))
+        return there
 
     def _deliver(self, source: int, device: int) -> int:
         """Return when the output of `source` is on `device`, booking its transfer if needed."""

@@ -47,14 +47,23 @@ START, END = range(2)  # columns of spans (D, N, 2), busy (Q, n, 2) and candidat
 FREE_NS, TRAFFIC, N_SPANS, CLOCK_NS, BEGUN, USED, ASKED_NS, WALK_NS, AFTER_NS = range(9)
 N_DEVICE_COLUMNS = 9
 
+# Rows of weights (K, 2, D): a cell on each device. LAST_USE: ABSENT where its weights are not,
+# 0 where they have not been used, else one more than the position of the last launch that did.
+LAST_USE, LOAD_NS = range(2)
+N_WEIGHT_ROWS = 2
+SIZE_BYTES, NAME_RANK = range(2)  # columns of sizes (K, 2)
+# Columns of memory (D, 3). LOADS: 1 where weights may have to be loaded. Bytes are of weights.
+LOADS, USED_BYTES, LIMIT_BYTES = range(3)
+N_MEMORY_COLUMNS = 3
+
 # Places in sums. N_GATED: tasks whose revealers are not all placed. N_CHOSEN: choices. N_CHANGES:
 # grows whenever anything grows in TRAFFIC. N_CELLS: rows of `first_ns`. N_FIRST: entries there that
-# are not 0.
+# are not 0. N_LOADING: devices that LOADS marks.
 (
     N_TASKS, N_READY, N_GATED, LATEST_NS, WORK_LEFT_NS, N_LISTED, N_CHOSEN, N_REFUGES, N_CHANGES,
-    N_CELLS, N_FIRST,
-) = range(11)  # fmt: skip
-N_SUMS = 11
+    N_CELLS, N_FIRST, N_LOADING,
+) = range(12)  # fmt: skip
+N_SUMS = 12
 
 PER_UNIT, PER_WORK = range(2)  # places in scales
 STAGES_IN, STAGES_OUT, WALK, IS_CPU = range(4)  # columns of machine (D, 4)
@@ -75,6 +84,8 @@ class Places(NamedTuple):
     lock_share_ppm: int
     h_copy_ns: int
     all_linked: int
+    tracks: int
+    """1 where devices may not hold all weights; else `weights`, `sizes` and `memory` are empty."""
     n_devices: int
     n_links: int
     n_held: int
@@ -108,6 +119,12 @@ class Places(NamedTuple):
     """(n, D) sets of devices where everything can end up, where links are missing."""
     first_ns: int
     """(K, D) what the first launch of a cell on a device takes longer, 0 once there was one."""
+    weights: int
+    """(K, 2, D) whether cells are on devices, and what loading them takes; see LAST_USE."""
+    sizes: int
+    """(K, 2) bytes of weights; the place of each cell's name in their order."""
+    memory: int
+    """(D, 3) what weights have room; see LOADS."""
     sums: int
     devices: int
     spans: int
@@ -139,7 +156,7 @@ def unpack(a: IntArray) -> Places:
         a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19],
         a[20], a[21], a[22], a[23], a[24], a[25], a[26], a[27], a[28], a[29],
         a[30], a[31], a[32], a[33], a[34], a[35], a[36], a[37], a[38], a[39],
-        a[40],
+        a[40], a[41], a[42], a[43], a[44],
     )  # fmt: skip
 
 
@@ -183,6 +200,18 @@ def of_candidate(candidates: int, n_devices: int, row: int, device: int, column:
 def of_machine(machine: int, device: int, column: int) -> int:
     """Return where a column of `machine` lies."""
     return machine + N_MACHINE_COLUMNS * device + column
+
+
+@inlined
+def of_weights(p: Places, cell: int, row: int) -> int:
+    """Return where a row of `weights` lies."""
+    return p.weights + p.n_devices * (N_WEIGHT_ROWS * cell + row)
+
+
+@inlined
+def of_memory(p: Places, device: int, column: int) -> int:
+    """Return where a column of `memory` lies."""
+    return p.memory + N_MEMORY_COLUMNS * device + column
 
 
 @inlined
@@ -452,6 +481,98 @@ def take_host(
         )
 
 
+# Weights: what devices hold, and bringing it; see `agent.holdings`
+
+
+@inlined
+def may_lack(s: IntArray, p: Places, device: int) -> bool:
+    """Return whether weights may have to be loaded on a device."""
+    return s[p.sums + N_LOADING] != 0 and s[of_memory(p, device, LOADS)] != 0
+
+
+@inlined
+def is_resident(s: IntArray, p: Places, cell: int, device: int) -> bool:
+    """Return whether the weights of a cell are on a device."""
+    return not may_lack(s, p, device) or s[of_weights(p, cell, LAST_USE) + device] >= 0
+
+
+@inlined
+def load_ns(s: IntArray, p: Places, task: int, device: int) -> int:
+    """Return how long bringing the weights of `task` to `device` takes; 0 if they are there."""
+    cell = s[of_task(p.tasks, task, CELL)]
+    if is_resident(s, p, cell, device):
+        return 0
+    return max(s[of_weights(p, cell, LOAD_NS) + device], 0)
+
+
+@inlined
+def weights_bytes(s: IntArray, p: Places, device: int) -> int:
+    """Return the bytes of weights that a device holds; 0 where it has all, always."""
+    return s[of_memory(p, device, USED_BYTES)] if may_lack(s, p, device) else 0
+
+
+@inlined
+def weights_limit_bytes(s: IntArray, p: Places, device: int) -> int:
+    """Return how many bytes of weights fit on a device; NEVER where it has all, always."""
+    return s[of_memory(p, device, LIMIT_BYTES)] if may_lack(s, p, device) else NEVER
+
+
+@inlined
+def loaded_ns(s: IntArray, p: Places, task: int, device: int, after_ns: int) -> int:
+    """Return when the weights of `task` could be on `device`, were its launch the next there.
+
+    0 if they are there. `after_ns`: the device is not free earlier.
+    """
+    length_ns = load_ns(s, p, task, device)
+    if length_ns == 0:
+        return 0
+    ready_ns = max(after_ns, s[of_device(p.devices, device, FREE_NS)])
+    ready_ns = max(ready_ns, s[of_task(p.tasks, task, RELEASE_NS)])
+    return fit(s, p, link_between(s, p, p.host, device), length_ns, ready_ns) + length_ns
+
+
+@inlined
+def load(s: IntArray, p: Places, cell: int, device: int, release_ns: int) -> int:
+    """Book the load that the next launch on a device needs, if any, and let it use the weights.
+
+    Return when they are there. `release_ns`: when the launch is known and has arrived.
+    """
+    there_ns, last_use = 0, of_weights(p, cell, LAST_USE) + device
+    length_ns = s[of_weights(p, cell, LOAD_NS) + device]
+    if s[last_use] < 0:
+        if length_ns >= 0:
+            ready_ns = max(release_ns, s[of_device(p.devices, device, FREE_NS)])
+            there_ns = book(s, p, link_between(s, p, p.host, device), length_ns, ready_ns)
+        s[of_memory(p, device, USED_BYTES)] += s[p.sizes + 2 * cell + SIZE_BYTES]
+    s[last_use] = s[of_device(p.devices, device, N_SPANS)] + 1
+    while s[of_memory(p, device, USED_BYTES)] > s[of_memory(p, device, LIMIT_BYTES)]:
+        victim = least_used(s, p, device, cell)
+        if victim < 0 or length_ns < 0:
+            break  # the cell alone is too much: a run may say so
+        s[of_weights(p, victim, LAST_USE) + device] = ABSENT
+        s[of_memory(p, device, USED_BYTES)] -= s[p.sizes + 2 * victim + SIZE_BYTES]
+    return there_ns
+
+
+@inlined
+def least_used(s: IntArray, p: Places, device: int, kept: int) -> int:
+    """Return the cell on a device that was used least recently, ties by name, but not `kept`."""
+    victim, victim_ns = ABSENT, NEVER
+    for cell in range(s[p.sums + N_CELLS]):
+        use = s[of_weights(p, cell, LAST_USE) + device]
+        if use < 0 or cell == kept or s[p.sizes + 2 * cell + SIZE_BYTES] == 0:
+            continue
+        use_ns = ABSENT
+        if use > 0:
+            use_ns = s[of_span(p.spans, p.n_tasks, device, use - 1, END)]
+        is_less = use_ns < victim_ns
+        if use_ns == victim_ns and victim >= 0:
+            is_less = s[p.sizes + 2 * cell + NAME_RANK] < s[p.sizes + 2 * victim + NAME_RANK]
+        if is_less:
+            victim, victim_ns = cell, use_ns
+    return victim
+
+
 # Committing launches
 
 
@@ -565,6 +686,12 @@ def commit(
     for at in range(first, last):
         run_ns += gather_ns(s, p, tasks[at], device)
     run_ns += take_first_use(s, p, tasks[first], device)
+    if may_lack(s, p, device):
+        release_ns = 0
+        for at in range(first, last):
+            release_ns = max(release_ns, s[of_task(p.tasks, tasks[at], RELEASE_NS)])
+        cell = s[of_task(p.tasks, tasks[first], CELL)]
+        ready_ns = max(ready_ns, load(s, p, cell, device, release_ns))
     append(s, p, tasks[first], device, ready_ns, run_ns)
     s[of_device(p.devices, device, USED)] = 1
     for at in range(first, last):
@@ -702,6 +829,8 @@ def option_start_ns(s: IntArray, p: Places, task: int, device: int) -> int:
         s[of_pair(p.pairs, p.n_devices, task, device, READY_NS)],
         s[of_device(p.devices, device, FREE_NS)],
     )
+    if may_lack(s, p, device):
+        at_ns = max(at_ns, loaded_ns(s, p, task, device, 0))
     if p.dispatches != 0:
         walk = s[of_device(p.devices, device, WALK_NS)]
         at_ns = max(at_ns, dispatched_ns(s, p, task, device, walk))
@@ -724,6 +853,11 @@ def reset_slot(s: IntArray, s0: IntArray, p: Places) -> None:
         s[at] = s0[at]
     if s0[p.sums + N_FIRST] > 0:
         for at in range(p.first_ns, p.first_ns + p.n_devices * s0[p.sums + N_CELLS]):
+            s[at] = s0[at]
+    if s0[p.sums + N_LOADING] > 0:
+        for at in range(p.weights, of_weights(p, s0[p.sums + N_CELLS], 0)):
+            s[at] = s0[at]
+        for at in range(p.memory, of_memory(p, p.n_devices, 0)):
             s[at] = s0[at]
     for at in range(p.devices, p.devices + N_DEVICE_COLUMNS * p.n_devices):
         s[at] = s0[at]

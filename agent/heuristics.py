@@ -183,11 +183,10 @@ def single_devices(facts: Facts) -> list[int]:
 
 
 def _is_feasible(facts: Facts, device: int) -> bool:
-    graph, prices, name = facts.graph, facts.prices, facts.names[device]
+    prices = facts.prices
     if not all(row[device] for row in facts.can_run):
         return False
-    curves = [facts.profile.cells.get(cell, {}) for cell in graph.cell_names]
-    if any(row and name not in row for row in curves):
+    if any(max(row) >= 0 > row[device] for row in prices.cell_ns):
         return False
     host = prices.host
     needs_in, needs_out = any(prices.host_bytes), any(prices.returns)

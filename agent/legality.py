@@ -96,11 +96,6 @@ class Legality:
 
 def _runners(prices: Prices) -> set[frozenset[int]]:
     """Return the sets of devices that can run each task, and each cell not yet seen in a task."""
-    priced = prices.priced
-    index = {name: d for d, name in enumerate(priced.cluster.names)}
     tasks = {frozenset(d for d, ns in enumerate(row) if ns >= 0) for row in prices.run_ns}
-    cells = {
-        frozenset(index[name] for name in priced.profile.cells.get(cell, {}))
-        for cell in priced.graph.cell_names
-    }
+    cells = {frozenset(d for d, ns in enumerate(row) if ns >= 0) for row in prices.cell_ns}
     return tasks | (cells - {frozenset()})

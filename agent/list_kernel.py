@@ -47,6 +47,7 @@ from dynpartition.agent.estimate_kernel import (
     free_readers,
     gather_ns,
     link_between,
+    loaded_ns,
     note_walks,
     of_device,
     of_machine,
@@ -286,6 +287,8 @@ def reader_end_ns(s: IntArray, p: Places, reader: int, task: int, home: int, end
             ready_ns = max(ready_ns, come_ns)
         if device != home or not alike:
             lasts += first_use_ns(s, p, reader, device)
+            after_ns = end_ns if device == home else 0
+            ready_ns = max(ready_ns, loaded_ns(s, p, reader, device, after_ns))
         reachable = True
         for at in range(first, last):
             source = s[p.rows + at]

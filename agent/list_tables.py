@@ -10,11 +10,12 @@ import numpy as np
 
 from dynpartition.agent import estimate_kernel, tables_kernel
 from dynpartition.agent import list_kernel as kernel
+from dynpartition.agent.holdings import cell_weights, without_barred
 from dynpartition.agent.legality import Legality
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.agent.prices import Prices
 from dynpartition.agent.slots import Layout, Room, lay_out
-from dynpartition.agent.tables import machine_tables
+from dynpartition.agent.tables import machine_tables, weight_tables
 from dynpartition.by_id import ById
 from dynpartition.cluster import AffineCost, TransferCost
 from dynpartition.costs import transfer_ns
@@ -43,6 +44,8 @@ class CellCosts(NamedTuple):
     """(K, D) what its first launch takes longer."""
     flat: IntArray
     """See `tables_kernel.Costs`."""
+    barred: BoolArray | None
+    """(K, D) where weights can never be; None: nowhere."""
     refuges: IntArray
     """(n, D) see `agent.legality`."""
 
@@ -120,6 +123,9 @@ class ListMachine:
         dispatch, devices = self.profile.dispatch, self.profile.cluster.devices
         alone_ns = self.profile.cell_prices(graph.cells).alone_ns
         run_ns = np.where(alone_ns < 0, estimate_kernel.ABSENT, alone_ns + self.bookkeeping_ns)
+        held = cell_weights(graph.cells, self.profile)
+        if held is not None:
+            run_ns = without_barred(run_ns, held.barred)
         first_use, cells, shape = dispatch.first_use_on, graph.cell_names, run_ns.shape
         h_ns = [[dispatch.h_ns(cell, device) for device in devices] for cell in cells]
         first_ns = [[first_use(cell, name) for name in self.names] for cell in cells]
@@ -127,10 +133,12 @@ class ListMachine:
             run_ns=np.ascontiguousarray(run_ns, dtype=np.int64),
             first_ns=np.array(first_ns, dtype=np.int64).reshape(shape),
             flat=_NOTHING,
+            barred=None if held is None or not held.barred.any() else held.barred,
             refuges=self._refuges(graph),
         )
         hosts: IntArray = np.array(h_ns, dtype=np.int64)
-        parts = (self._head, self.costs, self._staging, made.run_ns, hosts, made.first_ns)
+        weights = weight_tables(held, len(self.names))
+        parts = (self._head, self.costs, self._staging, made.run_ns, hosts, made.first_ns, *weights)
         return made._replace(flat=np.concatenate([part.ravel() for part in parts]))
 
     def _refuges(self, graph: TaskGraph) -> IntArray:
@@ -209,7 +217,7 @@ class ListGraph:
     def __init__(self, graph: TaskGraph, machine: ListMachine, planned: Plan = _NO_PLAN) -> None:
         self.graph, self.machine = graph, machine
         self.costs = machine.cells(graph)
-        self.given = _given(graph, machine)
+        self.given = _given(graph, machine, self.costs)
         self.order: IntArray = np.empty(len(graph), dtype=np.int64)
         """(N,) tasks in topological order, the smallest number first among equals."""
         self.outcome = self._fill(_NOTHING)
@@ -406,7 +414,7 @@ def list_graph(graph: TaskGraph, profile: Profile, planned: Plan = _NO_PLAN) -> 
     return made if made.outcome == tables_kernel.DONE else None
 
 
-def _given(graph: TaskGraph, machine: ListMachine) -> tables_kernel.Given:
+def _given(graph: TaskGraph, machine: ListMachine, costs: CellCosts) -> tables_kernel.Given:
     """Return a graph that hides nothing, and whose sizes have a formula if the links have one."""
     own = priced = fed = _NO_ROWS
     if graph.durations:
@@ -415,6 +423,10 @@ def _given(graph: TaskGraph, machine: ListMachine) -> tables_kernel.Given:
             column = machine.profile.cluster.index(device, place="duration_ns")
             extra_ns = machine.bookkeeping_ns[column]
             own[:, column] = np.where(row < 0, estimate_kernel.ABSENT, row + extra_ns)
+        if costs.barred is not None:
+            task_ns = PricedGraph(graph, machine.profile).task_ns
+            left_ns = without_barred(task_ns, costs.barred[graph.cell_of])
+            own = np.where(left_ns < 0, tables_kernel.BARRED, left_ns + machine.bookkeeping_ns)
     if not machine.has_formulas:
         priced, fed = machine.moves(graph.output_bytes), machine.moves(graph.host_bytes)
     return tables_kernel.Given(

@@ -175,9 +175,11 @@ def reader_end_ns(partial: PartialPlan, task: int, home: int, end_ns: int, reade
             pushed_ns = end_ns + prices.copy_out_ns(home, task)
             there.append(estimate.moved_ns(size_bytes, home, device, pushed_ns))
             gathered.append(task)
-        # The task itself may use their cell for the first time.
+        # The task itself may bring their cell and use it for the first time.
         alike = device == home and prices.cell_of[reader] == prices.cell_of[task]
         first_ns = 0 if alike else estimate.first_use_ns(reader, device)
+        after_ns = end_ns if device == home else 0
+        there.append(0 if alike else estimate.loaded_ns(reader, device, after_ns))
         if min(there) >= 0:
             start_ns = max(*there, estimate.release_ns[reader], estimate.device_free_ns[device])
             gathering_ns = sum(prices.copy_in_ns(device, source) for source in gathered)

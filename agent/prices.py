@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from dynpartition.agent.holdings import cell_weights, launch_bytes, without_barred
 from dynpartition.cluster import AffineCost
 from dynpartition.costs import transfer_ns
 from dynpartition.profile import PricedGraph
@@ -36,6 +37,7 @@ class Prices:
         self.bookkeeping_ns = [
             priced.profile.dispatch.bookkeeping_on(name) for name in cluster.names
         ]
+        self.weights = cell_weights(graph.cells, priced.profile)
         self.run_ns = self._run_ns()
         dispatch, cells = priced.profile.dispatch, graph.cell_names
         self.first_ns = [[dispatch.first_use_on(c, d) for d in cluster.names] for c in cells]
@@ -45,9 +47,16 @@ class Prices:
         self._read_links()
 
     def _run_ns(self) -> list[list[int]]:
-        """Task → device → duration of a launch of that task alone, ABSENT where it cannot run."""
+        """Task → device → duration of a launch of that task alone, ABSENT where it cannot run.
+
+        So it is where its weights can never be, unless they can be nowhere.
+        """
         extra = self.bookkeeping_ns
         rows: list[list[int]] = self.priced.task_ns.tolist()
+        if self.weights is not None:
+            rows = without_barred(
+                self.priced.task_ns, self.weights.barred[self.priced.graph.cell_of]
+            ).tolist()
         return [
             [ABSENT if ns < 0 else ns + more for ns, more in zip(row, extra, strict=True)]
             for row in rows
@@ -107,6 +116,20 @@ class Prices:
     def staging_out_ns(self, device: int, size_bytes: int) -> int:
         """Return what staging an output of `size_bytes` on `device` takes."""
         return _staging_ns(self._copy_out[device], size_bytes)
+
+    @cached_property
+    def cell_ns(self) -> list[list[int]]:
+        """Cell → device → duration of one task, ABSENT where it cannot run; see `run_ns`."""
+        alone_ns = self.priced.profile.cell_prices(self.priced.graph.cells).alone_ns
+        if self.weights is not None:
+            alone_ns = without_barred(alone_ns, self.weights.barred)
+        rows: list[list[int]] = alone_ns.tolist()
+        return rows
+
+    @cached_property
+    def launch_bytes(self) -> int:
+        """The most bytes of inputs and output that one task needs at once, without weights."""
+        return launch_bytes(self.inputs, self.output_bytes, self.host_bytes)
 
     @cached_property
     def h_ns(self) -> list[list[int]]:

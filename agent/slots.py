@@ -62,8 +62,10 @@ def _shapes(machine: MachineTables, room: Room, n_shown: int) -> dict[str, tuple
     """Return what lies in a slot, in the order of `kernel.Places`."""
     n_tasks, n_devices = room.tasks, machine.facts["n_devices"]
     # At most every output over each link of a resource, and every input from the host; and at most
-    # a transfer per edge, and an answer, a host input and a revealing value per task.
+    # a transfer per edge, and an answer, a host input and a revealing value per task; and a load.
     n_intervals = min(n_tasks * (machine.n_uses + n_devices), room.rows // 2 + 3 * n_tasks) + 1
+    tracks = machine.facts["tracks"]
+    n_intervals += tracks * n_tasks
     machine_shapes: dict[str, tuple[int, ...]] = {
         name: table.shape for name, table in machine.tables.items()
     }
@@ -75,6 +77,9 @@ def _shapes(machine: MachineTables, room: Room, n_shown: int) -> dict[str, tuple
         "rows": (room.rows,),
         "refuges": (room.refuges, n_devices),
         "first_ns": (room.cells, n_devices),
+        "weights": (tracks * room.cells, kernel.N_WEIGHT_ROWS, n_devices),
+        "sizes": (tracks * room.cells, 2),
+        "memory": (tracks * n_devices, kernel.N_MEMORY_COLUMNS),
         "sums": (kernel.N_SUMS,),
         "devices": (n_devices, kernel.N_DEVICE_COLUMNS),
         "spans": (n_devices, n_tasks, 2),

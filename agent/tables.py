@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dynpartition.agent import env_kernel
 from dynpartition.agent import estimate_kernel as kernel
 from dynpartition.agent.facts import Facts
+from dynpartition.agent.holdings import CellWeights, tracks_weights
 from dynpartition.agent.host_walk import dispatch_is_free
 from dynpartition.cluster import Cluster
 from dynpartition.profile import Profile
@@ -37,12 +38,18 @@ class Tables:
     """(n, D)"""
     first_ns: IntArray
     """(K, D)"""
+    weights: IntArray
+    """(K, 2, D) or empty"""
+    sizes: IntArray
+    """(K, 2) or empty"""
+    memory: IntArray
+    """(D, 3) or empty"""
     scales: FloatArray
     """(2,)"""
     known: FloatArray
     """(N, D, 8)"""
     sums: IntArray
-    """(11,)"""
+    """(12,)"""
     ready: IntArray
 
 
@@ -61,6 +68,8 @@ def graph_tables(facts: Facts) -> Tables:
     sums[kernel.N_REFUGES] = len(refuges)
     first_ns = np.array(facts.prices.first_ns, dtype=np.int64).reshape(-1, len(facts.names))
     sums[kernel.N_CELLS], sums[kernel.N_FIRST] = len(first_ns), (first_ns > 0).sum()
+    weights, sizes, memory = _weights(facts)
+    sums[kernel.N_LOADING] = memory[:, kernel.LOADS].sum()
     return Tables(
         tasks=tasks,
         pairs=_pairs(facts),
@@ -69,6 +78,9 @@ def graph_tables(facts: Facts) -> Tables:
         rows=rows.joined(),
         refuges=refuges,
         first_ns=first_ns,
+        weights=weights,
+        sizes=sizes,
+        memory=memory,
         scales=np.array([1 / facts.unit_ns, 1 / max(1, facts.work_ns)], dtype=np.float32),
         known=_known(facts),
         sums=sums,
@@ -152,6 +164,35 @@ def _moves(facts: Facts) -> IntArray:
     return moves
 
 
+def _weights(facts: Facts) -> tuple[IntArray, IntArray, IntArray]:
+    held = facts.prices.weights
+    weights, sizes, memory = weight_tables(held, len(facts.names))
+    if held is not None:
+        room_bytes = facts.prices.launch_bytes
+        memory[:, kernel.LOADS] = held.loading(room_bytes)
+        memory[:, kernel.LIMIT_BYTES] -= room_bytes
+    return weights, sizes, memory
+
+
+def weight_tables(held: CellWeights | None, n_devices: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Return (K, 2, D), (K, 2) and (D, 3): see `kernel.Places`; empty where nothing is tracked.
+
+    LOADS marks devices that may not hold everything, LIMIT_BYTES is the whole memory.
+    """
+    n_cells = 0 if held is None else len(held.size_bytes)
+    weights = np.zeros((n_cells, kernel.N_WEIGHT_ROWS, n_devices), dtype=np.int64)
+    sizes = np.zeros((n_cells, 2), dtype=np.int64)
+    memory = np.zeros((n_devices if n_cells else 0, kernel.N_MEMORY_COLUMNS), dtype=np.int64)
+    if held is not None:
+        weights[:, kernel.LAST_USE] = np.where(held.resident, 0, kernel.ABSENT)
+        weights[:, kernel.LOAD_NS] = held.load_ns
+        sizes[:, kernel.SIZE_BYTES], sizes[:, kernel.NAME_RANK] = held.size_bytes, held.name_rank
+        memory[:, kernel.LOADS] = held.tracked
+        memory[:, kernel.USED_BYTES] = held.size_bytes @ held.resident
+        memory[:, kernel.LIMIT_BYTES] = held.memory_bytes
+    return weights, sizes, memory
+
+
 def _known(facts: Facts) -> FloatArray:
     """Return the features that no choice changes; zeros for the rest."""
     rank, _, move, readers = facts.static_columns.T[:, :, None]  # (N, 1) each
@@ -228,6 +269,7 @@ def _facts(profile: Profile, n_resources: int, *, all_linked: bool) -> dict[str,
         "lock_share_ppm": round(dispatch.lock * 1_000_000),
         "h_copy_ns": dispatch.h_copy,
         "all_linked": int(all_linked),
+        "tracks": int(tracks_weights(profile.cluster)),
         "n_devices": len(profile.cluster.devices),
     }
 

@@ -25,17 +25,24 @@ from dynpartition.agent.estimate_kernel import (
     HOST_COPY_NS,
     INPUTS,
     INPUTS_END,
+    LAST_USE,
     LEGAL,
+    LIMIT_BYTES,
+    LOAD_NS,
+    LOADS,
     MISSING,
     N_CELLS,
     N_DEVICE_COLUMNS,
     N_FIRST,
     N_GATED,
+    N_LOADING,
+    N_MEMORY_COLUMNS,
     N_PAIR_ROWS,
     N_REFUGES,
     N_SUMS,
     N_TASK_COLUMNS,
     N_TASKS,
+    N_WEIGHT_ROWS,
     NEVER,
     READERS,
     READERS_END,
@@ -44,6 +51,7 @@ from dynpartition.agent.estimate_kernel import (
     RETURNS,
     RUN_NS,
     SEEN,
+    SIZE_BYTES,
     SPAN,
     STAGES_IN,
     STAGES_OUT,
@@ -52,8 +60,10 @@ from dynpartition.agent.estimate_kernel import (
     Places,
     link_between,
     of_machine,
+    of_memory,
     of_pair,
     of_task,
+    of_weights,
     unpack,
 )
 from dynpartition.compiled import compiled, inlined
@@ -65,6 +75,7 @@ SIZES_KEPT = 8
 """Sizes of outputs whose costs are copied and not computed again."""
 BYTES_MAX = (1 << 62) // 10**9
 """So many bytes and more are priced by Python."""
+BARRED = -2
 DONE, OVERFLOW, UNPRICED, HIDES, LARGE = range(5)
 """What became of it. UNPRICED: a task runs nowhere."""
 
@@ -85,6 +96,9 @@ class Costs(NamedTuple):
     """(K, D)"""
     first_ns: int
     """(K, D) what the first launch takes longer."""
+    weights: int
+    """(K, 2, D), then (K, 2) and (D, 3), as `estimate_kernel.Places` has them; where devices track
+    weights."""
     n_cells: int
 
 
@@ -100,7 +114,8 @@ class Given(NamedTuple):
     arrival_ns: IntArray
     revealed_by: IntArray
     own_ns: IntArray
-    """(N, D) or (0, D): durations of tasks' own, ABSENT where the cell's hold."""
+    """(N, D) or (0, D): durations of tasks' own, ABSENT where the cell's hold, BARRED where a task
+    cannot run whatever they are."""
     priced: IntArray
     """(N, L + 2 D) or (0, 0): times of transfers, gathering and staging where a link has no formula
     or bytes are too many."""
@@ -125,9 +140,14 @@ def costs_of(costs: IntArray, layout: IntArray) -> Costs:
     links = p.tasks
     staging = links + 2 * p.n_links
     run_ns = staging + 4 * p.n_devices
-    n_cells = (len(costs) - run_ns) // (3 * p.n_devices)
+    n_fixed, n_per_cell = 0, 3 * p.n_devices
+    if p.tracks != 0:
+        n_fixed, n_per_cell = N_MEMORY_COLUMNS * p.n_devices, (3 + N_WEIGHT_ROWS) * p.n_devices + 2
+    n_cells = (len(costs) - run_ns - n_fixed) // n_per_cell
     size = n_cells * p.n_devices
-    return Costs(links, staging, run_ns, run_ns + size, run_ns + 2 * size, n_cells)
+    return Costs(
+        links, staging, run_ns, run_ns + size, run_ns + 2 * size, run_ns + 3 * size, n_cells
+    )
 
 
 @compiled
@@ -169,6 +189,7 @@ def fill(
     bound, work_ns, n_kept = 0.0, 0, 0
     for t in range(n):
         row, least, longest, able = p.tasks + N_TASK_COLUMNS * t, NEVER, 0, False
+        loading = 0
         known = ABSENT
         for at in range(min(n_kept, SIZES_KEPT)):
             if g.output_bytes[scratch[at]] == g.output_bytes[t]:
@@ -189,8 +210,8 @@ def fill(
         row_of_cell = n_devices * g.cell_of[t]
         for device in range(n_devices):
             run_ns = costs[c.run_ns + row_of_cell + device]
-            if len(g.own_ns) > 0 and g.own_ns[t, device] >= 0:
-                run_ns = g.own_ns[t, device]
+            if len(g.own_ns) > 0 and g.own_ns[t, device] != ABSENT:
+                run_ns = max(g.own_ns[t, device], ABSENT)
             if run_ns >= 0:
                 least, able = min(least, run_ns), True
             h_ns = costs[c.h_ns + row_of_cell + device]
@@ -210,9 +231,12 @@ def fill(
             s[at + n_devices * HOST_COPY_NS] = feed_ns
             first_ns = costs[c.first_ns + row_of_cell + device]
             longest = max(longest, run_ns + h_ns + first_ns, feed_ns)
+            if p.tracks != 0:  # (K, 2, D)
+                at = c.weights + N_WEIGHT_ROWS * row_of_cell + n_devices * LOAD_NS + device
+                loading = max(loading, costs[at])
         if not able:
             return UNPRICED
-        bound += float(longest) + float(g.arrival_ns[t])
+        bound += float(longest) + float(loading) + float(g.arrival_ns[t])
         bound += (n_links + 2 * n_devices) * float(most + p.handoff_ns + p.h_copy_ns)
         s[row + CELL] = g.cell_of[t]
         s[row + HAS_HOST_INPUT], s[row + RETURNS] = g.host_bytes[t] > 0, g.returns[t]
@@ -220,6 +244,8 @@ def fill(
         s[row + HOME] = s[row + SEEN] = s[row + CHECKED] = ABSENT
         work_ns += least
     begin_sums(s, p, costs, c, refuges, g, work_ns)
+    if p.tracks != 0:
+        begin_weights(s, p, costs, c, g)
     if len(given_order) > 0 or in_order:
         for t in range(n):
             order[t] = given_order[t] if len(given_order) > 0 else t
@@ -334,6 +360,44 @@ def begin_sums(
 
 
 @inlined
+def begin_weights(s: IntArray, p: Places, costs: IntArray, c: Costs, g: Given) -> None:
+    """Write what devices hold at first, and which of them may have to load; after `begin_sums`."""
+    n_devices, place = p.n_devices, c.weights
+    for at in range(p.weights, of_weights(p, c.n_cells, 0)):
+        s[at] = costs[place]
+        place += 1
+    for at in range(p.sizes, p.sizes + 2 * c.n_cells):
+        s[at] = costs[place]
+        place += 1
+    for at in range(p.memory, of_memory(p, n_devices, 0)):
+        s[at] = costs[place]
+        place += 1
+    room_bytes, total_bytes = launch_bytes(s, p, g), 0
+    for cell in range(c.n_cells):
+        total_bytes += s[p.sizes + 2 * cell + SIZE_BYTES]
+    for device in range(n_devices):
+        s[of_memory(p, device, LIMIT_BYTES)] -= room_bytes
+        fits = total_bytes <= s[of_memory(p, device, LIMIT_BYTES)]
+        for cell in range(c.n_cells):
+            fits = fits and s[of_weights(p, cell, LAST_USE) + device] >= 0
+        if fits:
+            s[of_memory(p, device, LOADS)] = 0
+        s[p.sums + N_LOADING] += s[of_memory(p, device, LOADS)]
+
+
+@inlined
+def launch_bytes(s: IntArray, p: Places, g: Given) -> int:
+    """Return the most bytes that one task needs at once; see `agent.holdings`."""
+    most = 0
+    for t in range(len(g.cell_of)):
+        needed = g.output_bytes[t] + g.host_bytes[t]
+        for at in range(s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]):
+            needed += g.output_bytes[s[p.rows + at]]
+        most = max(most, needed)
+    return most
+
+
+@inlined
 def sort_tasks(s: IntArray, p: Places, n: int, order: IntArray, heap: IntArray) -> None:
     """Write the tasks, inputs first, the smallest number first among equals."""
     size = n_ordered = 0
@@ -387,3 +451,6 @@ def copy_tables(s: IntArray, other: IntArray, p: Places, n: int, n_rows: int) ->
         other[at] = s[at]
     for at in range(p.first_ns, p.first_ns + p.n_devices * s[p.sums + N_CELLS]):
         other[at] = s[at]
+    if s[p.sums + N_LOADING] > 0:
+        for at in range(p.sizes, p.sizes + 2 * s[p.sums + N_CELLS]):
+            other[at] = s[at]

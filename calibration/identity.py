@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from dynpartition.cluster import Device
@@ -41,6 +41,8 @@ def identities(devices: Sequence[Device]) -> dict[str, dict[str, object]]:
             }
         if device.speed < 1:
             found[device.name]["emulated_speed"] = device.speed
+        if device.link is not None:
+            found[device.name]["emulated_link"] = asdict(device.link)
     return found
 
 

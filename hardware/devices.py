@@ -11,6 +11,7 @@ from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link
 from dynpartition.device_spec import check_parts, host_of, sm_count
 from dynpartition.errors import DeviceError, ProfileError, did_you_mean
 from dynpartition.hardware.hosts import check_hosts
+from dynpartition.hardware.pacing import are_paced, pace_between
 from dynpartition.profile import Profile
 
 _PLACEHOLDER = {
@@ -81,6 +82,11 @@ def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
         if device.kind == "cuda" and device_number(device) >= n_cuda:
             raise DeviceError(f"{device.name} is not there: {_what_cuda(n_cuda)}")
     check_parts([device.name for device in devices])
+    if are_paced(devices) and len(cpus) < len(devices):
+        raise DeviceError(
+            f"{next(d.name for d in cpus if d.link)}: links are slowed between CPU devices only;"
+            " leave out ~ or the GPUs"
+        )
     _warn_of_crowding(cpus)
 
 
@@ -127,6 +133,9 @@ def _link(src: Device, dst: Device) -> Link:
     if host_of(src.name) or host_of(dst.name):
         return Link(src.name, dst.name, _BETWEEN_HOSTS)
     blocks: Blocks | None = "src" if (src.kind, dst.kind) == ("cpu", "cpu") else None
+    slowed = pace_between(src, dst)
+    if slowed is not None:  # which keeps no core busy
+        return Link(src.name, dst.name, slowed)
     return Link(src.name, dst.name, _PLACEHOLDER[src.kind, dst.kind], blocks=blocks)
 
 

@@ -15,6 +15,7 @@ from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Stock
+from dynpartition.hardware.pacing import are_paced, paces_from
 from dynpartition.hardware.pool import STALL_TIMEOUT_S, Pool, PoolOptions
 from dynpartition.hardware.shelf import CudaShelf, Shelf
 from dynpartition.hardware.starting import start_pool
@@ -125,6 +126,9 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
         virtual=options.virtual,
         queue=run_delay(not options.virtual),
         beyond=frozenset(elsewhere(pool.devices)),
+        paces=paces_from(pool.devices, options.host),
+        host=options.host,
+        paced=are_paced(pool.devices),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from dynpartition.hardware.pacing import Paces
 from dynpartition.program import COPY, RECORD, RUN, WAIT
 
 LOAD = 1 + max(WAIT, RUN, RECORD, COPY)
@@ -151,6 +152,11 @@ class Setup(msgspec.Struct, tag=True):
     """Of its own arena, where another host has to make it."""
     beyond: list[int] = []
     """Devices on other hosts than this worker."""
+    paces: Paces = msgspec.field(default_factory=dict)
+    """Devices to which its transfers are slowed."""
+    host: int = 0
+    paced: bool = False
+    """Whether transfers of any device are slowed."""
 
 
 class Ready(msgspec.Struct, tag=True):

@@ -19,6 +19,7 @@ from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.devices import available_cores, core_of, driven_by_workers, elsewhere
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.messages import Channel, Ready, Setup
+from dynpartition.hardware.pacing import are_paced, paces_from
 from dynpartition.hardware.pool import Pool, PoolOptions, end_workers
 from dynpartition.hardware.process import RELAY, WORKER, WorkerProcess
 from dynpartition.hardware.server import Server
@@ -115,6 +116,9 @@ class ProcessStarter(_Starter):
             virtual=options.virtual,
             arena_bytes=options.arena_bytes[index],
             beyond=elsewhere(self.devices),
+            paces=paces_from(self.devices, index),
+            host=options.host,
+            paced=are_paced(self.devices),
         )
 
 
@@ -165,6 +169,9 @@ class ThreadStarter(_Starter):
             *(device.name, index, cells, memory.arenas, memory.control, repeater, delay, shelf),
             virtual=self.options.virtual,
             queue=run_delay(not self.options.virtual),
+            paces=paces_from(self.devices, index),
+            host=self.options.host,
+            paced=are_paced(self.devices),
         )
 
 

@@ -70,6 +70,9 @@ def _attach(setup: Setup) -> Site:
         virtual=setup.virtual,
         queue=run_delay(not setup.virtual),
         beyond=frozenset(setup.beyond),
+        paces=setup.paces,
+        host=setup.host,
+        paced=setup.paced,
     )
 
 
