@@ -279,7 +279,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clock", choices=("wall", "virtual"), default="virtual")
     parser.add_argument("--node", default="2a100", help="of calibration/sheets.py; empty: none")
     parser.add_argument("--node-cores", type=int, default=16, help="of the node's host")
-    parser.add_argument("--node-model", default="moe:width=1024,heads=16,experts=8")
+    parser.add_argument("--node-model", default="moe:width=512,heads=8,experts=8")
     parser.add_argument("--cases", type=int, default=18)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--budget-us", type=float, default=1000.0, help="of policy-search")

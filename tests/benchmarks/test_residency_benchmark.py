@@ -49,7 +49,7 @@ def test_rows_say_where_experts_were_computed(residency: ModuleType) -> None:
     profile = residency.capped_node(model, options)
     cap = profile.cluster.devices[1].memory_bytes
     assert cap == int(0.4 * sum(cell.param_bytes for cell in model.graph_cells))
-    work = residency.inputs_of(model, 5, seed=3)
+    work = residency.inputs_of(model, 4, seed=3)
     rivals = residency.schedulers_for(*profile.cluster.names, options)
     rows = {r["row"]: r for r in residency.judged(SimBackend(profile), work, rivals, 1)}
     assert rows["always on the host"]["experts"] == {"on_host": 1, "there": 0, "loaded": 0}
@@ -57,7 +57,7 @@ def test_rows_say_where_experts_were_computed(residency: ModuleType) -> None:
     assert rows["always move weights"]["experts"]["loaded"] > 0.2
     best = rows[residency.BEST]
     assert best["mean_ms"] <= min(row["mean_ms"] for row in rows.values())
-    assert sum(best["wins"].values()) == 5
+    assert sum(best["wins"].values()) == 4
     for row in rows.values():
         assert sum(row["experts"].values()) == pytest.approx(1)
         assert row["to_the_host"]["low"] <= row["to_the_host"]["ratio"]
