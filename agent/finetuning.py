@@ -28,10 +28,11 @@ import numpy as np
 from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.heuristics import Random
+from dynpartition.agent.lessons import Inputs
 from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.registry import make_scheduler
 from dynpartition.agent.rollout import RIVAL_EVERY, Player
-from dynpartition.agent.train import Case, Metrics, train, train_on
+from dynpartition.agent.train import Metrics, train, train_on
 from dynpartition.belief import Believing
 from dynpartition.contract import (
     INFEASIBLE_NS,
@@ -268,16 +269,17 @@ class _Tuning:
             resume=cut is not None,
         )
 
-        def draw(update: int) -> list[Case]:
+        def draw(update: int) -> list[int]:
             chosen = self._rng(update, _UPDATE).choice(len(self.workloads), size=GROUPS)
-            return [(player, self.workloads[at]) for at in chosen.tolist()]
+            numbers: list[int] = chosen.tolist()
+            return numbers
 
         def note(metrics: Metrics) -> None:
             n_runs = self.config.correcting + int(metrics["update"]) * runs_each
             self._note(3, n_runs, [metrics["reward"]])
 
         return train_on(
-            *(draw, (), cut or policy, config),
+            *(Inputs(player, self.workloads, draw), (), cut or policy, config),
             on_update=note,
             on_checkpoint=self._keeper("practise"),
         ).policy

@@ -28,6 +28,11 @@ from dynpartition.types import FloatArray, IntArray
 _SEEDS = 1 << 40
 
 
+def draw_seeds(rng: np.random.Generator, n_cases: int, n_rollouts: int) -> IntArray:
+    """Return (C, R) seeds of rollouts."""
+    return rng.integers(_SEEDS, size=(n_cases, n_rollouts))
+
+
 @dataclass(eq=False)
 class Segment:
     """What rollouts decided at one question: nothing was shown meanwhile."""
@@ -98,10 +103,9 @@ class Player:
         return self._rewards(times, workloads)
 
     def sample(
-        self, policy: Policy, workload: Workload, styles: IntArray, rng: np.random.Generator
+        self, policy: Policy, workload: Workload, styles: IntArray, seeds: IntArray
     ) -> Rollouts:
-        """Play a workload once per style (R,), drawing every choice."""
-        seeds = rng.integers(_SEEDS, size=len(styles))
+        """Play a workload once per style (R,), drawing every choice by its seed (R,)."""
         graph = self._known_graph(workload)
         if graph is None:
             times, rival_times, segments = self._sample_sessions(policy, workload, styles, seeds)

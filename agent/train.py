@@ -14,31 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
+from dynpartition.agent.lessons import Alone, Case, Course, Crew, Inputs, Source
 from dynpartition.agent.network import flat, unflat
 from dynpartition.agent.optimizer import Adam
 from dynpartition.agent.policy import Policy
-from dynpartition.agent.rollout import Player
+from dynpartition.agent.rollout import Player, draw_seeds
 from dynpartition.contract import Backend, Workload
 from dynpartition.errors import TrainingError
-from dynpartition.types import FloatArray, IntArray
+from dynpartition.types import FloatArray
 
 Metrics = dict[str, float]
 """One JSON line: update, episodes, seconds, reward, entropy, grad_norm; after a validation also
 validation (mean greedy reward)."""
 
-Case = tuple[Player, Workload]
-"""An input, and who plays it on its backend."""
-
 WARM_UP = 20
 """Updates over which the learning rate grows to its full size."""
-ADDED_SHARE = 0.3
-"""What counts of a rollout for what it adds to those of other styles."""
-TOP_SHARE, TOP_WEIGHT = 0.1, 10.0
-"""The best share of rollouts is told apart by so much more than the others."""
 
 
 @dataclass
@@ -63,41 +56,56 @@ def train(
     validation: Sequence[Workload] = (),
     on_update: Callable[[Metrics], None] = lambda metrics: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    crew: Crew | None = None,
 ) -> TrainResult:
     """Train on `workloads` from `start` until the budget is used up.
 
     `validation`: inputs to choose the best policy by; default: the first 16 workloads. A checkpoint
     goes on with its optimizer. `on_update` gets the metrics of every update, `on_checkpoint` what
-    would be the result if training stopped now, whenever that changes after a validation.
+    would be the result if training stopped now, whenever that changes after a validation. `crew`:
+    who plays the rollouts of these workloads elsewhere (`agent/ray_crew.py`), with the same result.
     """
     if not workloads:
         raise TrainingError("training needs at least one workload")
     player = Player(backend, baseline_repeats=config.baseline_repeats)
     judged = [(player, workload) for workload in validation or workloads[:16]]
 
-    def draw(number: int) -> list[Case]:
-        rng = np.random.default_rng(np.random.SeedSequence([config.seed, number, 1]))
-        chosen = rng.choice(len(workloads), size=config.groups)
-        return [(player, workloads[i]) for i in chosen.tolist()]
+    source = Inputs(player, workloads, drawing(config, len(workloads)))
+    return train_on(
+        *(source, judged, start, config),
+        on_update=on_update,
+        on_checkpoint=on_checkpoint,
+        crew=crew,
+    )
 
-    return train_on(draw, judged, start, config, on_update=on_update, on_checkpoint=on_checkpoint)
+
+def drawing(config: TrainConfig, n_workloads: int) -> Callable[[int], list[int]]:
+    """Return which workloads each update plays, by its number."""
+
+    def draw(update: int) -> list[int]:
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, update, 1]))
+        chosen: list[int] = rng.choice(n_workloads, size=config.groups).tolist()
+        return chosen
+
+    return draw
 
 
 def train_on(
-    draw: Callable[[int], Sequence[Case]],
+    source: Source,
     validation: Sequence[Case],
     start: Checkpoint | Policy,
     config: TrainConfig,
     *,
     on_update: Callable[[Metrics], None] = lambda metrics: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    crew: Crew | None = None,
 ) -> TrainResult:
-    """Train on the cases that `draw` returns for each update number, as `train` does.
+    """Train on the cases of `source`, as `train` does.
 
     Without `validation`, where every look costs runs, nothing is validated: the last policy is the
     result, and `on_checkpoint` gets what would be the result after every update.
     """
-    run = _Run(draw, validation, start, config)
+    run = _Run(source, crew or Alone(source), validation, start, config)
     kept = None
     while not run.is_over():
         metrics = run.update()
@@ -113,12 +121,13 @@ class _Run:
 
     def __init__(
         self,
-        draw: Callable[[int], Sequence[Case]],
+        source: Source,
+        crew: Crew,
         validation: Sequence[Case],
         start: Checkpoint | Policy,
         config: TrainConfig,
     ) -> None:
-        self.config, self.draw, self.validation = config, draw, validation
+        self.config, self.source, self.crew, self.validation = config, source, crew, validation
         checkpoint = start if isinstance(start, Checkpoint) else Checkpoint(start)
         self.policy = checkpoint.policy
         size = self.policy.net.size
@@ -164,27 +173,26 @@ class _Run:
         n_styles = self.policy.n_styles
         n_rounds = max(2, config.rollouts // n_styles)
         styles = np.tile(np.arange(n_styles), n_rounds)
-        cases = self.draw(self.n_updates)
+        numbers = self.source.numbers(self.n_updates)
         left = 1 - self.progress()
+        seeds = draw_seeds(rng, len(numbers), len(styles))
+        weights, entropy = flat(self.policy.weights), config.entropy * left
+        course = Course(weights, n_styles, styles, seeds, entropy)
+        lessons = self.crew.learn(numbers, course)
         gradient = np.zeros(self.policy.net.size, dtype=np.float32)
-        totals, rewards = np.zeros(4), []
-        for player, workload in cases:
-            rollouts = player.sample(self.policy, workload, styles, rng)
-            # Divided by decisions, so that the step size does not depend on how large inputs are.
-            share = 1 / max(1, rollouts.n_decisions * len(cases))
-            weights = advantages(rollouts.makespans_ns, n_styles) * share
-            bonus = config.entropy * left * share
-            totals += player.learn(self.policy, rollouts, weights, bonus, gradient)
-            rewards.append(float(rollouts.rewards.mean()))
+        totals = np.zeros(4)
+        for lesson in lessons:  # in this order, whoever came first: sums of floats depend on it
+            gradient += lesson.gradient
+            totals += lesson.totals
         norm = float(np.linalg.norm(gradient))
         self._step(gradient * min(1.0, config.grad_norm_max / max(norm, 1e-12)), left)
         self.n_updates += 1
-        self.n_episodes += len(styles) * len(cases)
+        self.n_episodes += len(styles) * len(numbers)
         metrics = {
             "update": self.n_updates,
             "episodes": self.n_episodes,
             "seconds": round(self.seconds(), 3),
-            "reward": float(np.mean(rewards)),
+            "reward": float(np.mean([lesson.reward for lesson in lessons])),
             "entropy": float((totals[0] + totals[2]) / max(1, totals[1] + totals[3])),
             "grad_norm": norm,
         }
@@ -239,32 +247,3 @@ class _Run:
             training["validation"] = self.last_validation if last else self.best_validation
         optimizer = self.adam.state() if last else self.best_optimizer
         return Checkpoint(self.kept(), optimizer, training)
-
-
-def advantages(makespans_ns: IntArray, n_styles: int) -> npt.NDArray[np.float64]:
-    """Return (R,) how much better each rollout was than those of its style; styles take turns.
-
-    In part from what sets it apart from other rollouts of its style, in part (ADDED_SHARE) from
-    what it adds to the other styles' of its turn. Zeros where all are equal.
-    """
-    ranked = _ranks(makespans_ns).reshape(-1, n_styles)  # (S, K)
-    spread = ranked.std() + 1e-3
-    own: npt.NDArray[np.float64] = (ranked - ranked.mean(axis=0)) / spread
-    if n_styles == 1:
-        return own.reshape(-1)
-    ordered = np.sort(ranked, axis=1)
-    added = np.zeros_like(ranked)
-    winner = ranked.argmax(axis=1)
-    added[np.arange(len(ranked)), winner] = (ordered[:, -1] - ordered[:, -2]) / spread
-    mixed: npt.NDArray[np.float64] = (1 - ADDED_SHARE) * own + ADDED_SHARE * n_styles * added
-    return mixed.reshape(-1)
-
-
-def _ranks(makespans_ns: IntArray) -> npt.NDArray[np.float64]:
-    """Return (R,) from 0, the slowest, to 1, equal for equal ones; the top is stretched."""
-    _, place, count = np.unique(makespans_ns, return_inverse=True, return_counts=True)
-    behind = np.cumsum(count) - (count + 1) / 2  # mean place of those that are equal
-    share = 1 - behind[place] / max(1, len(makespans_ns) - 1)
-    top = np.maximum(share - (1 - TOP_SHARE), 0)
-    ranks: npt.NDArray[np.float64] = share + TOP_WEIGHT * top
-    return ranks

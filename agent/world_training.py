@@ -13,11 +13,12 @@ import numpy as np
 from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.families import FAMILIES, Ranges, World, draw_setting, draw_world
+from dynpartition.agent.lessons import Case, Crew
 from dynpartition.agent.list_tables import list_graph
 from dynpartition.agent.policy import Policy
 from dynpartition.agent.rollout import Player
 from dynpartition.agent.search import Problem, problem_of, search_plan
-from dynpartition.agent.train import Case, Metrics, TrainResult, train_on
+from dynpartition.agent.train import Metrics, TrainResult, train_on
 from dynpartition.belief import Believing
 from dynpartition.by_id import ById
 from dynpartition.contract import Backend, CompletePlan, GraphWorkload
@@ -65,13 +66,20 @@ def train_on_worlds(
     *,
     on_update: Callable[[Metrics], None] = lambda metrics: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    crew: Crew | None = None,
 ) -> TrainResult:
-    """Train from `start` on worlds that depend on the seed and the number of the update alone."""
-    source = _Worlds(config, worlds)
+    """Train from `start` on worlds that depend on the seed and the number of the update alone.
+
+    `crew`: who plays rollouts of `WorldSource(config, worlds)` elsewhere, with the same result.
+    """
+    source = WorldSource(config, worlds)
     numbers = range(VALIDATION, VALIDATION + worlds.n_validation)
     validation = [case_of(worlds, config.seed, number) for number in numbers]
     return train_on(
-        source.draw, validation, start, config, on_update=on_update, on_checkpoint=on_checkpoint
+        *(source, validation, start, config),
+        on_update=on_update,
+        on_checkpoint=on_checkpoint,
+        crew=crew,
     )
 
 
@@ -81,22 +89,25 @@ def world_of(ranges: Ranges, seed: int, number: int) -> World:
     return draw_world(draw_setting(ranges, rng), rng)
 
 
-class _Worlds:
-    """Draws worlds in generations that several updates share."""
+class WorldSource:
+    """Random worlds, in generations that several updates share."""
 
     def __init__(self, config: TrainConfig, worlds: WorldConfig) -> None:
         self._config, self._worlds = config, worlds
-        self._generation, self._cases = -1, list[Case]()
+        self._cases: dict[int, Case] = {}
 
-    def draw(self, update: int) -> Sequence[Case]:
-        """Return the cases of an update."""
-        generation = update // self._worlds.reuse
-        if generation != self._generation:
-            first = generation * self._config.groups
-            numbers = range(first, first + self._config.groups)
-            self._cases = [case_of(self._worlds, self._config.seed, each) for each in numbers]
-            self._generation = generation
-        return self._cases
+    def numbers(self, update: int) -> range:
+        """Return the numbers of the worlds of an update."""
+        first = update // self._worlds.reuse * self._config.groups
+        return range(first, first + self._config.groups)
+
+    def case(self, number: int) -> Case:
+        """Return a world, drawn where it is not one of this generation that is known."""
+        if number not in self._cases:
+            first = number // self._config.groups * self._config.groups
+            self._cases = {n: case for n, case in self._cases.items() if n >= first}
+            self._cases[number] = case_of(self._worlds, self._config.seed, number)
+        return self._cases[number]
 
 
 def case_of(worlds: WorldConfig, seed: int, number: int) -> Case:

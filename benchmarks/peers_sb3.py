@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 
 from dynpartition import GraphWorkload, Profile
 from dynpartition.agent.vector_env import PlacementVectorEnv
@@ -46,6 +47,7 @@ def trained(
     env = PlacementVecEnv(envs)
     env.seed(seed)
     agent = NAMES[name]("MultiInputPolicy", env, seed=seed, device="cpu", **SETTINGS)
+    agent.set_logger(Logger(None, []))  # the default one makes a folder among temporary files
     begun_s = time.monotonic()
     agent.learn(steps)
     env.close()

@@ -14,6 +14,7 @@ from dynpartition.calibration.operators import Work
 from dynpartition.models import DynamicModel, ModelInput
 from dynpartition.models.interpreter import Interpreter, task_arguments
 from dynpartition.models.variants import variant_of
+from dynpartition.models.weights import parameter_bytes
 
 ResultT = TypeVar("ResultT")
 
@@ -67,8 +68,7 @@ def _work_of(owner: nn.Module, cell: nn.Module, arguments: tuple[Any, ...]) -> W
     result, ops, flops = counted(lambda: cell(*arguments))
     size = len(arguments[0])
     moved = sum(tensor.numel() * tensor.element_size() for tensor in (*arguments, result))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in owner.parameters())
-    return Work(ops, flops / size, weights, moved / size)
+    return Work(ops, flops / size, parameter_bytes(owner), moved / size)
 
 
 def counted(call: Callable[[], ResultT]) -> tuple[ResultT, int, int]:

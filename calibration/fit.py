@@ -39,6 +39,7 @@ def fit_profile(
     Raises CalibrationError naming a (cell, device) or a link that was observed too rarely.
     """
     good, wrong = observations.cleaned()
+    good.launches = with_late(good)
     _check_cells(good.launches)
     numbers: dict[str, Number] = {}
     devices = {name: DeviceFit(cluster, name, good.launches) for name in cluster.names}
@@ -52,7 +53,7 @@ def fit_profile(
             cells[cell][name] = curve
     profile = Profile(replace(cluster, links=links), dict(cells), dispatch)
     if scattered is not None:
-        rows = scattered.cleaned()[0].launches
+        rows = with_late(scattered.cleaned()[0])
         devices = {name: DeviceFit(cluster, name, rows) for name in cluster.names}
     return Fitted(profile, numbers, wrong, fit_noise(devices.values()))
 
@@ -60,6 +61,7 @@ def fit_profile(
 def fit_cells(cluster: Cluster, observations: Observations) -> dict[str, dict[str, Curve]]:
     """Return the batch curves alone: cell → device → curve, of what was observed often enough."""
     good, _ = observations.cleaned()
+    good.launches = with_late(good)
     counts = Counter((row.cell, row.device) for row in good.launches)
     often = [row for row in good.launches if counts[row.cell, row.device] >= SAMPLES_MIN]
     cells: dict[str, dict[str, Curve]] = defaultdict(dict)
@@ -67,6 +69,26 @@ def fit_cells(cluster: Cluster, observations: Observations) -> dict[str, dict[st
         for cell, curve in DeviceFit(cluster, name, often).curves().items():
             cells[cell][name] = curve
     return dict(cells)
+
+
+def with_late(seen: Observations) -> list[Launched]:
+    """Return the launches, and those that waited for values where the cell has hardly any others.
+
+    What the executor does before a launch is not known of these: they get what is usual there.
+    """
+    alone = Counter((row.cell, row.device) for row in seen.launches if row.size == 1)
+    gaps_ns: dict[str, list[float]] = defaultdict(list)
+    for row in seen.launches:
+        gaps_ns[row.device].append(row.gap_ns)
+    usual_ns = {device: float(np.median(gaps)) for device, gaps in gaps_ns.items()}
+    added = [
+        row._replace(
+            ns=row.ns + usual_ns.get(row.device, 0.0), gap_ns=usual_ns.get(row.device, 0.0)
+        )
+        for row in seen.late
+        if alone[row.cell, row.device] < SAMPLES_MIN
+    ]
+    return [*seen.launches, *added]
 
 
 def _check_cells(launches: Sequence[Launched]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from dynpartition.cluster import Device
-from dynpartition.device_spec import gpu_of
+from dynpartition.device_spec import gpu_of, host_of
 from dynpartition.errors import CalibrationError
 from dynpartition.formats import profile_bytes
 from dynpartition.hardware.devices import available_cores, core_of, cpu_name
@@ -26,6 +26,8 @@ def identities(devices: Sequence[Device]) -> dict[str, dict[str, object]]:
     for device in devices:
         if device.kind == "cuda":
             found[device.name] = _gpu(int(gpu_of(device.name).partition(":")[2]))
+        elif host_of(device.name):
+            found[device.name] = {"kind": "cpu", "host": host_of(device.name)}
         else:
             core = core_of(device, cores)
             pinned = core is not None and hasattr(os, "sched_setaffinity")
@@ -39,6 +41,8 @@ def identities(devices: Sequence[Device]) -> dict[str, dict[str, object]]:
             }
         if device.speed < 1:
             found[device.name]["emulated_speed"] = device.speed
+        if device.link is not None:
+            found[device.name]["emulated_link"] = asdict(device.link)
     return found
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from dynpartition.calibration.fit_launches import SAMPLES_MIN
 from dynpartition.calibration.joint import Job
 from dynpartition.calibration.observations import HostTimes, Observations, observe
 from dynpartition.calibration.quantiles import (
@@ -34,13 +36,15 @@ LARGE_SIZES = (64, 16, 64, 32)
 _PATIENCE = 4  # times the asked duration, where other work keeps taking the cores away
 _LAUNCHES_MAX = 60_000
 """More observed launches than this make no number better, and the fit slower."""
+_SAFELY = 2
+"""Cells are measured so many times as often as they have to be, since some stamps are left out."""
 _HALVES = 1.6
 """Halves of normal samples differ on average by so many standard errors of the whole: 2·√(2/π)."""
 _SPREAD_LEAST = 0.003
 """Nobody knows a makespan better than this: machines drift."""
 
 
-@dataclass
+@dataclass(eq=False)
 class MeasuredJob:
     """A placement of one input, and its runs."""
 
@@ -158,6 +162,66 @@ def measure_jobs(
         progress(min(1.0, elapsed / seconds))
 
 
+def measure_more(backend: HardwareBackend, jobs: Sequence[MeasuredJob], seconds: float) -> None:
+    """Run again those of `jobs` with cells that were measured too rarely, mostly for `seconds`.
+
+    Cells that only few inputs call are in few placements. However long it takes, every cell is
+    measured as often as a number needs, if only in runs that other work has disturbed.
+    """
+    started = time.monotonic()
+    while True:
+        is_late = time.monotonic() - started > seconds
+        rare = _rare(jobs, _n_runs if is_late else _n_fast)
+        # One placement tells most of each: what all tell is not measured more often than needed.
+        chosen = {max(rare[pair], key=lambda job: _alone(job)[pair]) for pair in rare}
+        if not chosen:
+            break
+        for job in chosen:
+            outcome, times, waited_ns = run_once(backend, job.item, job.scheduler)
+            job.outcomes.append((outcome, times))
+            job.waited.append(waited_ns / outcome.trace.makespan_ns)
+
+
+def _rare(
+    jobs: Sequence[MeasuredJob], n_runs_of: Callable[[MeasuredJob], int]
+) -> dict[tuple[str, str], list[MeasuredJob]]:
+    """Return cell and device of launches of one task that are seldom → the jobs that have some.
+
+    `n_runs_of`: how many runs of a job count.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    having: dict[tuple[str, str], list[MeasuredJob]] = {}
+    for job in jobs:
+        n_runs = n_runs_of(job)
+        for pair, count in _alone(job).items():
+            counts[pair] += n_runs * count
+            having.setdefault(pair, []).append(job)
+    least = SAMPLES_MIN * _SAFELY
+    return {pair: found for pair, found in having.items() if counts[pair] < least}
+
+
+def _jobs_of(rare: Mapping[tuple[str, str], list[MeasuredJob]]) -> set[MeasuredJob]:
+    return {job for having in rare.values() for job in having}
+
+
+def _n_fast(job: MeasuredJob) -> int:
+    return len(job.fast())
+
+
+def _n_runs(job: MeasuredJob) -> int:
+    return len(job.outcomes)
+
+
+def _alone(job: MeasuredJob) -> Counter[tuple[str, str]]:
+    """Return how many launches of one task a job has, by cell and device."""
+    outcome = job.outcomes[0][0]
+    return Counter(
+        (outcome.graph.cell_name(launch.tasks[0]), launch.device)
+        for launch in outcome.plan.launches
+        if len(launch.tasks) == 1
+    )
+
+
 def _rounds(jobs: Sequence[MeasuredJob]) -> int:
     return min(len(job.outcomes) for job in jobs)
 
@@ -189,14 +253,18 @@ def observations_of(
 ) -> Observations:
     """Return what the fast runs tell that other work left alone, of all jobs alike.
 
-    `scattered`: fast and slow ones, which tell how much launches vary.
+    `scattered`: fast and slow ones, which tell how much launches vary. Of cells that few runs have
+    more count, at need all.
     """
     per_round = sum(len(job.outcomes[0][0].trace.launches) for job in jobs)
     runs_max = max(2, _LAUNCHES_MAX // max(1, per_round))
+    more = _jobs_of(_rare(jobs, lambda job: min(runs_max, _n_fast(job))))
+    most = _jobs_of(_rare(jobs, _n_fast))
     found, number = Observations(), 0
     for job in jobs:
-        best = job.best() if scattered else job.fast()
-        for run in best[:: -(-len(best) // runs_max)]:
+        runs = job.best() if scattered else job.fast()
+        step = 1 if job in more else -(-len(runs) // runs_max)
+        for run in range(_n_runs(job)) if job in most else runs[::step]:
             outcome, times = job.outcomes[run]
             found += observe(number, outcome.graph, cluster, outcome.trace, times)
             number += 1

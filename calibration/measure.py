@@ -20,6 +20,7 @@ from dynpartition.calibration.jobs import (
     Progress,
     make_jobs,
     measure_jobs,
+    measure_more,
     observations_of,
     told,
 )
@@ -29,10 +30,12 @@ from dynpartition.calibration.numbers import as_plain
 from dynpartition.calibration.observations import Observations
 from dynpartition.calibration.operators import Work, fit_operators
 from dynpartition.calibration.probe import Probe, ProbeConfig
+from dynpartition.calibration.reaching import cells_of, reaching
 from dynpartition.cluster import Cluster, Device
 from dynpartition.errors import CalibrationError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.backend import Workers
+from dynpartition.hardware.devices import elsewhere
 from dynpartition.hardware.locking import choose_workers
 from dynpartition.hardware.virtual import ClockKind
 from dynpartition.models import DynamicModel, ModelInput, generate_inputs
@@ -43,6 +46,8 @@ FIT_JOBS, CHECK_JOBS, PROBE_JOBS = 48, 16, 36
 _CHECK_SHARE = 0.25
 _INPUTS_FOR_LOCK = 3
 """So many inputs tell how often each cell is called."""
+_SEARCH_SHARE, _SEARCH_LEAST_S = 0.2, 2.0
+"""Of the time, at most and besides, for generating inputs that call what the given ones do not."""
 _PROBE_SHARE = 0.15
 """Of the time, for shapes and sizes that the model does not have."""
 
@@ -73,6 +78,9 @@ def calibrate(
     if not seconds > 0:
         raise CalibrationError(f"calibration time is {seconds} s; give more than 0")
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    search_s = max(_SEARCH_LEAST_S, seconds * _SEARCH_SHARE)
+    more, uncalled = reaching(model, inputs, seed=seed, seconds=search_s)
+    inputs = [*inputs, *more]
     kind, why = _suiting_workers(workers, devices, inputs)
     with HardwareBackend(model, devices, clock=clock, workers=kind) as backend:
         cluster = backend.profile.cluster
@@ -80,7 +88,9 @@ def calibrate(
         fit_jobs = make_jobs(fit_inputs, cluster, rng, FIT_JOBS, largest=True)
         check_jobs = make_jobs(check_inputs, cluster, rng, CHECK_JOBS)
         main = _part(progress, 0.0, 1 - _PROBE_SHARE)
-        measure_jobs(backend, [*fit_jobs, *check_jobs], rng, seconds * (1 - _PROBE_SHARE), main)
+        main_s = seconds * (1 - _PROBE_SHARE)
+        measure_jobs(backend, [*fit_jobs, *check_jobs], rng, main_s, main)
+        measure_more(backend, fit_jobs, main_s)
     probe = _part(progress, 1 - _PROBE_SHARE, 1.0)
     probe_jobs = _probe(devices, cluster, rng, seconds * _PROBE_SHARE, clock, probe)
     probed = observations_of(probe_jobs, cluster)
@@ -107,6 +117,7 @@ def calibrate(
         "held_out_error": error,
         "held_out_noise": float(np.mean([job.spread for job in checked])) if checked else None,
         "left_out": dict(fitted.wrong),
+        "uncalled": uncalled,
         "numbers": as_plain(moved_numbers(fitted.numbers, again)),
         "anchors": anchors.as_plain(anchors.anchors_among(fit_jobs)),
         "fitted_to": _used(fit_jobs).as_plain(),
@@ -121,7 +132,7 @@ def _suiting_workers(
 ) -> tuple[Workers, str]:
     """Return what workers are, and why where it was found out."""
     n_cpus = sum(device.kind == "cpu" for device in devices)
-    if workers != "auto" or n_cpus < 2:
+    if workers != "auto" or n_cpus < 2 or elsewhere(devices):
         return ("processes" if workers == "auto" else workers), ""
     choice = choose_workers(inputs[:_INPUTS_FOR_LOCK])
     return choice.workers, str(choice)
@@ -180,8 +191,14 @@ def _points(curve: Curve) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _divided(inputs: Sequence[ModelInput]) -> tuple[Sequence[ModelInput], Sequence[ModelInput]]:
-    """Return inputs to fit to and, of other content, inputs to check with; none if there is one."""
+    """Return inputs to fit to and, of other content, inputs to check with; none if there is one.
+
+    The former call every cell that any of them does.
+    """
     by_content: dict[str, ModelInput] = {item.digest: item for item in inputs}
     different = list(by_content.values())
     n_check = int(len(different) * _CHECK_SHARE)
-    return different[n_check:], different[:n_check]
+    fit, check = different[n_check:], different[:n_check]
+    called = set[str]().union(*map(cells_of, fit))
+    known = [item for item in check if cells_of(item) <= called]
+    return [*fit, *(item for item in check if item not in known)], known

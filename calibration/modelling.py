@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ def modelled(
 ) -> Profile:
     """Return `profile` with costs of the cells of `model`, and of no others, from operator models.
 
+    Where the profile was measured with the same model, what was measured is kept, and only cells
+    are added that no input had called then; a cell that these do not call either goes without.
+
     Links and the executor's costs stay as they were measured; first uses are not modelled. Every
     cost says that it is modelled, with an interval of twice the error that the operator model has
     on cells left out of its fit. Raises CalibrationError where a device has no operator model, and
@@ -28,14 +31,18 @@ def modelled(
     """
     operators = _operators(profile)
     works = count_work(model, inputs)
-    missing = [cell for cell in model.cells if cell not in works]
-    if missing:
+    is_same = profile.provenance.get("model") == name
+    measured = {cell: costs for cell, costs in profile.cells.items() if is_same}
+    missing = [cell for cell in model.cells if cell not in works and cell not in measured]
+    if missing and not is_same:
         raise CalibrationError(
             f"no input calls {missing[0]}, so its shape is not known; give more inputs"
         )
     cells: dict[str, dict[str, Curve]] = {}
     numbers: dict[str, Number] = {}
     for cell, work in works.items():
+        if cell in measured:
+            continue
         cells[cell] = {}
         for device, operator in operators.items():
             curve = cells[cell][device] = operator.curve(work, LAUNCH_SIZES)
@@ -48,12 +55,18 @@ def modelled(
     kept = story.get("numbers")
     kept = kept if isinstance(kept, dict) else {}
     others = {
-        path: plain for path, plain in kept.items() if not path.startswith(("cells/", "first_use/"))
+        path: plain
+        for path, plain in kept.items()
+        if is_same or not path.startswith(("cells/", "first_use/"))
     }
     story |= {
         "model": name,
         "modelled_from": profile.provenance.get(HASH),
-        "cells": {cell: asdict(work) for cell, work in works.items()},
+        "cells": {
+            **(_counted(profile) if is_same else {}),
+            **{cell: asdict(work) for cell, work in works.items()},
+        },
+        "uncalled": missing,
         "numbers": {**as_plain(numbers), **others},
         "held_out_error": None,
     }
@@ -61,12 +74,18 @@ def modelled(
     return sealed(
         replace(
             profile,
-            cells=cells,
-            dispatch=replace(profile.dispatch, first_use_ns={}),
+            cells={**measured, **cells},
+            dispatch=profile.dispatch if is_same else replace(profile.dispatch, first_use_ns={}),
             provenance=story,
             uncertainty=min(3.0, worst),
         )
     )
+
+
+def _counted(profile: Profile) -> Mapping[str, object]:
+    """Return what was counted of the cells that a profile was measured with."""
+    plain = profile.provenance.get("cells")
+    return plain if isinstance(plain, dict) else {}
 
 
 def _operators(profile: Profile) -> dict[str, OperatorModel]:

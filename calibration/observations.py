@@ -82,9 +82,14 @@ class Observations:
     launches: list[Launched] = field(default_factory=list)
     moves: list[Moved] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)
+    late: list[Launched] = field(default_factory=list)
+    """Launches that had waited for a value and the scheduler: `ns` is what they took themselves,
+    since nobody knows which part of the time before was theirs. Enough where there are no others:
+    some cells only ever run behind values."""
 
     def __iadd__(self, other: Observations) -> Observations:
         self.launches += other.launches
+        self.late += other.late
         self.moves += other.moves
         self.notes += other.notes
         return self
@@ -97,15 +102,10 @@ class Observations:
         """
         wrong: Counter[str] = Counter()
         kept = Observations(
-            _cleaned(self.launches, wrong), _cleaned(self.moves, wrong), _cleaned(self.notes, wrong)
+            *(_cleaned(self.launches, wrong), _cleaned(self.moves, wrong)),
+            *(_cleaned(self.notes, wrong), _cleaned(self.late, wrong)),
         )
         return kept, dict(sorted(wrong.items()))
-
-    def fewest(self) -> int:
-        """Return how often the launch of one task that was observed least was observed."""
-        pairs = {(row.cell, row.device) for row in self.launches}
-        alone = Counter((row.cell, row.device) for row in self.launches if row.size == 1)
-        return min((alone[pair] for pair in pairs), default=0)
 
 
 def _cleaned(rows: Iterable[Observation], wrong: Counter[str]) -> list[Observation]:
@@ -145,7 +145,9 @@ def observe(
     """Return what one run tells. `run`: its number, unique among runs that are put together."""
     found = Observations()
     busy = _Busy(trace, cluster)
-    found.launches = list(_launches(run, graph, cluster, trace, busy))
+    rows = list(_launches(run, graph, cluster, trace, busy))
+    found.launches = [row for row, is_late in rows if not is_late]
+    found.late = [row for row, is_late in rows if is_late]
     found.moves = list(_moves(run, graph, cluster, trace, busy))
     found.notes = [
         *_reveals(run, graph, cluster, trace, times, busy),
@@ -185,7 +187,8 @@ class _Busy:
 
 def _launches(
     run: int, graph: TaskGraph, cluster: Cluster, trace: Trace, busy: _Busy
-) -> Iterable[Launched]:
+) -> Iterable[tuple[Launched, bool]]:
+    """Yield the launches of a run, and whether they waited for a value and the scheduler."""
     arrived = _arrivals(trace)
     place = {task: span.device for span in trace.launches for task in span.tasks}
     known = {reveal.task: reveal.known_ns for reveal in trace.reveals}
@@ -203,9 +206,10 @@ def _launches(
         fed = [t for t in span.tasks if graph.host_bytes[t] > 0 and device != cluster.host]
         due_ns = _due_ns(graph, span, arrived)
         before_ns = busy.before(device, span.start_ns)
-        if _known_ns(graph, span.tasks, known) > max(due_ns, before_ns):
-            continue  # it waited for a value and the scheduler: see `_reveals`
         could_ns = max(before_ns, due_ns)
+        is_late = _known_ns(graph, span.tasks, known) > could_ns
+        if is_late:
+            could_ns = span.start_ns  # what came before is told by `_reveals`
         sizes = [int(graph.output_bytes[s]) for s in remote]
         sizes += [int(graph.host_bytes[t]) for t in fed]
         read_elsewhere = [
@@ -213,15 +217,16 @@ def _launches(
             for t in span.tasks
             if any(place.get(r, device) != device for r in graph.reader_lists[t])
         ]
-        yield Launched(
+        launched = Launched(
             *(run, number, cell, device, len(span.tasks)),
             *(span.end_ns - could_ns, span.start_ns - could_ns),
             copies_in=len(sizes),
             bytes_in=sum(sizes),
             copies_out=len(read_elsewhere),
-            waited=due_ns > before_ns,
+            waited=due_ns > before_ns and not is_late,
             is_first=is_first,
         )
+        yield launched, is_late
 
 
 def _arrivals(trace: Trace) -> dict[tuple[int, str, bool], int]:

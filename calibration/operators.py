@@ -68,7 +68,7 @@ class OperatorModel:
         """Return what a launch of `size` tasks takes."""
         *positive, power = self.roofs
         values = np.append(np.log(positive), power)
-        return float(np.exp(_log_times(values, [(work, size)])[0]))
+        return float(np.exp(_log_times(values, _amounts([(work, size)]))[0]))
 
     def curve(self, work: Work, sizes: Sequence[int]) -> Curve:
         """Return a batch curve."""
@@ -109,7 +109,8 @@ def fit_operators(points: Sequence[tuple[str, Work, int, float]]) -> OperatorMod
     for name in names:
         rest = [point for point in points if point[0] != name]
         left_out = [point for point in points if point[0] == name]
-        guess = _log_times(_fitted(rest), [(work, size) for _, work, size, _ in left_out])
+        amounts = _amounts([(work, size) for _, work, size, _ in left_out])
+        guess = _log_times(_fitted(rest), amounts)
         errors += np.abs(guess - np.log([ns for *_, ns in left_out])).tolist()
     found = _fitted(points)
     return OperatorModel(
@@ -121,11 +122,11 @@ def fit_operators(points: Sequence[tuple[str, Work, int, float]]) -> OperatorMod
 
 
 def _fitted(points: Sequence[tuple[str, Work, int, float]]) -> FloatArray:
-    rows = [(work, size) for _, work, size, _ in points]
+    amounts = _amounts([(work, size) for _, work, size, _ in points])
     logs = np.log([max(1.0, ns) for *_, ns in points])
 
     def misfit(values: FloatArray) -> FloatArray:
-        return _log_times(values, rows) - logs
+        return _log_times(values, amounts) - logs
 
     start = np.append(_LOGS_START, _POWER_START)
     bounds = ([*(_LOGS_START - 12), 1.0], [*(_LOGS_START + 12), _POWER_MAX])
@@ -140,14 +141,27 @@ def _fitted(points: Sequence[tuple[str, Work, int, float]]) -> FloatArray:
     return solution
 
 
-def _log_times(values: FloatArray, rows: Sequence[tuple[Work, int]]) -> FloatArray:
+class _Amounts(NamedTuple):
+    """What launches do, one entry each."""
+
+    ops: FloatArray
+    flops: FloatArray
+    bytes: FloatArray
+
+
+def _amounts(launches: Sequence[tuple[Work, int]]) -> _Amounts:
+    """Return what launches do of so many tasks; once, as a fit asks for their times very often."""
+    rows = [(work.ops, work.flops * size, work.bytes_of(size)) for work, size in launches]
+    return _Amounts(*np.array(rows, dtype=float).reshape(-1, 3).T)
+
+
+def _log_times(values: FloatArray, amounts: _Amounts) -> FloatArray:
     """Return the logarithms of the times of launches; `values`: four logarithms and p."""
     launch, overhead, peak, bandwidth = np.exp(values[:4])
     power = values[4]
-    ops = np.array([work.ops for work, _ in rows], dtype=float)
-    compute = np.array([work.flops * size for work, size in rows]) / peak
-    memory = np.array([work.bytes_of(size) for work, size in rows]) / bandwidth
+    compute, memory = amounts.flops / peak, amounts.bytes / bandwidth
     roof = np.maximum(compute, memory) + 1e-9
     ratio = np.minimum(compute, memory) / roof  # at most 1: powers of it cannot overflow
-    times: FloatArray = np.log(launch + ops * overhead + roof * (1 + ratio**power) ** (1 / power))
+    fixed = launch + amounts.ops * overhead
+    times: FloatArray = np.log(fixed + roof * (1 + ratio**power) ** (1 / power))
     return times

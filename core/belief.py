@@ -41,7 +41,11 @@ class Believing(Backend):
 
     def open(self, workload: Workload) -> Session:
         """Start a run on the machine."""
-        return _BelievingSession(self.machine.open(workload), self._profile)
+        return self.relayed(self.machine.open(workload))
+
+    def relayed(self, session: Session) -> Session:
+        """Return a session of the machine as schedulers are to see it."""
+        return _BelievingSession(session, self._profile)
 
     def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
         """Run every plan on the machine."""

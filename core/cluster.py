@@ -17,6 +17,14 @@ Blocks = Literal["src", "dst", "both"]
 
 
 @dataclass(frozen=True, slots=True)
+class AffineCost:
+    """A transfer takes latency + (bytes·10⁹ + bandwidth − 1) // bandwidth ns."""
+
+    latency_ns: int
+    bandwidth_bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """One place where launches run, one at a time."""
 
@@ -28,19 +36,15 @@ class Device:
     """Below 1 for a device that is really slowed by repeating work; reports name it emulated."""
     resident: tuple[str, ...] | None = None
     """Cells whose weights are there at time 0; None: all that fit."""
+    link: AffineCost | None = None
+    """What transfers and loads to and from it are slowed to on hardware; None: as fast as it goes.
+
+    What plans cost is in the cluster's links."""
 
     @property
     def tracks_memory(self) -> bool:
         """Whether what the device holds can change what happens."""
         return self.memory_bytes is not None or self.resident is not None
-
-
-@dataclass(frozen=True, slots=True)
-class AffineCost:
-    """A transfer takes latency + (bytes·10⁹ + bandwidth − 1) // bandwidth ns."""
-
-    latency_ns: int
-    bandwidth_bytes_per_s: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,3 +90,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean {' or '.join(repr(other) for other in close)}?"
     shown = names if len(names) <= 12 else [*names[:11], f"… ({len(names)} in all)"]
     return f"known: {', '.join(shown)}" if names else "none are known"
+
+
+class ServingError(DynPartitionError):
+    """Raised when a service does not take a request, or has not answered it in time."""
+
+
+class ServiceFull(ServingError):
+    """Raised when as many requests wait as may."""
+
+
+class ServiceClosed(ServingError):
+    """Raised when a request comes to a service that is closed, or was left over when it closed."""
+
+
+class RequestTimeout(ServingError, TimeoutError):
+    """Raised when a request was not answered before its deadline."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 
 from dynpartition import run
 from dynpartition.agent.registry import make_scheduler
@@ -24,8 +25,10 @@ backend = SimBackend(load_shipped("synthetic-cpu-2gpu"))
 env = PlacementVecEnv(PlacementVectorEnv(backend, num_envs=32, max_ready=MAX_READY))
 settings = {"n_steps": 64, "batch_size": 512, "learning_rate": 1e-3, "gamma": 1.0, "seed": 0}
 masked = MaskablePPO("MultiInputPolicy", env, ent_coef=0.003, device="cpu", **settings)
+masked.set_logger(Logger(None, []))  # the default one makes a folder among temporary files
 masked.learn(16_000)
 plain = PPO("MultiInputPolicy", env, ent_coef=0.003, device="cpu", **settings)
+plain.set_logger(Logger(None, []))
 plain.learn(32_000)
 
 

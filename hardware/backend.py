@@ -9,9 +9,15 @@ from typing import Any, Literal, get_args
 
 from dynpartition.cluster import Device
 from dynpartition.contract import Backend, Workload
+from dynpartition.device_spec import host_of
 from dynpartition.errors import DeviceError, InputError, did_you_mean
 from dynpartition.hardware.blueprint import Blueprint
-from dynpartition.hardware.devices import check_devices, check_profile, uncalibrated_profile
+from dynpartition.hardware.devices import (
+    check_devices,
+    check_profile,
+    elsewhere,
+    uncalibrated_profile,
+)
 from dynpartition.hardware.execution import Machine
 from dynpartition.hardware.kept import PLANS_MAX, KeptPlans
 from dynpartition.hardware.ledger import find_stocks
@@ -77,7 +83,7 @@ class HardwareBackend(Backend):
             sample_run_delay,
             self._stocks,
             _checked_timeout(stall_timeout_s),
-            threads=_are_threads(workers, self._profile),
+            threads=_are_threads(workers, self._profile, self.devices),
             virtual=_is_virtual(clock, self.devices),
         )
         try:
@@ -136,8 +142,13 @@ class HardwareBackend(Backend):
             finally:
                 self._monitor = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it runs nothing more: closed, or ended by what a cell has raised."""
+        return self._machine.pool.is_closed
+
     def _check_free(self) -> None:
-        if self._machine.pool.is_closed:
+        if self.is_closed:
             raise DeviceError("this backend is closed; make a new one")
         if self._session is not None and not self._session.is_over:
             raise DeviceError("another session is open on this backend; close it first")
@@ -160,19 +171,23 @@ def _checked_timeout(seconds: float) -> float:
     return seconds
 
 
-def _are_threads(workers: str, profile: Profile) -> bool:
+def _are_threads(workers: str, profile: Profile, devices: Sequence[Device]) -> bool:
     if workers not in get_args(Workers):
         remedy = did_you_mean(workers, get_args(Workers))
         raise DeviceError(f"workers is {workers!r}; {remedy}")
     said = profile.provenance.get("workers"), profile.dispatch.host_mode
     is_of_threads = "threads" in said
+    if elsewhere(devices):
+        if workers == "threads":
+            raise DeviceError("workers are threads, but other hosts need processes; use these")
+        return False
     return workers == "threads" or (workers == "auto" and is_of_threads)
 
 
 def _is_virtual(clock: ClockKind, devices: Sequence[Device]) -> bool:
     if clock not in get_args(ClockKind):
         raise DeviceError(f"clock is {clock!r}; give 'wall' or 'virtual'")
-    driven = [device.name for device in devices if device.kind != "cpu"]
+    driven = [each.name for each in devices if each.kind != "cpu" or host_of(each.name)]
     if clock == "virtual" and driven:
         raise DeviceError(f"{driven[0]} has no virtual time; use CPU devices or the wall clock")
     return clock == "virtual"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from dynpartition.cluster import Device
+from dynpartition.device_spec import host_of
 from dynpartition.hardware.control import CONTROL_BYTES, Control
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.shared import SharedBlock
@@ -24,11 +25,14 @@ class SharedMemory:
         *,
         weights: bool,
     ) -> None:
-        """`arena_bytes`: per device. `weights`: whether devices read weights from here."""
+        """`arena_bytes`: per device; those on other hosts have theirs there.
+
+        `weights`: whether devices read weights from here.
+        """
         self.control_block = SharedBlock.create(CONTROL_BYTES)
         self.control = Control(self.control_block)
         self.blocks = [
-            SharedBlock.create(size) if device.kind == "cpu" else None
+            SharedBlock.create(size) if device.kind == "cpu" and not host_of(device.name) else None
             for device, size in zip(devices, arena_bytes, strict=True)
         ]
         self.arenas = [None if block is None else Arena.on(block) for block in self.blocks]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 
 from dynpartition.hardware.patience import Bell
 from dynpartition.hardware.shared import SharedBlock
@@ -57,7 +58,7 @@ class Control:
         self.flags = words[LINES * LINE_WORDS : times]
         """Per transfer: the epoch in which it arrived last."""
         self.times = words[times:]
-        """Per transfer: when that was, in virtual time; untouched on the wall clock."""
+        """Per transfer: when that was, in virtual time or over slowed links; else untouched."""
 
     def go(self, epoch: int) -> None:
         """Let all workers begin session `epoch`."""
@@ -124,9 +125,11 @@ class Control:
 class Arrivals:
     """The flags as one session sees them."""
 
-    __slots__ = ("_bell", "_epoch", "_flags", "_times")
+    __slots__ = ("_bell", "_epoch", "_flags", "_paced", "_times")
 
-    def __init__(self, control: Control, epoch: int) -> None:
+    def __init__(self, control: Control, epoch: int, *, paced: bool = False) -> None:
+        """`paced`: whether transfers arrive at times of the wall clock that are yet to come."""
+        self._paced = paced
         self._flags = control.flags
         self._times = control.times
         self._epoch = epoch
@@ -139,7 +142,7 @@ class Arrivals:
         self._bell.ring()
 
     def set_at(self, copy: int, now_ns: int) -> None:
-        """Publish that transfer `copy` has arrived, at `now_ns` in virtual time."""
+        """Publish that transfer `copy` has arrived, or will have, at `now_ns`."""
         self._times[copy] = now_ns
         self.set(copy)
 
@@ -152,7 +155,7 @@ class Arrivals:
         if self._flags[copy] != self._epoch:
             return False
         fence()
-        return True
+        return not self._paced or time.perf_counter_ns() >= self._times[copy]
 
 
 def _word(worker: int, kind: int) -> int:

@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Sequence
 
 from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link
-from dynpartition.device_spec import check_parts, sm_count
+from dynpartition.device_spec import check_parts, host_of, sm_count
 from dynpartition.errors import DeviceError, ProfileError, did_you_mean
+from dynpartition.hardware.hosts import check_hosts
+from dynpartition.hardware.pacing import are_paced, pace_between
 from dynpartition.profile import Profile
 
 _PLACEHOLDER = {
@@ -18,6 +20,7 @@ _PLACEHOLDER = {
     ("cuda", "cpu"): AffineCost(10_000, 10**10),
     ("cuda", "cuda"): AffineCost(10_000, 5 * 10**10),
 }
+_BETWEEN_HOSTS = AffineCost(200_000, 10**9)
 
 
 def available_cores() -> list[int]:
@@ -40,7 +43,8 @@ def cpu_name() -> str:
 
 def device_number(device: Device) -> int:
     """Return the 1 of `cpu:1` and of `cuda:1/sm32`; DeviceError for a name without a number."""
-    whole, slash, _ = device.name.partition("/")
+    name = device.name.rpartition("/")[2] if host_of(device.name) else device.name
+    whole, slash, _ = name.partition("/")
     number = whole.partition(":")[2]
     if not number.isdecimal():
         raise DeviceError(f"device {device.name!r} has no number; name it like {device.kind}:0")
@@ -54,6 +58,11 @@ def driven_by_workers(devices: Sequence[Device], host: int) -> list[int]:
     return [i for i, device in enumerate(devices) if device.kind == "cpu" and i != host]
 
 
+def elsewhere(devices: Sequence[Device]) -> list[int]:
+    """Return the indices of the devices of other hosts."""
+    return [i for i, device in enumerate(devices) if host_of(device.name)]
+
+
 def core_of(device: Device, cores: Sequence[int]) -> int | None:
     """Return the core that a CPU device stays on; None when there are too few."""
     number = device_number(device)
@@ -62,7 +71,8 @@ def core_of(device: Device, cores: Sequence[int]) -> int | None:
 
 def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
     """Raise DeviceError for devices that are not there; warn where there are too few cores."""
-    cpus = [device for device in devices if device.kind == "cpu"]
+    check_hosts([device.name for device in devices], [host_of(d.name) for d in devices])
+    cpus = [device for device in devices if device.kind == "cpu" and not host_of(device.name)]
     if not cpus:
         names = ",".join(device.name for device in devices)
         raise DeviceError(
@@ -72,6 +82,11 @@ def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
         if device.kind == "cuda" and device_number(device) >= n_cuda:
             raise DeviceError(f"{device.name} is not there: {_what_cuda(n_cuda)}")
     check_parts([device.name for device in devices])
+    if are_paced(devices) and len(cpus) < len(devices):
+        raise DeviceError(
+            f"{next(d.name for d in cpus if d.link)}: links are slowed between CPU devices only;"
+            " leave out ~ or the GPUs"
+        )
     _warn_of_crowding(cpus)
 
 
@@ -95,16 +110,32 @@ def _warn_of_crowding(cpus: Sequence[Device]) -> None:
 
 def uncalibrated_profile(devices: Sequence[Device]) -> Profile:
     """Return a profile without cells whose links carry placeholder costs."""
-    links = tuple(_link(a, b) for a in devices for b in devices if a.name != b.name)
+    links = tuple(
+        _link(a, b) for a in devices for b in devices if a.name != b.name and _reach(a, b)
+    )
     cluster = Cluster(tuple(devices), links)
     return Profile(
         cluster, {}, provenance={"origin": "not calibrated; link costs are placeholders"}
     )
 
 
+def _reach(src: Device, dst: Device) -> bool:
+    """Return whether outputs go straight from one device to the other.
+
+    From and to other hosts they go by the CPU devices of this one.
+    """
+    hosts = host_of(src.name), host_of(dst.name)
+    return hosts == (0, 0) or (0 in hosts and src.kind == dst.kind == "cpu")
+
+
 def _link(src: Device, dst: Device) -> Link:
     # Between CPU devices the producer's own core copies.
+    if host_of(src.name) or host_of(dst.name):
+        return Link(src.name, dst.name, _BETWEEN_HOSTS)
     blocks: Blocks | None = "src" if (src.kind, dst.kind) == ("cpu", "cpu") else None
+    slowed = pace_between(src, dst)
+    if slowed is not None:  # which keeps no core busy
+        return Link(src.name, dst.name, slowed)
     return Link(src.name, dst.name, _PLACEHOLDER[src.kind, dst.kind], blocks=blocks)
 
 
@@ -126,7 +157,8 @@ def check_profile(profile: Profile, devices: Sequence[Device]) -> None:
                 f"the profile caps {device.name} at {_size(other)} and the device list at"
                 f" {_size(device)}; use the same cap in both"
             )
-    host = next(device.name for device in devices if device.kind == "cpu")
+    cpus = (device.name for device in devices if device.kind == "cpu")
+    host = next(name for name in cpus if not host_of(name))
     if profile.cluster.host != host:
         raise ProfileError(
             f"the profile's host is {profile.cluster.host}, but this process is {host};"

@@ -19,6 +19,7 @@ from dynpartition.hardware.lane import Site
 from dynpartition.hardware.losses import GpusLost, Loss, WorkerLost, no_memory
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
+from dynpartition.hardware.pacing import wait_until
 from dynpartition.hardware.pool import NameCell, Pool
 from dynpartition.hardware.virtual import DecisionClock
 from dynpartition.hardware.walk import Walk
@@ -147,7 +148,9 @@ class Execution:
         self._epoch = next(machine.epochs)
         self._name_cell = name_cell
         self._veterans = veterans
-        self._arrivals = Arrivals(machine.pool.control, self._epoch)
+        self._arrivals = Arrivals(
+            machine.pool.control, self._epoch, paced=machine.host.waits_for_times
+        )
         self._group = CudaGroup(
             machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
         )
@@ -242,7 +245,10 @@ class Execution:
             self.reported[worker] = self._report(worker, math.inf)
         self._settle()
         self.is_over = True
-        return self.reports()
+        reports = self.reports()
+        if self._machine.host.waits_for_times:  # answers come when their links have brought them
+            wait_until(max((s.end_ns for report in reports for s in report.copies), default=0))
+        return reports
 
     def rescue(self, loss: Loss) -> None:
         """After a loss: let all others drop what they have not begun, and wait for the rest.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from dynpartition.costs import transfer_ns
 from dynpartition.hardware.compute import LaunchCall, Repeater, launch_on_host
 from dynpartition.hardware.control import NO_LAUNCH, Arrivals, Control
 from dynpartition.hardware.memory import Arena
@@ -24,6 +25,7 @@ from dynpartition.hardware.messages import (
     RunOrder,
     Segment,
 )
+from dynpartition.hardware.pacing import Paces, wait_until
 from dynpartition.hardware.shelf import Shelf
 from dynpartition.hardware.virtual import VirtualClock
 from dynpartition.program import COPY, RECORD, RUN, WAIT
@@ -47,8 +49,20 @@ class Site:
     """Whether stamps are in virtual time."""
     queue: RunDelay | None = None
     """Read twice per session; None in virtual time, and where the platform does not count."""
+    beyond: frozenset[int] = frozenset()
+    """Devices on other hosts: what goes there is only announced."""
     kept: dict[int, Prepared] = field(default_factory=dict)
     """Segments that come again, by their number."""
+    paces: Paces = field(default_factory=dict)
+    """Devices to which transfers are slowed; also the host's, for loads."""
+    host: int = 0
+    paced: bool = False
+    """Whether any transfers of the machine are slowed."""
+
+    @property
+    def waits_for_times(self) -> bool:
+        """Whether transfers arrive at times of the wall clock yet to come."""
+        return self.paced and not self.virtual
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +224,8 @@ class CpuLane(Lane):
 
     def __init__(self, site: Site, epoch: int) -> None:
         super().__init__(site, epoch)
-        self._arrivals = Arrivals(site.control, epoch)
+        self._arrivals = Arrivals(site.control, epoch, paced=site.waits_for_times)
+        self._link_free_ns: dict[int, int] = {}  # of slowed links, by destination
         self._views = [None if a is None else a.octets for a in site.arenas]
         self._launch_stamps: list[LaunchStamp] = []
         self._copy_stamps: list[CopyStamp] = []
@@ -232,8 +247,8 @@ class CpuLane(Lane):
         if segment.known_ns:
             known_ns = segment.known_ns + time.thread_time_ns() - begun_ns
             own = {run.launch for run in segment.runs}
-            rows = [row for row in segment.instructions() if row[0] in (RUN, COPY)]
-            late = [row for row in rows if row[0] == RUN or row[2] not in own]
+            rows = [row for row in segment.instructions() if row[0] in (RUN, COPY, LOAD)]
+            late = [row for row in rows if row[0] != COPY or row[2] not in own]
             self._known_ns.update(((row[0], row[1]), known_ns) for row in late)
 
     def _prepared(self, runs: Sequence[RunOrder]) -> dict[int, LaunchCall]:
@@ -289,7 +304,11 @@ class CpuLane(Lane):
     def _copy(self, order: CopyOrder, launch: int) -> None:
         target = self._views[order.dst]
         if target is None:
-            # A CUDA device: its driver takes the bytes from here when it sees the flag.
+            # A CUDA device, or one on another host: its driver, or a relay, takes the bytes from
+            # here when it sees the flag.
+            if order.dst in self.site.beyond:
+                now_ns = self._now_ns()
+                self._copy_stamps.append(CopyStamp(order.copy, now_ns, now_ns))
             self._arrivals.set(order.copy)
             return
         self._begin(COPY, order.copy)
@@ -299,7 +318,13 @@ class CpuLane(Lane):
         for src, dst, size in order.spans:
             target[dst : dst + size] = source[src : src + size]
         end_ns = self._now_ns()  # before the flag: the reader may start at once, and stamps too
-        if self._virtual is None:
+        pace = self.site.paces.get(order.dst)
+        if pace is not None:
+            size_bytes = sum(size for _, _, size in order.spans)
+            start_ns = max(start_ns, self._link_free_ns.get(order.dst, 0))
+            end_ns = max(end_ns, start_ns + transfer_ns(pace, size_bytes))
+            self._link_free_ns[order.dst] = end_ns
+        if self._virtual is None and not self.site.paced:
             self._arrivals.set(order.copy)
         else:
             self._arrivals.set_at(order.copy, end_ns)
@@ -315,9 +340,19 @@ class CpuLane(Lane):
         if order.cell:
             start_ns = self._now_ns()
             shelf.load(order.cell)
+            pace = self.site.paces.get(self.site.host)
+            if pace is not None:
+                self._wait_until(start_ns + transfer_ns(pace, shelf.size_bytes(order.cell)))
             end_ns = self._now_ns()
             self._load_stamps.append(LoadStamp(self.site.index, order.cell, start_ns, end_ns))
         shelf.check(order.arena_bytes)
+
+    def _wait_until(self, time_ns: int) -> None:
+        """Do nothing until then; in virtual time that takes none."""
+        if self._virtual is None:
+            wait_until(time_ns)
+        else:
+            self._virtual.go(time_ns)
 
     def report(self) -> Report:
         """Return the stamps."""

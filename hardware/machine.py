@@ -9,12 +9,13 @@ from typing import Any
 from dynpartition.cluster import Device
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.cuda_lane import Api, DeviceStreams
-from dynpartition.hardware.devices import available_cores, core_of
+from dynpartition.hardware.devices import available_cores, core_of, elsewhere
 from dynpartition.hardware.execution import Machine
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Stock
+from dynpartition.hardware.pacing import are_paced, paces_from
 from dynpartition.hardware.pool import STALL_TIMEOUT_S, Pool, PoolOptions
 from dynpartition.hardware.shelf import CudaShelf, Shelf
 from dynpartition.hardware.starting import start_pool
@@ -47,7 +48,8 @@ def build_machine(
 ) -> Machine:
     """Start the workers and prepare the devices of the calling thread."""
     cores = available_cores()
-    cpus = [index for index, device in enumerate(devices) if device.kind == "cpu"]
+    there = elsewhere(devices)
+    cpus = [i for i, device in enumerate(devices) if device.kind == "cpu" and i not in there]
     # In virtual time waiting takes none, so it may as well leave the cores to others.
     polite = options.virtual or any(core_of(devices[index], cores) is None for index in cpus)
     arena_bytes = [-(-size // _PAGE_BYTES) * _PAGE_BYTES for size in options.arena_bytes]
@@ -123,6 +125,10 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
         *(device.name, options.host, cells, reach, pool.control, repeater, delay),
         virtual=options.virtual,
         queue=run_delay(not options.virtual),
+        beyond=frozenset(elsewhere(pool.devices)),
+        paces=paces_from(pool.devices, options.host),
+        host=options.host,
+        paced=are_paced(pool.devices),
     )
 
 

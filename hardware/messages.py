@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from dynpartition.hardware.pacing import Paces
 from dynpartition.program import COPY, RECORD, RUN, WAIT
 
 LOAD = 1 + max(WAIT, RUN, RECORD, COPY)
@@ -147,6 +148,15 @@ class Setup(msgspec.Struct, tag=True):
     """Whether stamps are in virtual time."""
     source: str = ""
     """The user's function that builds the model with `config`; empty: the class does."""
+    arena_bytes: int = 0
+    """Of its own arena, where another host has to make it."""
+    beyond: list[int] = []
+    """Devices on other hosts than this worker."""
+    paces: Paces = msgspec.field(default_factory=dict)
+    """Devices to which its transfers are slowed."""
+    host: int = 0
+    paced: bool = False
+    """Whether transfers of any device are slowed."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -212,6 +222,17 @@ Order = Segment | Finish
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _LENGTH = struct.Struct("=Q")
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as msgpack."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """Return the message that `encode` made this of."""
+    return _decoder.decode(data)
+
 
 NAP_S = 0.02
 """How long the caller waits for one worker in the middle of a message before it looks around."""

@@ -18,6 +18,7 @@ from dynpartition.errors import DeviceError
 from dynpartition.hardware.messages import NAP_S, Channel, Ready
 from dynpartition.hardware.transport import WorkerOnSocket
 
+WORKER, RELAY = "dynpartition.hardware.worker", "dynpartition.hardware.relay"
 _TAIL_BYTES = 4000
 _END_TIMEOUT_S = 1.0
 
@@ -34,8 +35,10 @@ def _lasting_thread(caller: int) -> ThreadPoolExecutor:
 class WorkerProcess(WorkerOnSocket):
     """One worker: the process, our end of its socket, and what it writes to stderr."""
 
-    def __init__(self, name: str, shared_fds: Sequence[int]) -> None:
+    def __init__(self, name: str, shared_fds: Sequence[int], module: str = WORKER) -> None:
+        """`module`: what the process runs."""
         self.name = name
+        self._module = module
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         ours, theirs = socket.socketpair()
         lifeline_fd, self._lifeline = os.pipe()
@@ -47,7 +50,7 @@ class WorkerProcess(WorkerOnSocket):
 
     def _spawn(self, fds: tuple[int, int], shared_fds: Sequence[int]) -> subprocess.Popen[bytes]:
         # -P: whatever lies in the working directory is not importable by accident.
-        module = [sys.executable, "-P", "-m", "dynpartition.hardware.worker"]
+        module = [sys.executable, "-P", "-m", self._module]
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(

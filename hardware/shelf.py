@@ -52,6 +52,10 @@ class Shelf(ABC):
         self.check(0)
         return bool(strange or missing)
 
+    def size_bytes(self, cell: str) -> int:
+        """Return the size of a cell's weights, as graphs count it."""
+        return self._size[cell]
+
     def evict(self, cell: str) -> None:
         """Free the memory of a cell's weights."""
         self._let_go(self._slots[cell], self.held.pop(cell))

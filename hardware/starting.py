@@ -12,14 +12,16 @@ from typing import Any
 import torch
 
 from dynpartition.cluster import Device
+from dynpartition.device_spec import host_of
 from dynpartition.errors import DeviceError
 from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.compute import Repeater
-from dynpartition.hardware.devices import available_cores, core_of, driven_by_workers
+from dynpartition.hardware.devices import available_cores, core_of, driven_by_workers, elsewhere
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.messages import Channel, Ready, Setup
+from dynpartition.hardware.pacing import are_paced, paces_from
 from dynpartition.hardware.pool import Pool, PoolOptions, end_workers
-from dynpartition.hardware.process import WorkerProcess
+from dynpartition.hardware.process import RELAY, WORKER, WorkerProcess
 from dynpartition.hardware.server import Server
 from dynpartition.hardware.settings import stay_on
 from dynpartition.hardware.shelf import CpuShelf
@@ -77,7 +79,9 @@ class ProcessStarter(_Starter):
         started: list[WorkerProcess] = []
         try:
             for number in numbers:
-                worker = WorkerProcess(self.name_of(number), self.memory.fds)
+                name = self.name_of(number)
+                module = RELAY if host_of(name) else WORKER
+                worker = WorkerProcess(name, self.memory.fds, module)
                 started.append(worker)
                 with contextlib.suppress(OSError):  # a worker that has died says why below
                     worker.channel.send(self._setup(number))
@@ -103,13 +107,18 @@ class ProcessStarter(_Starter):
             device=index,
             names=[d.name for d in self.devices],
             speed=device.speed,
-            core=core_of(device, available_cores()),
+            core=None if host_of(device.name) else core_of(device, available_cores()),
             polite=options.polite,
             control_fd=memory.control_block.fd,
             arenas=[None if b is None else (b.fd, b.size_bytes) for b in memory.blocks],
             sample_run_delay=options.sample_run_delay,
             stock=options.stocks.get(index),
             virtual=options.virtual,
+            arena_bytes=options.arena_bytes[index],
+            beyond=elsewhere(self.devices),
+            paces=paces_from(self.devices, index),
+            host=options.host,
+            paced=are_paced(self.devices),
         )
 
 
@@ -160,6 +169,9 @@ class ThreadStarter(_Starter):
             *(device.name, index, cells, memory.arenas, memory.control, repeater, delay, shelf),
             virtual=self.options.virtual,
             queue=run_delay(not self.options.virtual),
+            paces=paces_from(self.devices, index),
+            host=self.options.host,
+            paced=are_paced(self.devices),
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynpartition.cluster import Cluster
+from dynpartition.device_spec import host_of
 from dynpartition.graph import TaskGraph
 from dynpartition.hardware.messages import CopyStamp, LaunchStamp, LoadStamp, Report
 from dynpartition.plan import Plan
@@ -49,9 +50,9 @@ class Ran:
 def measured(ran: Ran, reports: Sequence[Report]) -> Measured:
     """Return the trace of a run from what its devices report."""
     stamps = sorted((s for report in reports for s in report.launches), key=lambda s: s.launch)
-    copies = [stamp.copy for report in reports for stamp in report.copies]
+    copies = copy_stamps(reports)
     assert [s.launch for s in stamps] == list(range(len(ran.plan))), "every launch runs once"
-    assert sorted(copies) == list(range(ran.program.n_copies)), "every copy is made once"
+    assert [s.copy for s in copies] == list(range(ran.program.n_copies)), "every copy is made once"
     launches = tuple(launch_span(ran, stamp) for stamp in stamps)
     transfers = transfer_spans(ran, reports)
     trace = Trace(
@@ -61,13 +62,12 @@ def measured(ran: Ran, reports: Sequence[Report]) -> Measured:
         reveals=_reveals(ran, launches),
         loads=load_spans(ran, reports),
     )
-    pushes = sorted((s.copy, s.dispatch_ns) for report in reports for s in report.copies)
     return Measured(
         trace,
         repeats=tuple(s.repeats for s in stamps),
         run_delay_ns=tuple(s.run_delay_ns for s in stamps),
         dispatch_ns=tuple(s.dispatch_ns for s in stamps),
-        push_ns=tuple(ns for _, ns in pushes),
+        push_ns=tuple(s.dispatch_ns for s in copies),
         waited_ns=sum(report.run_delay_ns for report in reports),
     )
 
@@ -80,8 +80,38 @@ def launch_span(ran: Ran, stamp: LaunchStamp) -> LaunchSpan:
 
 def transfer_spans(ran: Ran, reports: Sequence[Report]) -> tuple[TransferSpan, ...]:
     """Return all transfers that were reported, by number."""
-    stamps = sorted((s for report in reports for s in report.copies), key=lambda s: s.copy)
-    return tuple(_transfer_span(ran, stamp) for stamp in stamps)
+    spans = [_transfer_span(ran, stamp) for stamp in copy_stamps(reports)]
+    return tuple(_in_turn(spans))
+
+
+def copy_stamps(reports: Sequence[Report]) -> list[CopyStamp]:
+    """Return one stamp for each transfer, by number: between hosts each end has stamped its own.
+
+    Clocks of two hosts agree to half of a round trip at best, so an end may seem to come first.
+    """
+    stamps: dict[int, CopyStamp] = {}
+    for stamp in (stamp for report in reports for stamp in report.copies):
+        other = stamps.get(stamp.copy, stamp)
+        start_ns, end_ns = min(stamp.start_ns, other.start_ns), max(stamp.end_ns, other.end_ns)
+        dispatch_ns = max(stamp.dispatch_ns, other.dispatch_ns)
+        stamps[stamp.copy] = CopyStamp(stamp.copy, start_ns, end_ns, dispatch_ns)
+    return [stamps[copy] for copy in sorted(stamps)]
+
+
+def _in_turn(spans: list[TransferSpan]) -> list[TransferSpan]:
+    """Return the spans with those between hosts one after the other, link by link.
+
+    A transfer there is pushed before it has the link: it begins when the one before has come.
+    """
+    free_ns: dict[tuple[str, str], int] = {}
+    for at in sorted(range(len(spans)), key=lambda at: spans[at].end_ns):
+        span = spans[at]
+        if host_of(span.src) or host_of(span.dst):
+            link = span.src, span.dst
+            start_ns = max(span.start_ns, free_ns.get(link, span.start_ns))
+            spans[at] = replace(span, start_ns=start_ns)
+            free_ns[link] = span.end_ns
+    return spans
 
 
 def _transfer_span(ran: Ran, stamp: CopyStamp) -> TransferSpan:

@@ -14,7 +14,9 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from operator import attrgetter
+from typing import NoReturn
 
 import torch
 
@@ -67,6 +69,10 @@ def _attach(setup: Setup) -> Site:
         *(name, index, model.cells, arenas, control, repeater, delay, shelf),
         virtual=setup.virtual,
         queue=run_delay(not setup.virtual),
+        beyond=frozenset(setup.beyond),
+        paces=setup.paces,
+        host=setup.host,
+        paced=setup.paced,
     )
 
 
@@ -114,7 +120,7 @@ def _serve(channel: Channel, setup: Setup) -> None:
     Server(setup.worker, channel, site, Spinner(polite=setup.polite)).serve()
 
 
-def main() -> int:
+def _main(serve: Callable[[Channel, Setup], None]) -> int:
     """Serve the caller at the other end of the socket; the exit status says how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     end_with_caller(int(sys.argv[2]))
@@ -122,7 +128,7 @@ def main() -> int:
     try:
         setup = channel.receive()
         assert isinstance(setup, Setup)
-        _serve(channel, setup)
+        serve(channel, setup)
         return 0
     except (EOFError, OSError):
         return 0  # the caller has closed the backend
@@ -131,8 +137,13 @@ def main() -> int:
         return 1
 
 
-if __name__ == "__main__":
+def run_worker(serve: Callable[[Channel, Setup], None]) -> NoReturn:
+    """Be a worker until the caller goes."""
     # No interpreter shutdown: nothing here outlives the process, and threads may be in torch.
-    status = main()
+    status = _main(serve)
     sys.stderr.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run_worker(_serve)

@@ -106,23 +106,25 @@ class Loop:
         """Kind of task, or format of an output → number."""
 
     def run(self, runs: Iterable[ModelRun], in_flight: int) -> Iterator[tuple[int, Any]]:
-        """Yield (position, answer) of every run as it ends, with `in_flight` of them under way."""
+        """Yield (position, answer) of every run as it ends, with `in_flight` of them under way.
+
+        `runs` is asked again and again while there is room, so it may have more some time after it
+        had none.
+        """
         waiting, numbers = iter(runs), count()
-        n_open, has_more = 0, True
+        n_open = 0
         self._groups.clear()
         self._busy.clear()
-        while has_more or n_open:
-            while has_more and n_open < in_flight:
-                run = next(waiting, None)
-                has_more = run is not None
-                if run is not None:
-                    n_open += 1
-                    request = _Request(next(numbers), run)
-                    self._add(request, run.opening_block())
-            if n_open:
-                for request in self._launch():
-                    n_open -= 1
-                    yield request.number, request.answer()
+        while True:
+            while n_open < in_flight and (run := next(waiting, None)) is not None:
+                n_open += 1
+                request = _Request(next(numbers), run)
+                self._add(request, run.opening_block())
+            if not n_open:
+                return
+            for request in self._launch():
+                n_open -= 1
+                yield request.number, request.answer()
 
     def _add(self, request: _Request, block: TaskBlock) -> None:
         """Add tasks of a request, and those that are ready to their groups."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -14,8 +15,11 @@ from dynpartition.errors import InputError, ModelError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.models import DynamicModel, ModelInput, merge_inputs
 from dynpartition.profile import Profile
+from dynpartition.serving.engines import DevicesEngine, Engine, LoopEngine
 from dynpartition.serving.loop import Loop
+from dynpartition.serving.metrics import Metrics
 from dynpartition.serving.rough import rough_profile
+from dynpartition.serving.service import QUEUE_MAX, Service
 
 IN_FLIGHT = 16
 """Requests that are under way together by default."""
@@ -31,7 +35,7 @@ class Runtime(Closing):
     are timed on the first samples of each model, and links are guessed: good enough for CPU devices
     and cells of some ms; GPUs need a profile.
 
-    Close it, or use it in a `with` block. Not for several threads at once.
+    Close it, or use it in a `with` block. Not for several threads at once: `serve` is.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Runtime(Closing):
         self._is_alone = len(chosen) == 1 and is_plain
         self._loops: dict[DynamicModel[Any], Loop] = {}
         self._backends: dict[DynamicModel[Any], HardwareBackend] = {}
+        self._services: list[Service] = []
 
     def __call__(self, model: DynamicModel[Any], sample: Any) -> Any:
         """Return the model's answer for one sample."""
@@ -65,18 +70,38 @@ class Runtime(Closing):
         after values that decide what comes next. On one CPU device a request that has ended makes
         room for the next; elsewhere as many go through together.
         """
-        if in_flight < 1:
-            raise InputError(f"in_flight is {in_flight}; give how many requests run at a time")
-        if not isinstance(model, DynamicModel):
-            raise ModelError(
-                f"{type(model).__qualname__} is not captured; call dynpartition.capture(model,"
-                " cells=[…]) once and run what it returns"
-            )
+        _check(model, in_flight)
         return (
             self._on_thread(model, samples, in_flight)
             if self._is_alone
             else list(self._on_devices(model, samples, in_flight))
         )
+
+    def serve(
+        self,
+        model: DynamicModel[Any],
+        *,
+        in_flight: int = IN_FLIGHT,
+        queue_max: int = QUEUE_MAX,
+        timeout_s: float = math.inf,
+    ) -> Service:
+        """Return a service that answers requests from any thread, on devices of its own.
+
+        `in_flight` requests are computed together, `queue_max` may wait, `timeout_s` is the time
+        that a request has where it does not say otherwise. The service ends with the runtime.
+        """
+        _check(model, in_flight)
+        metrics = Metrics()
+        engine: Engine
+        if self._is_alone:
+            engine = LoopEngine(model, in_flight, metrics, self.devices[0].name)
+        else:
+            engine = DevicesEngine(
+                *(model, in_flight, metrics, self.devices), self._scheduler, self._profile
+            )
+        service = Service(engine, queue_max, timeout_s)
+        self._services.append(service)
+        return service
 
     def _on_thread(
         self, model: DynamicModel[Any], samples: Iterable[Any], in_flight: int
@@ -100,7 +125,8 @@ class Runtime(Closing):
                 yield from session.answers()
 
     def _backend(self, model: DynamicModel[Any], window: Sequence[ModelInput]) -> HardwareBackend:
-        if model not in self._backends:
+        known = self._backends.get(model)
+        if known is None or known.is_closed:  # a cell that raises closes it
             profile = self._profile
             if profile is None:
                 profile = rough_profile(model, self.devices, [one.sample for one in window])
@@ -108,10 +134,22 @@ class Runtime(Closing):
         return self._backends[model]
 
     def close(self) -> None:
-        """End workers and free devices. Closing twice does nothing."""
+        """End services, when they have answered what waits, and workers. Idempotent."""
+        while self._services:
+            self._services.pop().close()
         while self._backends:
             self._backends.popitem()[1].close()
         self._loops.clear()
+
+
+def _check(model: object, in_flight: int) -> None:
+    if in_flight < 1:
+        raise InputError(f"in_flight is {in_flight}; give how many requests run at a time")
+    if not isinstance(model, DynamicModel):
+        raise ModelError(
+            f"{type(model).__qualname__} is not captured; call dynpartition.capture(model,"
+            " cells=[…]) once and run what it returns"
+        )
 
 
 def _scheduler(policy: str | Scheduler) -> Scheduler:

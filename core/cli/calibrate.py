@@ -9,6 +9,8 @@ from dynpartition.cli.local import default_devices, local_devices
 from dynpartition.cli.options import ModelVerb, check_seconds
 from dynpartition.cli.progress import progress_bar
 from dynpartition.cli.provenance import measured_here
+from dynpartition.cluster import Link
+from dynpartition.costs import transfer_ns
 from dynpartition.errors import UsageError
 from dynpartition.formats import find_profile, write_profile
 from dynpartition.profile import Profile
@@ -75,8 +77,16 @@ def describe_profile(profile: Profile) -> str:
     for cell, curves in profile.cells.items():
         costs = [f"{device} {curve.at(1) / 1e3:.1f} µs" for device, curve in curves.items()]
         lines.append(f"{cell:<20} {'   '.join(costs)}")
-    links = [f"{link.src + ' -> ' + link.dst:<20} {link.cost}" for link in profile.cluster.links]
+    links = [_describe_link(link) for link in profile.cluster.links]
     return "\n".join([*lines, *links, *_exactness(profile)])
+
+
+def _describe_link(link: Link) -> str:
+    times = [
+        f"{size} {transfer_ns(link.cost, n_bytes) / 1e3:.1f} µs"
+        for size, n_bytes in (("1 kB", 10**3), ("1 MB", 10**6))
+    ]
+    return f"{link.src + ' -> ' + link.dst:<20} {'   '.join(times)}"
 
 
 def _exactness(profile: Profile) -> list[str]:
@@ -88,6 +98,12 @@ def _exactness(profile: Profile) -> list[str]:
     if isinstance(error, float) and isinstance(noise, float):
         lines.append(
             f"placements left out of the fit: {error:.1%} mean error, measured to ± {noise:.1%}"
+        )
+    uncalled = story.get("uncalled")
+    if isinstance(uncalled, list | tuple) and uncalled:
+        lines.append(
+            f"without a cost: {', '.join(map(str, uncalled))}; no input calls them. For inputs that"
+            " do: calibrate --modelled THIS.json --inputs MORE"
         )
     if isinstance(wrong, dict) and wrong:
         lines += [f"left out: {count} × {what}" for what, count in wrong.items()]

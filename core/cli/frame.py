@@ -13,6 +13,7 @@ from io import TextIOWrapper
 
 from dynpartition.cli.interrupts import noting_interrupts
 from dynpartition.cli.parse import parse
+from dynpartition.cli.ranks import is_rank_zero, release_ranks
 from dynpartition.cli.words import one_line
 from dynpartition.errors import DynPartitionError, UsageError
 from dynpartition.formats import check_writable
@@ -48,6 +49,11 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
+    if not is_rank_zero():
+        from dynpartition.hardware.hosts import serve
+
+        serve()  # rank 0 runs the command
+        return
     try:
         asked = parse(arguments)
         if isinstance(asked, str):
@@ -59,6 +65,8 @@ def _run(arguments: Sequence[str]) -> None:
             asked.execute()
     except SystemExit as stop:  # after a help text
         assert not stop.code
+    finally:
+        release_ranks()
     print(end="", flush=True)  # a full disk or a closed pipe shows here
 
 

@@ -35,7 +35,10 @@ def devices_of_run(found: RunFolder) -> dict[str, str]:
 
 
 def _emulated(device: Device) -> str:
-    return f"emulated ×{device.speed:g}" if device.speed < 1 else ""
+    parts = [f"×{device.speed:g}"] if device.speed < 1 else []
+    if device.link is not None:
+        parts.append(f"links of {device.link.bandwidth_bytes_per_s / 1e6:g} MB/s")
+    return f"emulated {', '.join(parts)}" if parts else ""
 
 
 def _section(heading: str, *content: Child) -> Markup:

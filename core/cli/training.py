@@ -17,6 +17,7 @@ from dynpartition.formats import writing
 if TYPE_CHECKING:
     from dynpartition.agent.checkpoint import Checkpoint
     from dynpartition.agent.config import TrainConfig
+    from dynpartition.agent.lessons import Crew
     from dynpartition.agent.policy import Policy
     from dynpartition.agent.train import Metrics, TrainResult
     from dynpartition.contract import Backend, Workload
@@ -33,10 +34,12 @@ def train_into(
     config: TrainConfig,
     *,
     track: Sequence[str] = (),
+    crew: Crew | None = None,
 ) -> TrainResult:
     """Train on the first, choose by the second inputs; metrics are written as they come.
 
-    `track`: where they go besides, see `dynpartition.interop.tracking`.
+    `track`: where they go besides, see `dynpartition.interop.tracking`. `crew`: who plays the
+    rollouts elsewhere.
     """
     from dynpartition.agent.checkpoint import save_checkpoint
     from dynpartition.agent.train import train
@@ -55,18 +58,21 @@ def train_into(
             validation=inputs[1],
             on_update=note,
             on_checkpoint=keep,
+            crew=crew,
         )
         keep(result.checkpoint)
     return result
 
 
-def pretraining(seconds: float, seed: int, *, scratch: bool = False) -> tuple[Policy, TrainConfig]:
+def pretraining(
+    seconds: float | None, seed: int, *, scratch: bool = False, episodes: int | None = None
+) -> tuple[Policy, TrainConfig]:
     """Return what training in a simulator starts from, and how: gently from the shipped policy."""
     from dynpartition.agent.checkpoint import load_checkpoint
     from dynpartition.agent.config import TrainConfig
     from dynpartition.agent.policy import SHIPPED, Policy
 
-    config = TrainConfig(seconds=seconds, seed=seed)
+    config = TrainConfig(seconds=seconds, episodes=episodes, seed=seed)
     if scratch:
         return Policy.untrained(seed), config
     gentle = replace(config, learning_rate=5e-4, entropy=0.01)

@@ -64,7 +64,9 @@ def _device(fields: DeviceFields, place: str) -> Device:
     resident = fields.resident
     if resident is not None and len(set(resident)) < len(resident):
         raise FileFormatError(f"a cell is listed twice – at `{place}.resident`")
-    return Device(fields.name, fields.kind, fields.memory_bytes, fields.speed, resident)
+    link = fields.link
+    slowed = None if link is None else AffineCost(link.latency_ns, link.bandwidth_bytes_per_s)
+    return Device(fields.name, fields.kind, fields.memory_bytes, fields.speed, resident, slowed)
 
 
 def _noise(fields: NoiseFields) -> Noise:
@@ -184,12 +186,14 @@ def _noise_fields(noise: Noise) -> NoiseFields:
 
 
 def _device_fields(device: Device) -> DeviceFields:
+    link = device.link
     return DeviceFields(
         name=device.name,
         kind=device.kind,
         memory_bytes=device.memory_bytes,
         speed=device.speed,
         resident=device.resident,
+        link=None if link is None else AffineFields(link.latency_ns, link.bandwidth_bytes_per_s),
     )
 
 

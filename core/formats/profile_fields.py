@@ -24,14 +24,25 @@ Sigmas = Annotated[tuple[tuple[Positive, Sigma], ...], msgspec.Meta(min_length=1
 """(duration_ns, σ) points."""
 
 
+class AffineFields(Record):
+    """A latency and a bandwidth."""
+
+    latency_ns: Amount
+    bandwidth_bytes_per_s: Positive
+
+
 class DeviceFields(Record):
-    """One device; no `memory_bytes`: unlimited; no `resident`: all cells that fit."""
+    """One device; no `memory_bytes`: unlimited; no `resident`: all cells that fit.
+
+    `link`: what its links are slowed to on hardware.
+    """
 
     name: Name
     kind: DeviceKind
     memory_bytes: Positive | None = None
     speed: Speed = 1.0
     resident: tuple[Name, ...] | None = None
+    link: AffineFields | None = None
 
 
 class LinkFields(Record):
@@ -51,13 +62,6 @@ class CurveFields(Record):
 
     batch: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
     duration_ns: tuple[Amount, ...]
-
-
-class AffineFields(Record):
-    """A copy inside a launch."""
-
-    latency_ns: Amount
-    bandwidth_bytes_per_s: Positive
 
 
 class DispatchFields(Record):

@@ -40,9 +40,10 @@ def machine(rng: np.random.Generator, launches: int, moves: int) -> Machine:
         cost = AffineCost(int(rng.uniform(3_000, 20_000)), int(rng.uniform(5e8, 1e10)))
         made.truth[f"links/{src}->{dst}/latency"] = cost.latency_ns
         made.truth[f"links/{src}->{dst}/bandwidth"] = cost.bandwidth_bytes_per_s
-        for number in range(moves):
-            size = SIZES[number % len(SIZES)]
-            ns = float(_noisy(rng, np.array([transfer_ns(cost, size)]))[0])
+        sizes = [SIZES[number % len(SIZES)] for number in range(moves)]
+        exact = {size: transfer_ns(cost, size) for size in SIZES}
+        times = _noisy(rng, np.array([exact[size] for size in sizes])).tolist()
+        for number, (size, ns) in enumerate(zip(sizes, times, strict=True)):
             made.seen.moves.append(Moved(number, number, src, dst, size, ns))
     for what, low, high in (("sync", 1e3, 1e4), ("decision", 1e5, 1e6)):
         made.truth[f"{what}_ns"] = rng.uniform(low, high)

@@ -152,3 +152,18 @@ def test_noise_tells_spread_and_stalls() -> None:
     assert noise.stall_probability == pytest.approx(0.05, rel=0.2)
     assert noise.stall_ns == pytest.approx(200_000, rel=0.1)
     assert noise.sigma[0][1] == pytest.approx(0.1, rel=0.15)
+
+
+def test_a_cell_that_only_runs_behind_values_is_priced_with_the_usual_gap() -> None:
+    found = Observations()
+    for device in CLUSTER.names:
+        found.launches += [Launched(n, 0, "a", device, 1, 1070.0, 70.0) for n in range(10)]
+        found.late += [Launched(n, 1, "b", device, 1, 500.0, 0.0) for n in range(10)]
+        found.late += [Launched(n, 2, "a", device, 1, 9e6, 0.0) for n in range(10)]
+    for first, second in (("cpu:0", "cpu:1"), ("cpu:1", "cpu:0")):
+        found.moves += [Moved(n, n, first, second, 64, 100.0) for n in range(10)]
+    cells = fit_profile(CLUSTER, found).profile.cells
+    assert {cell: row["cpu:1"].duration_ns for cell, row in cells.items()} == {
+        "a": (1070,),  # others than those behind values are there
+        "b": (570,),
+    }

@@ -106,6 +106,9 @@ def test_what_waited_for_a_value_is_no_launch_time_but_a_start() -> None:
     revealed = replace(trace, reveals=(Reveal(0, 50, 101),))
     seen = observe(0, hidden, CLUSTER, revealed, HostTimes({0: 52}))
     assert [row.number for row in seen.launches] == [0, 1, 2]
+    (late,) = seen.late
+    span = trace.launches[3]
+    assert (late.number, late.ns, late.gap_ns) == (3, span.end_ns - span.start_ns, 0)
     assert seen.notes == [
         Noted(0, 0, "sync", 2),
         Noted(0, 0, "decision", 49),

@@ -409,7 +409,9 @@ def test_a_table_for_a_reader_that_has_gone_away(folder):
 
 
 def test_closed_standard_files(folder):
-    words = ["calibrate", *MODEL, "--inputs", "9", "--seconds", "0.1"]
+    trees = "".join(f"(2 (1 It) (2 (2 works) (1 w{n})))\n" for n in range(9))
+    (folder / "t.txt").write_text(trees)
+    words = ["calibrate", *MODEL, "--trees", "t.txt", "--seconds", "0.1"]
     line = shlex.join([sys.executable, "-c", CHILD, *words])
     assert subprocess.run(["sh", "-c", f"{line} <&- >&- 2>&-"], check=False).returncode == 0
 

@@ -59,6 +59,8 @@ def test_memory_units(unit, size_bytes):
         ("cuda:0@1e9B", "is not understood"),
         ("cpu:0,cpu:0x0.5", "cpu:0 is listed twice"),
         ("cpu:12345", "is not understood"),
+        ("cpu:0,cpu:1~1GBps,host1/cpu:0", "links are slowed on one host only"),
+        ("cpu:0,host1/cpu:0~1GBps", "leave out ~ at host1/cpu:0"),
         ("cpu:0\ncpu:1", "is not understood"),
         ("cpu:0/sm8", "only GPUs have parts; write cpu:0"),
         ("cuda:0/sm", "is not understood"),

@@ -15,10 +15,13 @@ import pytest
 
 from dynpartition.agent.checkpoint import load_checkpoint
 from dynpartition.formats import read_graph, read_plan, read_profile, read_runs, read_trace
+from dynpartition.models import generate_trees
 from dynpartition.validator import find_violations
+from tests.leftovers import named_memory
 
 COMMAND = [sys.executable, "-m", "dynpartition"]
-SMALL = ["--model", "treelstm:input_dim=20,hidden_dim=16", "--inputs", "60"]
+NODES = range(5, 20)
+"""Of small trees: what is tested here does not depend on the size of inputs, and its time does."""
 MARK = "DYNPARTITION_TEST_MARK"
 CLOCK_TOLERANCE_NS = 20_000
 """Stamps of two processes, taken around the same instant, may be this far apart."""
@@ -35,10 +38,21 @@ def dynpartition(*words: str | Path, **environment: str) -> subprocess.Completed
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name a small model and small inputs for it."""
+    file = tmp_path_factory.mktemp("trees") / "trees.txt"
+    small = (tree for tree in generate_trees(500, seed=0) if len(tree) in NODES)
+    # No shape twice: what a profile was fitted to is left out when it is validated.
+    trees = {(tree.left, tree.right): tree.text for tree in small}
+    file.write_text("\n".join([*trees.values()][:24]) + "\n", encoding="utf-8")
+    return ["--model", "treelstm:input_dim=20,hidden_dim=16", "--trees", str(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     devices = ["--devices", "cpu:0,cpu:1x0.5"]
-    done = dynpartition("quickstart", *SMALL, *devices, "--seconds", "10", "--run", folder)
+    done = dynpartition("quickstart", *small, *devices, "--seconds", "10", "--run", folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -70,7 +84,9 @@ def test_the_real_timeline_obeys_the_semantics(finished: tuple[Path, str]) -> No
     assert find_violations(graph, profile, plan, real, tolerance_ns=CLOCK_TOLERANCE_NS) == []
 
 
-def test_other_commands_read_the_folder(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_other_commands_read_the_folder(
+    finished: tuple[Path, str], small: list[str], tmp_path: Path
+) -> None:
     folder = finished[0]
     graph, plan = folder / "timeline" / "graph.json", folder / "timeline" / "plan.json"
     profile = folder / "profile.json"
@@ -87,19 +103,19 @@ def test_other_commands_read_the_folder(finished: tuple[Path, str], tmp_path: Pa
     )
     assert scheduled.returncode == 0, scheduled.stderr
     evaluated = dynpartition(
-        *("evaluate", *SMALL, "--profile", profile, "--policy", policy, "--cases", "3")
+        *("evaluate", *small, "--profile", profile, "--policy", policy, "--cases", "3")
     )
     assert evaluated.returncode == 0, evaluated.stderr
     assert "policy" in evaluated.stdout
 
 
 def test_fine_tuning_in_a_fresh_process_corrects_and_changes_the_weights(
-    finished: tuple[Path, str], tmp_path: Path
+    finished: tuple[Path, str], small: list[str], tmp_path: Path
 ) -> None:
     folder, out = finished[0], tmp_path / "tuned"
     start = folder / "pretrain" / "checkpoint"
     words = (
-        *("finetune", *SMALL, "--profile", folder / "profile.json", "--policy", start),
+        *("finetune", *small, "--profile", folder / "profile.json", "--policy", start),
         *("--out", out, "--episodes", "60", "--rehearsals", "256"),
     )
     done = dynpartition(*words)
@@ -121,9 +137,11 @@ def test_fine_tuning_in_a_fresh_process_corrects_and_changes_the_weights(
     assert "began with another profile, policy or other settings" in other.stderr
 
 
-def test_what_is_evaluated_can_be_refitted_to(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_what_is_evaluated_can_be_refitted_to(
+    finished: tuple[Path, str], small: list[str], tmp_path: Path
+) -> None:
     profile, runs = finished[0] / "profile.json", tmp_path / "runs.json"
-    words = ("evaluate", *SMALL, "--profile", profile, "--cases", "4", "--record", runs)
+    words = ("evaluate", *small, "--profile", profile, "--cases", "4", "--record", runs)
     done = dynpartition(*words, "--backend", "hardware", "--schedulers", "heft", "--repeats", "2")
     assert done.returncode == 0, done.stderr
     assert len(read_runs(runs).runs) == 2 * 4 * 2
@@ -136,8 +154,10 @@ def test_what_is_evaluated_can_be_refitted_to(finished: tuple[Path, str], tmp_pa
     assert "--record keeps real runs; give --backend hardware" in simulated.stderr
 
 
-def test_a_folder_with_files_is_not_overwritten(finished: tuple[Path, str]) -> None:
-    again = dynpartition("quickstart", *SMALL, "--run", finished[0])
+def test_a_folder_with_files_is_not_overwritten(
+    finished: tuple[Path, str], small: list[str]
+) -> None:
+    again = dynpartition("quickstart", *small, "--run", finished[0])
     assert again.returncode == 2
     assert len(again.stderr.strip().splitlines()) == 1
     assert "not empty" in again.stderr
@@ -162,29 +182,33 @@ def marked_processes(mark: str) -> list[int]:
 @pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 @pytest.mark.parametrize("after", ["run.json", "profile.json", "validation.json"])
 def test_a_stopped_run_is_readable_and_leaves_nothing_behind(
-    tmp_path: Path, kind: signal.Signals, status: int, after: str
+    small: list[str], tmp_path: Path, kind: signal.Signals, status: int, after: str
 ) -> None:
     mark = uuid.uuid4().hex
     folder = tmp_path / "run"
-    shared_before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    shared_before = named_memory()
     process = subprocess.Popen(
-        [*COMMAND, "quickstart", *SMALL, "--seconds", "10", "--run", str(folder)],
+        [*COMMAND, "quickstart", *small, "--seconds", "10", "--run", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {MARK: mark},
         start_new_session=True,
     )
-    wait_until(lambda: (folder / after).exists() or process.poll() is not None, seconds=120)
-    time.sleep(0.5)
-    if kind == signal.SIGINT:
-        os.killpg(process.pid, kind)  # a terminal sends Ctrl-C to the whole group
-    else:
+    try:
+        wait_until(lambda: (folder / after).exists() or process.poll() is not None, seconds=240)
+        assert (folder / after).exists()
+        time.sleep(0.5)
+        if kind == signal.SIGINT:
+            os.killpg(process.pid, kind)  # a terminal sends Ctrl-C to the whole group
+        else:
+            process.kill()
+        assert process.wait(timeout=30) == status
+    finally:
         process.kill()
-    assert process.wait(timeout=30) == status
+        process.wait()
     wait_until(lambda: not marked_processes(mark), seconds=10)
     assert marked_processes(mark) == []
-    if os.path.isdir("/dev/shm"):
-        assert set(os.listdir("/dev/shm")) <= shared_before
+    assert named_memory() <= shared_before
     assert not list(folder.rglob("*.tmp"))
     report = dynpartition("report", "--run", folder)
     assert report.returncode == 0, report.stderr

@@ -390,10 +390,10 @@ def test_long_runs_are_replayed_in_linear_time():
     plan = single_task_plan((i, GPU) for i in range(n))
     trace = simulate(graph, profile, plan)
     assert len(trace.loads) == n - 1
-    started = time.perf_counter()
+    started = time.process_time()
     assert find_violations(graph, profile, plan, trace) == []
     assert find_violations(graph, profile, plan, trace, **REAL) == []
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_lost_devices_are_not_replayed():

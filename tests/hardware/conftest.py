@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dynpartition import Launch, parse_devices
 from dynpartition.contract import Scheduler
@@ -75,6 +76,15 @@ def _drive_within_memory(session, scheduler, profile):
 @pytest.fixture(scope="session")
 def drive_within_memory():
     return _drive_within_memory
+
+
+@pytest.fixture
+def two_threads():
+    """PyTorch's threads as they are outside of tests: not one, as backends set them for a run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

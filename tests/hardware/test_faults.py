@@ -121,7 +121,7 @@ def test_workers_end_with_their_caller(number, stopped):
         assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
 
 
-def test_the_callers_thread_gets_its_settings_back(toy, toy_backend):
+def test_the_callers_thread_gets_its_settings_back(toy, toy_backend, two_threads):
     settings = (torch.get_num_threads(), os.sched_getaffinity(0), torch.is_inference_mode_enabled())
     with toy_backend.open(ModelInput(toy, [((1, 0), ())])) as session:
         session.advance([Launch("cpu:1", (0,))])

@@ -95,7 +95,9 @@ def test_a_call_is_captured_on_what_a_finished_session_has_left():
 
     model = build_model("moe")
     (one,) = generate_inputs(model, 1, seed=2)
-    with HardwareBackend(model, parse_devices("cpu:0,cuda:0"), streams=Running()) as backend:
+    devices = parse_devices("cpu:0,cuda:0")
+    # Arenas that are compared at every capture are better small.
+    with HardwareBackend(model, devices, streams=Running(), arena_bytes=1 << 21) as backend:
         for _ in range(3):
             with backend.open(one) as session:
                 drive(session, Everything(), backend.profile)

@@ -17,7 +17,7 @@ def tree_inputs():
     return generate_inputs(build_model("treelstm", {"input_dim": 8, "hidden_dim": 4}), 2, seed=1)
 
 
-def test_every_cell_is_measured_and_counted(tree_inputs):
+def test_every_cell_is_measured_and_counted(tree_inputs, two_threads):
     settings = (torch.get_num_threads(), os.sched_getaffinity(0), threading.active_count())
     cells = {cell.cell: cell for cell in measure_locks(tree_inputs)}
     assert (torch.get_num_threads(), os.sched_getaffinity(0), threading.active_count()) == settings

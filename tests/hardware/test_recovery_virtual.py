@@ -43,7 +43,8 @@ def any_rates(dice):
 def virtual_backend(world, model, devices, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dynpartition.hardware.machine.start_pool", world.start_pool)
-        return HardwareBackend(model, parse_devices(devices), arena_bytes=1 << 21, **options)
+        named = parse_devices(devices) if isinstance(devices, str) else devices
+        return HardwareBackend(model, named, arena_bytes=1 << 21, **options)
 
 
 def play(seed, model, workloads, random_scheduler):

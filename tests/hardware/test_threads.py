@@ -145,7 +145,7 @@ def test_the_model_may_be_of_the_running_script(toy, monkeypatch):
         session.advance([Launch("cpu:1", (0,))])
 
 
-def test_the_callers_thread_keeps_its_settings(toy):
+def test_the_callers_thread_keeps_its_settings(toy, two_threads):
     settings = (torch.get_num_threads(), os.sched_getaffinity(0))
     with open_backend(toy) as backend:
         assert (torch.get_num_threads(), os.sched_getaffinity(0)) == settings

@@ -22,6 +22,7 @@ contrib = pytest.importorskip("sb3_contrib", reason="the extra `sb3` is not inst
 
 from sb3_contrib.common.maskable.utils import get_action_masks  # noqa: E402
 from stable_baselines3.common.env_checker import check_env  # noqa: E402
+from stable_baselines3.common.logger import Logger  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
 
 from dynpartition.interop.sb3_env import PlacementVecEnv  # noqa: E402
@@ -119,6 +120,7 @@ def test_an_agent_learns(kind, steps, one_thread):
     is_masked = kind == "MaskablePPO"
     agent_type = contrib.MaskablePPO if is_masked else sb3.PPO
     agent = agent_type("MultiInputPolicy", env, **SETTINGS)
+    agent.set_logger(Logger(None, []))  # the default one makes a folder among temporary files
     agent.learn(steps)
 
     def trained(observation):

@@ -26,7 +26,7 @@ from dynpartition.types import frozen
 MODELS = {
     "treelstm": {"input_dim": 6, "hidden_dim": 4},
     "mathfunc": {"width": 4},
-    "moe": {},
+    "moe": {"width": 32},
 }
 
 

@@ -1,0 +1,141 @@
+"""Carries outputs between the arenas of this machine and those of another.
+
+Devices announce a transfer by its flag, as to each other. At one end the flag lets a ferry send the
+bytes; at the other it writes them into the arena of the reader, and sets the flag there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from dynpartition.hardware.control import Arrivals, Control, fence
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import CopyOrder, CopyStamp, Segment
+from dynpartition.hardware.wire import DATA, Frame, Wire
+
+LOAD_BYTES = 1 << 17
+"""What is ready together goes in one message, up to about this."""
+NAP_S = 50e-6
+SPINS = 2000
+SLEEPY = 200_000
+"""Rounds without anything to do before naps get long."""
+LONG_NAP_S = 1e-3
+
+
+class Ferry:
+    """The transfers of one device that is, or whose readers are, on another machine."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        control: Control,
+        arenas: Sequence[Arena | None],
+        leaves: Callable[[CopyOrder], bool],
+    ) -> None:
+        """`leaves`: whether a transfer leaves this machine; the others arrive here."""
+        self.epoch = 0
+        self._wire, self._control, self._arenas = wire, control, arenas
+        self._leaves = leaves
+        self._flags = np.frombuffer(control.flags, dtype=np.int64)
+        self._orders: dict[int, CopyOrder] = {}
+        self._due = np.empty(0, dtype=np.int64)
+        """Transfers that are to leave."""
+        self._kept: dict[int, Segment] = {}
+        self._landed: list[CopyStamp] = []
+        self._lock = threading.Lock()
+
+    def extend(self, segment: Segment) -> None:
+        """Look after the transfers of a segment. Of an earlier session all has been swept."""
+        whole = segment
+        if segment.is_kept:
+            whole = self._kept[segment.number]
+        elif segment.number:
+            self._kept[segment.number] = segment
+        with self._lock:
+            if segment.epoch != self.epoch:
+                self.epoch, self._orders, self._landed = segment.epoch, {}, []
+                self._due = np.empty(0, dtype=np.int64)
+            self._orders.update((order.copy, order) for order in whole.copies)
+            leaving = [order.copy for order in whole.copies if self._leaves(order)]
+            self._due = np.concatenate([self._due, np.array(leaving, dtype=np.int64)])
+
+    def sweep(self) -> bool:
+        """Send all that is ready; return whether anything was."""
+        with self._lock:
+            if not len(self._due):
+                return False
+            is_ready = self._flags[self._due] == self.epoch
+            if not is_ready.any():
+                return False
+            ready, self._due = self._due[is_ready], self._due[~is_ready]
+            fence()
+            epoch, orders = self.epoch, [self._orders[copy] for copy in ready.tolist()]
+        for some in _loads(orders):
+            numbers = np.array([order.copy for order in some], dtype=np.int64)
+            parts: list[bytes | memoryview] = [numbers.tobytes()]
+            for order in some:
+                source = self._octets(order.src)
+                parts += [source[src : src + size] for src, _, size in order.spans]
+            self._wire.send(DATA, parts, a=len(some), b=epoch)
+        return True
+
+    def land(self, frame: Frame) -> None:
+        """Write what has come where it is read, and say so."""
+        arrivals, at = Arrivals(self._control, frame.b), 8 * frame.a
+        for copy in np.frombuffer(frame.payload[:at], dtype=np.int64).tolist():
+            order = self._orders[copy]
+            target = self._octets(order.dst)
+            for _, dst, size in order.spans:
+                target[dst : dst + size] = frame.payload[at : at + size]
+                at += size
+            now_ns = time.perf_counter_ns()  # before the flag: the reader may start at once
+            with self._lock:
+                self._landed.append(CopyStamp(copy, now_ns, now_ns))
+            arrivals.set(copy)
+
+    def landed(self) -> list[CopyStamp]:
+        """Return when transfers of this session have come, by the clock of this machine."""
+        with self._lock:
+            return list(self._landed)
+
+    def _octets(self, device: int) -> memoryview:
+        arena = self._arenas[device]
+        assert arena is not None
+        return arena.octets
+
+
+def _loads(orders: Sequence[CopyOrder]) -> Iterator[list[CopyOrder]]:
+    """Yield the transfers that go together: a message takes its time, however little is in it."""
+    some, size = list[CopyOrder](), 0
+    for order in orders:
+        some.append(order)
+        size += sum(span[2] for span in order.spans)
+        if size >= LOAD_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+class Pace:
+    """Paces a loop beside a thread that waits for the wire: it lets go of Python's lock."""
+
+    def __init__(self, *, polite: bool) -> None:
+        self._first = SPINS if polite else 0
+        self._rounds = self._first
+
+    def reset(self) -> None:
+        """Note progress."""
+        self._rounds = self._first
+
+    def pause(self) -> None:
+        """Spend a moment, longer the longer nothing has happened."""
+        self._rounds += 1
+        if self._rounds <= SPINS:
+            time.sleep(0)
+        else:
+            time.sleep(NAP_S if self._rounds < SLEEPY else LONG_NAP_S)

@@ -1,0 +1,125 @@
+"""The machines that torchrun has started this program on: rank K is `hostK`, rank 0 drives.
+
+Rank 0 runs the command or script. The other ranks serve: each runs one CPU device for the backends
+that rank 0 opens, one after the other, until rank 0 ends. They meet through torchrun's store.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dynpartition.errors import DeviceError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+ANSWER_TIMEOUT_S = 60.0
+_OPEN, _END = "open", "end"
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many ranks this process is."""
+
+    rank: int
+    size: int
+    local_rank: int
+    """Among those of this machine."""
+    local_size: int
+
+
+ALONE = World(0, 1, 0, 1)
+
+
+def world() -> World:
+    """Return what torchrun says in the environment; without it this process is alone."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or any(name not in os.environ for name in names):
+        return ALONE
+    return World(*(int(os.environ[name]) for name in names))
+
+
+def store() -> Store:
+    """Return a new connection to the store that all ranks share."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise DeviceError(
+            "this torchrun keeps no store of its own; start it with --standalone, or with"
+            " --rdzv-backend c10d"
+        )
+    return PrefixStore("dynpartition", TCPStore(*where, is_master=False, wait_for_workers=False))
+
+
+def check_hosts(names: list[str], hosts: list[int]) -> None:
+    """Raise DeviceError for devices of hosts that are not there. By index: names, and hosts."""
+    size = world().size
+    for name, host in zip(names, hosts, strict=True):
+        if host and host >= size:
+            last = f", the last one host{size - 1}" if size > 1 else ""
+            raise DeviceError(
+                f"{name} is not there: this run has {size} rank{'s' * (size > 1)}{last}; start it"
+                f" by `torchrun --standalone --nproc-per-node {host + 1} -m dynpartition …`, or on"
+                " several machines with --nnodes"
+            )
+        if host and hosts.count(host) > 1:
+            raise DeviceError(
+                f"{name}: a rank runs one device; start one more rank for each, and call their"
+                " devices host1/cpu:0, host2/cpu:0, …"
+            )
+
+
+def dial(host: int) -> Store:
+    """Call a host for a backend; return the store where both ends of its wire meet.
+
+    Raises DeviceError when the host does not answer.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    shared = store()
+    number = shared.add(f"dials/{host}", 1)
+    shared.set(f"dial/{host}/{number}", _OPEN)
+    try:
+        shared.wait([f"answer/{host}/{number}"], datetime.timedelta(seconds=ANSWER_TIMEOUT_S))
+    except RuntimeError:
+        raise DeviceError(
+            f"host{host} does not answer within {ANSWER_TIMEOUT_S:g} s; look at what its rank wrote"
+        ) from None
+    return PrefixStore(f"wire/{host}/{number}", shared)
+
+
+def serve() -> None:
+    """Serve rank 0 until it ends; to be called by all other ranks instead of their program."""
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    from dynpartition.hardware.host_server import serve_backend
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is rank 0's to handle
+    own, shared, number = world().rank, store(), 0
+    while True:
+        number += 1
+        key = f"dial/{own}/{number}"
+        shared.wait([key], datetime.timedelta(days=1000))
+        if shared.get(key).decode() == _END:
+            return
+        shared.set(f"answer/{own}/{number}", _OPEN)
+        serve_backend(PrefixStore(f"wire/{own}/{number}", shared))
+
+
+def release() -> None:
+    """Let the other ranks end; to be called by rank 0 when it does."""
+    there = world()
+    if there.rank or there.size == 1:
+        return
+    with suppress(RuntimeError):  # torchrun has gone, and has ended them
+        shared = store()
+        for host in range(1, there.size):
+            number = shared.add(f"dials/{host}", 1)
+            shared.set(f"dial/{host}/{number}", _END)

@@ -1,0 +1,233 @@
+"""The worker of a device of another host, as the caller sees it: `python -m …hardware.relay`.
+
+Here it looks like any other worker: it reads the caller's messages, watches flags and writes into
+arenas. What it is told it passes on to the host, where the real worker is.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from dynpartition.device_spec import host_of
+from dynpartition.errors import DeviceError, DynPartitionError
+from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.ferry import Ferry, Pace
+from dynpartition.hardware.hosts import dial
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import (
+    Channel,
+    CopyStamp,
+    Inbox,
+    LaunchStamp,
+    LoadStamp,
+    Ready,
+    Report,
+    Segment,
+    Setup,
+    decode,
+    encode,
+)
+from dynpartition.hardware.shared import SharedBlock
+from dynpartition.hardware.wire import (
+    BYE,
+    DATA,
+    ENDED,
+    GO,
+    HELLO,
+    MESSAGE,
+    PING,
+    PONG,
+    SETUP,
+    STATE,
+    WEIGHTS,
+    Frame,
+    Wire,
+    WireFailed,
+)
+from dynpartition.hardware.worker import run_worker
+
+PINGS = 64
+"""How many answers the difference of the clocks is taken from: the fastest of them."""
+
+
+def versions() -> str:
+    """Return what both ends must have in common."""
+    from importlib.metadata import version
+
+    import torch
+
+    own, python = version("dynpartition"), ".".join(map(str, sys.version_info[:2]))
+    return f"dynpartition {own}, torch {torch.__version__}, Python {python}"
+
+
+class RemoteClock:
+    """The clock of the other host, as this one's: answers to pings bound the difference."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[int, int]] = []  # round trip, difference
+
+    def note(self, sent_ns: int, there_ns: int, back_ns: int) -> None:
+        """Take in an answer that was sent at `there_ns` of the other clock."""
+        sample = back_ns - sent_ns, there_ns - (sent_ns + back_ns) // 2
+        self._samples = [*self._samples[1 - PINGS :], sample]
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far the other clock is ahead, to within half of the fastest round trip."""
+        return min(self._samples)[1]
+
+    @property
+    def round_trip_ns(self) -> int:
+        """The fastest round trip."""
+        return min(self._samples)[0]
+
+    def local(self, report: Report) -> Report:
+        """Return a report of the other host by this one's clock."""
+        ahead_ns = self.ahead_ns
+        return Report(
+            report.epoch,
+            [
+                LaunchStamp(
+                    s.launch, s.start_ns - ahead_ns, s.end_ns - ahead_ns, s.repeats, s.run_delay_ns
+                )
+                for s in report.launches
+            ],
+            [CopyStamp(s.copy, s.start_ns - ahead_ns, s.end_ns - ahead_ns) for s in report.copies],
+            [
+                LoadStamp(s.device, s.cell, s.start_ns - ahead_ns, s.end_ns - ahead_ns)
+                for s in report.loads
+            ],
+            report.held,
+            report.run_delay_ns,
+        )
+
+
+class Relay:
+    """Passes on what the caller and the host have to say to each other."""
+
+    def __init__(self, setup: Setup, channel: Channel, wire: Wire) -> None:
+        self._worker, self._device = setup.worker, setup.device
+        self._inbox, self._wire = Inbox(channel), wire
+        self._control = Control(SharedBlock(setup.control_fd, CONTROL_BYTES))
+        arenas: Sequence[Arena | None] = [
+            None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas
+        ]
+        self._ferry = Ferry(wire, self._control, arenas, lambda order: order.dst == setup.device)
+        self._clock = RemoteClock()
+        self._gone_epoch = 0
+        self._why: str | None = None
+        self._pace = Pace(polite=setup.polite)
+
+    def agree_on_time(self) -> None:
+        """Ask the host for its time; before anything else is under way."""
+        for _ in range(PINGS):
+            self._wire.send(PING, a=time.perf_counter_ns())
+            self._note(self._wire.receive())
+
+    def _note(self, pong: Frame) -> None:
+        self._clock.note(pong.a, pong.b, time.perf_counter_ns())
+
+    def run(self) -> None:
+        """Serve until the caller hangs up (EOFError); DeviceError when the host's worker ends."""
+        listener = threading.Thread(target=self._listen, daemon=True)
+        listener.start()
+        while True:
+            if self._why is not None:
+                raise DeviceError(self._why)
+            busy = self._ferry.sweep()
+            if self._inbox.channel.poll(0):
+                self._pass_on()
+                busy = True
+            epoch = self._ferry.epoch
+            if epoch != self._gone_epoch and self._control.has_gone(epoch):
+                self._wire.send(GO, a=epoch)
+                self._gone_epoch = epoch
+                busy = True
+            if busy:
+                self._pace.reset()
+            else:
+                self._pace.pause()
+
+    def _pass_on(self) -> None:
+        message = self._inbox.receive()
+        # What has been announced by now goes before: of another session nothing comes later.
+        self._ferry.sweep()
+        if isinstance(message, Segment):
+            if message.epoch != self._ferry.epoch:
+                self._wire.send(PING, a=time.perf_counter_ns())
+            self._ferry.extend(message)
+        self._wire.send(MESSAGE, [encode(message)])
+
+    def _listen(self) -> None:
+        try:
+            while self._why is None:
+                self._hear(self._wire.receive())
+        except WireFailed as error:
+            what = " ".join(str(error).split())
+            self._why = f"the connection to its host is gone: {what}"
+        except DynPartitionError as error:
+            self._why = str(error)
+
+    def _hear(self, frame: Frame) -> None:
+        control, worker = self._control, self._worker
+        if frame.kind == DATA:
+            self._ferry.land(frame)
+        elif frame.kind == STATE:
+            control.set_launch(worker, frame.a)
+            control.beat(worker)
+            if frame.b:
+                control.set_ready(worker, frame.b)
+        elif frame.kind == MESSAGE:
+            message = decode(frame.payload)
+            if isinstance(message, Report):
+                message = self._clock.local(message)
+                message.copies += self._ferry.landed()
+            self._inbox.channel.send(message)
+        elif frame.kind == PONG:
+            self._note(frame)
+        elif frame.kind == ENDED:
+            raise DeviceError(bytes(frame.payload).decode())
+
+
+def connect(setup: Setup) -> Wire:
+    """Return the wire to the host of a device, once it has its weights and its worker is ready."""
+    host = host_of(setup.names[setup.device])
+    store = dial(host)
+    mine = versions()
+    store.set("versions/0", mine)
+    theirs = store.get("versions/1").decode()
+    if theirs != mine:
+        raise DeviceError(
+            f"host{host} has {theirs}, but rank 0 has {mine}; install the same on both"
+        )
+    wire = Wire(store, rank=0)
+    wire.send(HELLO)
+    master = SharedBlock(*setup.master)
+    wire.send(SETUP, [encode(setup)])
+    wire.send(WEIGHTS, [master.view[: setup.master[1]]])
+    return wire
+
+
+def _serve(channel: Channel, setup: Setup) -> None:
+    wire = connect(setup)
+    try:
+        frame = wire.receive()
+        if frame.kind == ENDED:
+            raise DeviceError(bytes(frame.payload).decode())
+        relay = Relay(setup, channel, wire)
+        relay.agree_on_time()
+        channel.send(Ready())
+        relay.run()
+    except WireFailed as error:
+        what = " ".join(str(error).split())
+        raise DeviceError(f"the connection to its host is gone: {what}") from error
+    except EOFError:
+        wire.send(BYE)
+        raise
+
+
+if __name__ == "__main__":
+    run_worker(_serve)

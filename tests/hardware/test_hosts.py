@@ -1,0 +1,154 @@
+"""Two ranks of torchrun on this machine: one plan across both, and what goes wrong there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from dynpartition import Device, parse_devices
+from dynpartition.device_spec import host_of
+from dynpartition.errors import DeviceError
+from dynpartition.hardware import HardwareBackend
+from dynpartition.hardware.devices import uncalibrated_profile
+from dynpartition.hardware.messages import CopyStamp, LaunchStamp, Report
+from dynpartition.hardware.relay import RemoteClock
+from dynpartition.hardware.tracing import copy_stamps
+from dynpartition.models import build_model
+
+SCRIPT = Path(__file__).parent / "two_hosts.py"
+WHOLE_RUN_S = 240
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="PyTorch has no gloo here"
+)
+
+
+def torchrun(*words, n_ranks=2, environment=None, timeout_s=WHOLE_RUN_S):
+    """Run torchrun to its end and return what came of it; it is ended with all it has started."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    return subprocess.run(
+        [*command, str(n_ranks), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        check=False,
+    )
+
+
+def left_behind(mark):
+    """Return the processes whose environment holds a mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                environment = (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in environment:
+                found.append((folder / "cmdline").read_bytes())
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What rank 0 saw of a run of two ranks, at the end of which it kills the other."""
+    file = tmp_path_factory.mktemp("hosts") / "found.json"
+    done = torchrun(SCRIPT, file, environment={"DYNPARTITION_TEST_MARK": str(file)})
+    assert done.returncode != 0, "torchrun reports the rank that was killed"
+    assert not left_behind(f"DYNPARTITION_TEST_MARK={file}")
+    assert file.exists(), done.stderr
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("name", ["treelstm", "moe"])
+def test_any_plan_on_two_hosts_gives_the_eager_answer(found, name):
+    assert len(found[name]) >= 6
+    for run in found[name]:
+        assert run["equal"] and not run["lost"] and not run["wrong"], run
+    assert {"cpu:0", "host1/cpu:0"} == {device for run in found[name] for device in run["devices"]}
+    assert sum(run["transfers"] for run in found[name]) > 50
+
+
+def test_the_run_outlives_a_worker_of_another_host(found):
+    killed = found["killed"]
+    assert killed["equal"]
+    assert list(killed["lost"]) == ["host1/cpu:0"]
+    assert "SIGKILL" in killed["lost"]["host1/cpu:0"]
+
+
+def test_the_next_session_has_the_device_again(found):
+    for run in found["after"]:
+        assert run["equal"] and not run["lost"] and not run["wrong"], run
+    assert any("host1/cpu:0" in run["devices"] for run in found["after"])
+
+
+def test_devices_that_are_not_there_are_named(found):
+    assert "host2/cpu:0 is not there: this run has 2 ranks" in found["cpu:0,host2/cpu:0"]
+    assert "add cpu:0" in found["host1/cpu:0"]
+    assert "a rank runs one device" in found["cpu:0,host1/cpu:0,host1/cpu:1"]
+
+
+def test_the_run_outlives_a_rank_for_as_long_as_torchrun_lets_it(found):
+    """torchrun ends all ranks when one dies: maybe before the next run has come to its end."""
+    assert found.get("alone", {"equal": True})["equal"]
+
+
+def test_commands_run_once_and_end_on_all_ranks():
+    done = torchrun("-m", "dynpartition", "profiles")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("small-cpu") == 1
+
+
+def test_without_torchrun_there_are_no_other_hosts():
+    model = build_model("treelstm", {"input_dim": 4, "hidden_dim": 4})
+    with pytest.raises(DeviceError, match="this run has 1 rank; start it by `torchrun"):
+        HardwareBackend(model, parse_devices("cpu:0,host1/cpu:0"))
+
+
+@pytest.mark.parametrize(
+    ("text", "host"), [("cpu:0", 0), ("host1/cpu:0", 1), ("host12/cpu:3x0.5@2GB", 12)]
+)
+def test_hosts_of_devices(text, host):
+    (device,) = parse_devices(text)
+    assert host_of(device.name) == host
+    assert device.kind == "cpu"
+
+
+@pytest.mark.parametrize("text", ["host0/cpu:0", "host/cpu:0", "host1", "host1/cuda:0", "1/cpu:0"])
+def test_what_is_no_device_of_a_host(text):
+    with pytest.raises(DeviceError, match="device"):
+        parse_devices(text)
+
+
+def test_links_between_hosts_are_those_of_rank_zero():
+    """GPUs and devices of two other hosts exchange nothing directly."""
+    names = ("cpu:0", "cuda:0", "host1/cpu:0", "host2/cpu:0")
+    devices = [Device(name, "cuda" if "cuda" in name else "cpu") for name in names]
+    links = {(link.src, link.dst) for link in uncalibrated_profile(devices).cluster.links}
+    assert ("cpu:0", "host1/cpu:0") in links and ("host2/cpu:0", "cpu:0") in links
+    assert not {("cuda:0", "host1/cpu:0"), ("host1/cpu:0", "host2/cpu:0")} & links
+
+
+def test_clocks_of_two_hosts_are_compared_by_the_fastest_answer():
+    clock = RemoteClock()
+    clock.note(1_000, 5_001_500, 2_000)  # as far there as back: 5 ms ahead
+    clock.note(10_000, 5_900_000, 1_000_000)  # slow: says little
+    assert (clock.ahead_ns, clock.round_trip_ns) == (5_000_000, 1_000)
+    launches = [LaunchStamp(3, 5_000_100, 5_000_200, 1, 0)]
+    report = clock.local(Report(7, launches, [CopyStamp(0, 5_000_300, 5_000_400)]))
+    assert (report.launches[0].start_ns, report.copies[0].end_ns) == (100, 400)
+
+
+def test_stamps_of_both_ends_make_one():
+    reports = [
+        Report(1, [], [CopyStamp(1, 30, 30), CopyStamp(0, 10, 10)]),
+        Report(1, [], [CopyStamp(0, 25, 25), CopyStamp(1, 29, 29)]),
+    ]
+    assert [(s.copy, s.start_ns, s.end_ns) for s in copy_stamps(reports)] == [
+        (0, 10, 25),
+        (1, 29, 30),
+    ]
