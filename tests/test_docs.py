@@ -104,7 +104,7 @@ def test_commands_of_a_page_print_and_write_what_it_shows(
         ("schedulers.md", ["True"]),
         (
             "serving.md",
-            ["True", "20", "the request was not answered before its deadline", "42 0"],
+            ["True", "20", "the request was not answered before its deadline", "42"],
         ),
         ("simulators.md", ["1000 True"]),
     ],
