@@ -34,7 +34,6 @@ REASONS = {
     "needs measurements of others",
     "needs several machines",
     "takes minutes",
-    "needs two machines",
 }
 """Why a block may be left out."""
 NOT_RUN = {
