@@ -155,7 +155,8 @@ _Due = tuple[tuple[int, ...], int]
 
 def _beyond(due: _Due, producer: _Due) -> _Due:
     """Return what a reader still waits for when the producing launch may run."""
-    gates = tuple([gate for gate in due[0] if gate not in producer[0]])
+    passed = frozenset(producer[0])  # deep in a run hundreds of values have been revealed
+    gates = tuple([gate for gate in due[0] if gate not in passed])
     return gates, due[1] if due[1] > producer[1] else 0
 
 
@@ -202,6 +203,8 @@ class _Lowering:
 
     def _due(self, tasks: tuple[int, ...]) -> _Due:
         """Return what a launch of `tasks` waits for besides its inputs."""
+        if len(tasks) == 1:
+            return self.graph.gates[tasks[0]], self.graph.available_ns[tasks[0]]
         gates = _joined(self.graph.gates, tasks)
         arrival_ns = max([self.graph.available_ns[task] for task in tasks])
         return tuple(sorted(gates)), arrival_ns
@@ -209,7 +212,7 @@ class _Lowering:
     def _first_due(
         self, placed: Sequence[tuple[int, tuple[int, ...]]]
     ) -> dict[tuple[int, int], _Due]:
-        """Return (task, reading device) → what the reader that is known soonest waits for.
+        """Return (task, other device) → what the reader there that is known soonest waits for.
 
         Besides what the producer waits for. The first reader in plan order, unless a later one is
         known and arrives no later for sure: what a plan file hides in front of it cannot delay it.
@@ -217,12 +220,15 @@ class _Lowering:
         due_of: dict[tuple[int, int], _Due] = {}
         if not self.graph.revealers and not any(self.graph.available_ns):
             return due_of  # every launch is known from the start
-        made: dict[int, _Due] = {}  # task → what its launch waits for
+        made: dict[int, tuple[int, _Due]] = {}  # task → device, and what its launch waits for
         for device, tasks in placed:
             own = self._due(tasks)
-            made.update(dict.fromkeys(tasks, own))
+            made.update(dict.fromkeys(tasks, (device, own)))
             for source in _joined(self.graph.input_lists, tasks):
-                due = _beyond(own, made[source])
+                place, producer = made[source]
+                if place == device:
+                    continue  # nothing travels
+                due = _beyond(own, producer)
                 gates, arrival_ns = due_of.setdefault((source, device), due)
                 if set(due[0]) <= set(gates) and due[1] <= arrival_ns:
                     due_of[source, device] = due

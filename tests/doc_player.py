@@ -67,6 +67,6 @@ def play(steps: list[tuple[str, str, str]]) -> list[tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, "")  # as for who types the blocks
+    sys.path[0] = ""  # as for who types the blocks, and not the folder of this file
     asked = json.load(sys.stdin)
     json.dump(play(asked), sys.stdout)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from textwrap import dedent
 
@@ -41,6 +42,8 @@ NOT_RUN = {
     "paper.md": 1,
     "peers.md": 1,
     "policy.md": 8,
+    "scale-out.md": 6,
+    "serving.md": 1,
     "tutorial.md": 2,
 }
 """How many blocks of each page are not run. A block more is a decision, to be made here too."""
@@ -69,7 +72,7 @@ def commands(block: Block) -> Iterator[Step]:
 def runnable(blocks: list[Block]) -> Iterator[tuple[Block, Block | None]]:
     """Yield the blocks to run, with the block that shows what they print, where there is one."""
     blocks = [block for block in blocks if not block.why_not_run and not block.file]
-    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, after in zip_longest(blocks, blocks[1:]):
         if block.language in ("python", "console"):
             yield block, after if after is not None and after.language == "output" else None
 
@@ -114,7 +117,9 @@ def missing(blocks: list[Block]) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p]], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(runnable(BLOCKS[p]))], ids=lambda path: path.stem
+)
 def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     absent = missing(BLOCKS[page])
     if absent:
