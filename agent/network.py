@@ -31,6 +31,7 @@ FEATURES = {
     "ready": (
         *("ready_lag", "follows", "age", "place", "one_home", "siblings", "home_load"),
         *("work_left", "near_placed", "far_placed", "mates", "mates_share"),
+        *("of_last_cell", "resident_share"),
     ),
     "option": (
         *("start_lag", "finish_lag", "finishes_first", "wait", "move_in", "duration", "slower"),

@@ -22,7 +22,7 @@ from dynpartition.types import FloatArray, IntArray
 N_WINDOW = 8
 """Ready tasks that are considered at a step, best priority first."""
 N_STATIC, N_EMBEDDED = 27, 16  # features of a task, and units that describe it to the heads
-N_READY_FEATURES, N_READY_UNITS = 12, 8  # of a ready task, and the hidden layer of its head
+N_READY_FEATURES, N_READY_UNITS = 14, 8  # of a ready task, and the hidden layer of its head
 N_OPTION_FEATURES, N_OPTION_UNITS = 36, 16  # the same of an option for a chosen task
 N_STATIC_PLAIN, N_READY_PLAIN, N_OPTION_PLAIN = 25, 10, 26
 """The first features; the others are 0, and are not even multiplied, unless a graph is wide: there

@@ -48,6 +48,7 @@ from dynpartition.agent.estimate_kernel import (
     find_options,
     first_use_ns,
     is_resident,
+    least_used,
     link_between,
     load_ns,
     may_lack,
@@ -469,6 +470,10 @@ def roll(
                     cell = s[of_task(p.tasks, window[at], CELL)]
                     seen[at, 10] = squash(0.25 * (ready_of[cell] - 1))
                     seen[at, 11] = ready_of[cell] / max(left_of[cell], 1)
+                    seen[at, 12] = 0.0
+                    if last_task >= 0 and cell == s[of_task(p.tasks, last_task, CELL)]:
+                        seen[at, 12] = 1.0
+                    seen[at, 13] = resident_share(s, p, cell)
                 score_ready(
                     seen, n_ready, to_ready, window, w, net.ready, ready_bias, net.ready_score,
                     units, scores,
@@ -507,7 +512,7 @@ def roll(
             )  # fmt: skip
             n_scored = n_devices
             if wide != 0:
-                see_weights(s, p, t, legal, view, per_unit, left_of[cell])
+                see_weights(s, p, t, legal, view, per_unit, left_of)
                 see_alone(s, p, t, legal, view, per_unit, batch_ns, n_mates, left_of[cell])
                 if n_mates > 0:
                     legal |= see_batches(
@@ -892,11 +897,22 @@ def gather_mates(kind: int, device: int, mates: IntArray, n_mates: int, fresh: I
 
 
 @inlined
+def resident_share(s: IntArray, p: Places, cell: int) -> float:
+    """Return on which share of the devices the weights of a cell are."""
+    count = 0
+    for device in range(p.n_devices):
+        count += is_resident(s, p, cell, device)
+    return count / p.n_devices
+
+
+@inlined
 def see_weights(
-    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float, n_left: int,
+    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float,
+    left_of: IntArray,
 ) -> None:  # fmt: skip
     """Write the features of moving weights for every legal device."""
-    cell, of_cell = s[of_task(p.tasks, task, CELL)], squash(0.25 * n_left)
+    cell = s[of_task(p.tasks, task, CELL)]
+    of_cell = squash(0.25 * left_of[cell])
     for d in range(p.n_devices):
         if legal & (1 << d) != 0:
             f = seen[d]
@@ -909,7 +925,11 @@ def see_weights(
                 if not is_resident(s, p, cell, d):
                     needed_bytes += s[p.sizes + 2 * cell + SIZE_BYTES]
                 f[34] = min(2.0, held_bytes / max(limit_bytes, 1))
-                f[35] = 1.0 if needed_bytes > limit_bytes else 0.0
+                if needed_bytes > limit_bytes:
+                    victim = least_used(s, p, d, cell)
+                    f[35] = 1.0
+                    if victim >= 0:  # which may be needed again
+                        f[35] += squash(0.25 * left_of[victim])
 
 
 @inlined

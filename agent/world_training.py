@@ -36,7 +36,7 @@ TRAINING_RANGES = Ranges(
     host_modes=(*["none"] * 6, "single", "threads", "processes", "replay"),
     first_use_share=0.2,
     batch_share=0.25,
-    scarce_share=0.15,
+    scarce_share=0.2,
 )
 """What worlds are drawn from, if not told otherwise."""
 VALIDATION = 1 << 32
