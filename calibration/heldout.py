@@ -60,9 +60,13 @@ class Used:
             self.placements | other.placements,
         )
 
-    def check_input(self, item: ModelInput) -> None:
-        """Raise CalibrationError for an input that was used for fitting, or one of its shape."""
-        if input_id(item) in self.inputs or shape_id(item.graph) in self.shapes:
+    def check_input(self, item: ModelInput, *, known_shapes: bool = False) -> None:
+        """Raise CalibrationError for an input that was used for fitting, or one of its shape.
+
+        `known_shapes`: only for the input itself.
+        """
+        is_known = not known_shapes and shape_id(item.graph) in self.shapes
+        if input_id(item) in self.inputs or is_known:
             raise CalibrationError(
                 f"the profile was fitted to {item.name!r}, or to an input of the same shape; judge"
                 " it by others (`held_out` leaves them out)"
@@ -91,6 +95,23 @@ class Used:
                 " inputs; give more inputs"
             )
         return list(left.values())
+
+    def to_judge_by(self, items: Sequence[ModelInput]) -> tuple[list[ModelInput], bool]:
+        """Return what is left to judge a profile by, and whether its shapes were fitted to.
+
+        As `held_out`; where all shapes were used, as in models that have few, other inputs of
+        these shapes, of each shape one. CalibrationError when none is left.
+        """
+        try:
+            return self.held_out(items), False
+        except CalibrationError:
+            left: dict[str, ModelInput] = {}
+            for item in items:
+                if input_id(item) not in self.inputs:
+                    left.setdefault(shape_id(item.graph), item)
+            if not left:
+                raise
+            return list(left.values()), True
 
 
 def used_by(runs: Iterable[tuple[ModelInput, TaskGraph, Plan]]) -> Used:

@@ -118,6 +118,8 @@ class Validation:
     calibrated_mape: float = 0.0
     """As `mape`, had the machine been taken to be as during calibration."""
     calibrated_bias: float = 0.0
+    known_shapes: bool = False
+    """Whether inputs and placements are new to the profile, but not the shapes of the graphs."""
 
 
 def validate(
@@ -131,6 +133,7 @@ def validate(
     anchors: Sequence[tuple[ModelInput, Anchor]] = (),
     longer_s: float = 0.0,
     seed: int = 0,
+    known_shapes: bool = False,
     progress: Progress = lambda share: None,
 ) -> Validation:
     """Run the same plans on both backends and compare makespans.
@@ -140,25 +143,36 @@ def validate(
     tell how much faster or slower the machine is now than during calibration: errors are those
     of the simulator at that pace. Where too few graphs decide
     something after `repeats`, measuring goes on for up to `longer_s` seconds. Raises
-    CalibrationError for an input or a placement that the simulator's profile was fitted to.
+    CalibrationError for an input or a placement that the simulator's profile was fitted to, and for
+    shapes of graphs that it was fitted to but with `known_shapes`, for models that have no others:
+    then placements that it was fitted to are left out.
     """
     if repeats < 2:
         raise CalibrationError(f"repeats is {repeats}; two are needed to know the noise")
     used = Used.of(simulator.profile)
     jobs: list[_Job] = []
     for number, item in enumerate(inputs):
-        used.check_input(item)
+        used.check_input(item, known_shapes=known_shapes)
         plans = {name: run(hardware, item, it).plan for name, it in schedulers.items()}
         count = max(0, placements - len(set(plans.values())))
         if count and len(hardware.profile.cluster.devices) > 1:
             known = list(plans.values())
             plans |= candidate_plans(simulator, item, known, count=count, seed=seed + number)
         jobs += _jobs(simulator.profile, number, item, plans)
+    if known_shapes:
+        jobs = [
+            job for job in jobs if placement_id(job.item.graph, job.plan) not in used.placements
+        ]
+        if not jobs:
+            raise CalibrationError(
+                "the profile was fitted to all placements that were tried of its model's shapes;"
+                " calibrate with fewer --seconds, or validate with more --placements"
+            )
     for job in jobs:
         used.check_placement(placement_id(job.item.graph, job.plan))
     measurement = _Measurement(simulator.profile, jobs, _anchor_jobs(hardware, anchors))
     measurement.go_on(hardware, repeats, longer_s, seed, progress)
-    return measurement.result()
+    return replace(measurement.result(), known_shapes=known_shapes)
 
 
 @dataclass

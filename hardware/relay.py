@@ -170,6 +170,8 @@ class Relay:
             self._why = f"the connection to its host is gone: {what}"
         except DynPartitionError as error:
             self._why = str(error)
+        except Exception as error:  # noqa: BLE001 – whatever it is, nobody would listen any longer
+            self._why = f"what its host said was not understood: {error!r}"
 
     def _hear(self, frame: Frame) -> None:
         control, worker = self._control, self._worker

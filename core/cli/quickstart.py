@@ -168,21 +168,22 @@ class _Loop:
         from dynpartition.calibration.validation import validate
 
         try:
-            inputs = Used.of(hardware.profile).held_out(self.test)[:VALIDATION_CASES]
+            inputs, known_shapes = Used.of(hardware.profile).to_judge_by(self.test)
+            with self.writer.stage("validate"), progress_bar("validate") as progress:
+                validation = validate(
+                    simulator,
+                    hardware,
+                    inputs[:VALIDATION_CASES],
+                    placements(hardware.profile, self.asked.seed, self._policy()),
+                    anchors=anchors_of(hardware.profile, self.train),
+                    seed=self.asked.seed,
+                    known_shapes=known_shapes,
+                    progress=progress,
+                )
+                self.writer.write("validation.json", asdict(validation))
         except CalibrationError as error:
             print(f"validate: left out, {error}")
             return
-        with self.writer.stage("validate"), progress_bar("validate") as progress:
-            validation = validate(
-                simulator,
-                hardware,
-                inputs,
-                placements(hardware.profile, self.asked.seed, self._policy()),
-                anchors=anchors_of(hardware.profile, self.train),
-                seed=self.asked.seed,
-                progress=progress,
-            )
-            self.writer.write("validation.json", asdict(validation))
         print(f"validate: {describe_validation(validation)}")
 
     def _policy(self) -> Path:

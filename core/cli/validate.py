@@ -61,7 +61,8 @@ class Validate(ModelVerb):
         check_cells(model, profile, f"--profile {self.profile}")
         schedulers = placements(profile, self.seed, self.policy)
         every = self.load_inputs(model)
-        inputs = Used.of(profile).held_out(select(every, "test"))[: self.cases]
+        inputs, known_shapes = Used.of(profile).to_judge_by(select(every, "test"))
+        inputs = inputs[: self.cases]
         clock = clock_of(profile)
         with (
             open_hardware(model, profile, clock) as hardware,
@@ -78,6 +79,7 @@ class Validate(ModelVerb):
                 anchors=anchors_of(profile, every),
                 longer_s=self.longer,
                 seed=self.seed,
+                known_shapes=known_shapes,
                 progress=progress,
             )
         if self.record:
@@ -161,8 +163,15 @@ def describe_validation(validation: Validation) -> str:
             f"the measurements themselves repeat within {validation.noise:.1%};"
             f" {validation.conclusive:.0%} of the inputs are conclusive",
             f"verdict: {validation.verdict}{_decisive(validation)}",
+            *([KNOWN_SHAPES] if validation.known_shapes else []),
         ]
     )
+
+
+KNOWN_SHAPES = (
+    "the model has no shapes that the profile was not fitted to: inputs and placements are new,"
+    " shapes are not"
+)
 
 
 def describe_paces(validation: Validation) -> list[str]:

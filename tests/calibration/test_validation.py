@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from dynpartition.calibration.quantiles import (
 )
 from dynpartition.calibration.rollouts import OneDevice, RandomRollout
 from dynpartition.calibration.validation import Case, kendall_tau, summarise, validate
+from dynpartition.cli.validate import describe_validation
 from dynpartition.errors import CalibrationError, ProfileError
 from dynpartition.formats import load_shipped
 from dynpartition.formats.shipped import shipped_names
@@ -232,6 +234,34 @@ def test_what_was_fitted_to_is_not_judged_by(backend: SimBackend) -> None:
     with pytest.raises(CalibrationError, match=f"fitted to placement {placement}"):
         validate(SimBackend(profile), backend, left[:1], schedulers, repeats=2)
     assert input_id(items[0]) in used.inputs
+
+
+def test_a_model_of_few_shapes_is_judged_by_new_inputs_and_placements(backend: SimBackend) -> None:
+    """All graphs have one shape, which was fitted to; what was fitted to still is left out."""
+    drawn = generate_inputs(build_model("moe"), 60, 0)
+    items = list({item.digest: item for item in drawn}.values())
+    by_shape = Counter(shape_id(item.graph) for item in items)
+    shape = by_shape.most_common(1)[0][0]
+    alike = [item for item in items if shape_id(item.graph) == shape]
+    assert len(alike) > 2
+    fitted = [(alike[0], run(backend, alike[0], make_scheduler("heft")))]
+    used = used_by((item, outcome.graph, outcome.plan) for item, outcome in fitted)
+    left, known_shapes = used.to_judge_by(alike)
+    assert known_shapes and len(left) == 1 and left[0] is not alike[0]
+    others = [item for item in items if shape_id(item.graph) != shape]
+    assert used.to_judge_by([*alike, *others[:3]])[1] is False
+    simulator = SimBackend(replace(backend.profile, provenance={"fitted_to": used.as_plain()}))
+    schedulers = {"heft": make_scheduler("heft")}
+    result = validate(simulator, backend, left, schedulers, repeats=2, known_shapes=True)
+    assert result.known_shapes and "shapes are not" in describe_validation(result)
+    assert {case.scheduler for case in result.cases}.isdisjoint(schedulers)  # it was fitted to
+    assert len(result.cases) > 5
+    with pytest.raises(CalibrationError, match="same shape"):
+        validate(simulator, backend, left, schedulers, repeats=2)
+    with pytest.raises(CalibrationError, match="all placements that were tried"):
+        validate(simulator, backend, left, schedulers, placements=1, repeats=2, known_shapes=True)
+    with pytest.raises(CalibrationError, match="of all 1 held-out"):
+        used.to_judge_by(alike[:1])
 
 
 @pytest.mark.parametrize("model", ["treelstm", "mathfunc", "moe"])

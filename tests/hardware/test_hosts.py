@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,15 @@ pytestmark = pytest.mark.skipif(
 def torchrun(*words, n_ranks=2, environment=None, timeout_s=WHOLE_RUN_S):
     """Run torchrun to its end and return what came of it; it is ended with all it has started."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    return subprocess.run(
-        [*command, str(n_ranks), *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as logs:
+        return subprocess.run(
+            [*command, str(n_ranks), "--log-dir", logs, *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            check=False,
+        )
 
 
 def left_behind(mark):

@@ -6,9 +6,10 @@ namespace a: rank 0, cpu:0  ══ veth, 40 Mbit/s ══  namespace b: rank 1, 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -54,6 +55,7 @@ def start(name, number, file):
     options = ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
     options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESS[0]}:29471"]
     options += ["--rdzv-conf", f"is_host={1 - number}", "--local-addr", ADDRESS[number]]
+    options += ["--log-dir", str(file.parent / f"logs{number}")]
     words = [sys.executable, "-m", "torch.distributed.run", *options, str(SCRIPT), str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": f"w{number}"}
     return subprocess.Popen(
@@ -62,6 +64,7 @@ def start(name, number, file):
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        start_new_session=True,
     )
 
 
@@ -73,8 +76,9 @@ def test_transfers_between_hosts_take_the_time_of_their_link(namespaces, tmp_pat
         said = [node.communicate(timeout=WHOLE_RUN_S)[0] for node in nodes]
     finally:
         for node in nodes:
-            node.kill()
-            node.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
+            node.communicate()
     assert [node.returncode for node in nodes] == [0, 0], said
     large = [(size, ns) for size, ns in json.loads(file.read_text()) if size > 4 * BURST_BYTES]
     assert len(large) >= 3
