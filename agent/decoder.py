@@ -18,6 +18,8 @@ from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import PricedGraph, Profile
+from dynpartition.sim.evaluate import PlanArrays, evaluate_many
+from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.types import FloatArray, IntArray
 
 NOTHING = Plan()
@@ -27,6 +29,8 @@ GREEDY = -1
 ONE_DEVICE = -1
 """The style of a plan that uses one device, the one that runs all tasks fastest; −2: the next one,
 and so on. No plan where there are fewer that run everything."""
+PRICED_MAX, PRICED_PLANS = 256, 4
+"""Up to so many tasks, and so many plans, the simulator is asked where weights do not fit."""
 DEVICES_MAX = 60
 """Legal options are bits of one integer."""
 
@@ -93,7 +97,8 @@ class Decoder:
             n_kinds = policy_kernel.N_KINDS
         self.n_options = n_kinds * self.n_devices
         n_loading = lists.slots[0, lists.layout.places.sums + N_LOADING]
-        self.is_wide = bool(n_kinds > 1 or n_loading > 0)
+        self._is_scarce = bool(n_loading > 0)
+        self.is_wide = n_kinds > 1 or self._is_scarce
         self._n_columns = max(self._n_columns, self.n_options)
         self._room(n_tasks, self._n_styles, len(lists.graph.cells))
         if self._was_wide and not self.is_wide:  # what else would be seen there is 0
@@ -184,13 +189,19 @@ class Decoder:
         """Return which plan is best, −1 if there is none.
 
         The estimate chooses. Where inputs come from the host, it sends them first, as a run does.
+        Where weights do not all fit, the simulator chooses among the best: outputs crowd weights
+        out, which the estimate does not follow, and then all may be loaded again and again.
         """
         ends_ns = rolled.ends_ns
         kept = np.flatnonzero((ends_ns >= 0) & (ends_ns < NEVER))
         if not len(kept):
             return -1
         kept = kept[ends_ns[kept].argsort(kind="stable")]
-        if len(kept) > 1 and self._lists.given.host_bytes.any():
+        n_tasks = len(self._lists.graph)
+        if len(kept) > 1 and self._is_scarce and self.n_left == n_tasks <= PRICED_MAX:
+            kept = kept[:PRICED_PLANS]
+            kept = kept[[self._simulated_ns(rolled.choices[kept]).argmin()]]
+        elif len(kept) > 1 and self._lists.given.host_bytes.any():
             kept = kept[[np.argmin([self.fed_first_ns(rolled.choices[each]) for each in kept])]]
         return int(kept[0])
 
@@ -202,6 +213,17 @@ class Decoder:
             slots[1], slots[0], layout, choices, self._batch_ns, self._mates
         )
         return end_ns
+
+    def _simulated_ns(self, choices: IntArray) -> IntArray:
+        """Return (R,) what the simulator says of whole plans (R, T, 3)."""
+        graph = PreparedGraph(PricedGraph(self._lists.graph, self._profile))
+        plans = []
+        for each in choices:
+            device = np.empty(len(each), dtype=np.int64)
+            device[each[:, 0]] = each[:, 1]
+            order = np.ascontiguousarray(each[:, 0])
+            plans.append(PlanArrays(order, device, np.cumsum(each[:, 2] == 0)))
+        return evaluate_many([graph] * len(plans), plans, self._profile)
 
     @property
     def records(self) -> Records:

@@ -26,6 +26,7 @@ from dynpartition.agent import network_kernel as kernel
 from dynpartition.agent.conformance import small_worlds
 from dynpartition.agent.decoder import GREEDY, ONE_DEVICE, Decoder
 from dynpartition.agent.estimate import Estimate
+from dynpartition.agent.estimate_kernel import NEVER
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.families import Ranges, Setting, draw_setting, draw_world
 from dynpartition.agent.list_tables import list_graph
@@ -42,7 +43,7 @@ from dynpartition.agent.network import (
 from dynpartition.agent.policy import Policy, PolicyScheduler
 from dynpartition.agent.registry import make_scheduler
 from dynpartition.agent.tables import graph_tables
-from dynpartition.errors import DynPartitionError, SchedulerError
+from dynpartition.errors import DynPartitionError, OutOfDeviceMemory, SchedulerError
 from dynpartition.plan import check_plan, chosen_launches, single_task_launches
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
@@ -367,6 +368,32 @@ def test_searching_around_it_is_never_slower_than_what_it_begins_with():
             for name in ("policy", "heft", "lookahead", "policy-search")
         }
         assert spans["policy-search"] == min(spans.values())
+
+
+def test_where_weights_do_not_fit_the_simulator_chooses():
+    """A plan that seems fast and loads all the time is not taken for one that is."""
+    machine, n_chosen = Machine(wiring="bus", ratio=1.0, memory_share=0.3), 0
+    for seed in range(12):
+        setting = Setting(family="tree-with-outputs", n_tasks=48, machine=machine)
+        world = draw_world(setting, np.random.default_rng(seed))
+        decoder, policy = Decoder(world.profile), Policy.untrained(seed)
+        decoder.begin(world.graph)
+        decoder.think(policy.flat, policy.net)
+        rolled = decoder.roll(*policy.tries(decoder.n_left, decoder.n_devices))
+        best = decoder.best_of(rolled)
+        ends_ns = rolled.ends_ns
+        order = [at for at in np.argsort(ends_ns, kind="stable") if 0 <= ends_ns[at] < NEVER][:4]
+        names = world.profile.cluster.names
+        times_ns = []
+        for at in order:
+            plan = Plan(tuple(chosen_launches(rolled.choices[at], names)))
+            try:
+                times_ns.append(simulate(world.graph, world.profile, plan).makespan_ns)
+            except OutOfDeviceMemory:
+                times_ns.append(NEVER)
+        assert times_ns[order.index(best)] == min(times_ns)
+        n_chosen += best != order[0]
+    assert n_chosen > 0
 
 
 @pytest.mark.parametrize("world", HIDDEN, ids=lambda world: world.name)
