@@ -37,6 +37,7 @@ from dynpartition.agent.partial import PartialPlan
 from dynpartition.agent.registry import make_scheduler
 from dynpartition.compiled import compiled
 from dynpartition.errors import OutOfDeviceMemory
+from dynpartition.plan import chosen_launches
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
 from tests.agent.test_batch import play_both
@@ -231,10 +232,11 @@ def test_observations_and_policies_go_by_the_same_times(seed):
     decoder.think(flat(weights), net_of(3))
     rolled = decoder.roll(np.array([0, 1, ONE_DEVICE]), np.array([GREEDY, 5, GREEDY]))
     facts = Facts(*world)
-    for choices, end_ns in zip(rolled.choices.tolist(), rolled.ends_ns.tolist(), strict=True):
+    names = world.profile.cluster.names
+    for choices, end_ns in zip(rolled.choices, rolled.ends_ns.tolist(), strict=True):
         estimate = Estimate(facts.prices.priced, facts.prices)
-        for task, device in choices:
-            estimate.commit(task, device)
+        for launch in chosen_launches(choices, names):
+            estimate.commit_launch(launch.tasks, names.index(launch.device))
         assert estimate.makespan_ns == end_ns
 
 
