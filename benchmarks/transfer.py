@@ -5,8 +5,8 @@
 
 The makespan divided by that of `best-of-heuristics` on the same world: geometric mean over worlds
 and its paired bootstrap 95 % interval, for larger graphs, other numbers of devices, slower ones,
-every family, every way a host dispatches, first uses of cells, and TreeLSTM graphs of parse trees
-(`--trees`; else generated ones) on random machines.
+every family, every way a host dispatches, first uses of cells, and the graphs of every model (trees
+from `--trees`; else generated inputs) on random machines.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dynpartition.agent.registry import make_scheduler
 from dynpartition.cli.options import load_inputs
 from dynpartition.formats import write_json
 from dynpartition.models import build_model
+from dynpartition.models.registry import MODELS
 from dynpartition.sim import SimBackend
 
 BASELINE = "best-of-heuristics"
@@ -70,9 +71,10 @@ def kinds() -> dict[str, Draw]:
     return found
 
 
-def tree_worlds(trees: Path | None, count: int, seed: int) -> Iterator[World]:
-    """Yield TreeLSTM graphs of parse trees, each with a machine of its own."""
-    model = build_model("treelstm")
+def model_worlds(name: str, trees: Path | None, count: int, seed: int) -> Iterator[World]:
+    """Yield graphs of a model's inputs, each with a machine of its own."""
+    model = build_model(name)
+    trees = trees if name == "treelstm" else None
     for number, each in enumerate(load_inputs(model, trees, count, seed)[:count]):
         rng = np.random.default_rng(np.random.SeedSequence([seed, 99, number]))
         machine: Machine = draw_setting(USUAL, rng).machine
@@ -114,11 +116,12 @@ def main() -> None:
             rngs = [np.random.default_rng(np.random.SeedSequence(each)) for each in sequence]
             rows.append(measured(name, [draw(rng) for rng in rngs], asked.scheduler, asked.policy))
             show(rows[-1])
-    name = "TreeLSTM graphs of parse trees"
-    if asked.only in name:
-        worlds = list(tree_worlds(asked.trees, asked.worlds, asked.seed))
-        rows.append(measured(name, worlds, asked.scheduler, asked.policy))
-        show(rows[-1])
+    for model in MODELS:
+        name = f"graphs of {model}"
+        if asked.only in name:
+            worlds = list(model_worlds(model, asked.trees, asked.worlds, asked.seed))
+            rows.append(measured(name, worlds, asked.scheduler, asked.policy))
+            show(rows[-1])
     if asked.json:
         content = {"scheduler": asked.scheduler, "rows": [asdict(row) for row in rows]}
         write_json(asked.json, content)
