@@ -11,10 +11,10 @@ from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.graph import TaskGraph
+from dynpartition.lowering import lower_quickly
 from dynpartition.plan import Launch, Plan
 from dynpartition.pricing import price
 from dynpartition.profile import PricedGraph, Profile
-from dynpartition.program import lower
 from dynpartition.residency import UNLIMITED_BYTES
 from dynpartition.sim import kernel, reference
 from dynpartition.sim.batch import make_state, pack, plain_sizes, run_batch
@@ -123,7 +123,7 @@ def _as_plan(plan: Plan | PlanArrays, prepared: PreparedGraph) -> Plan:
 
 
 def _evaluate_one(priced: PricedGraph, plan: Plan, conditions: Conditions) -> int:
-    program = lower(priced.graph, priced.cluster, plan)
+    program = lower_quickly(priced.graph, priced.cluster, plan)
     world = ProgramWorld(priced, program, price(program, priced, conditions))
     try:
         result = run_batch(pack([world]), recording=False)
