@@ -217,12 +217,7 @@ class Decoder:
     def _simulated_ns(self, choices: IntArray) -> IntArray:
         """Return (R,) what the simulator says of whole plans (R, T, 3)."""
         graph = PreparedGraph(PricedGraph(self._lists.graph, self._profile))
-        plans = []
-        for each in choices:
-            device = np.empty(len(each), dtype=np.int64)
-            device[each[:, 0]] = each[:, 1]
-            order = np.ascontiguousarray(each[:, 0])
-            plans.append(PlanArrays(order, device, np.cumsum(each[:, 2] == 0)))
+        plans = [PlanArrays.of(each) for each in choices]
         return evaluate_many([graph] * len(plans), plans, self._profile)
 
     @property

@@ -26,7 +26,7 @@ FEATURES = {
         *("move_share", "inputs", "readers", "work_above", "work_below", "share_above"),
         *("share_below", "is_last", "host_input", "graph_move", "graph_width", "graph_tasks"),
         *("devices", "graph_gain", "shared_links", "share_2_up", "share_4_up", "share_6_up"),
-        *("batch_gain", "load"),
+        *("batch_gain", "weights_load"),
     ),
     "ready": (
         *("ready_lag", "follows", "age", "place", "one_home", "siblings", "home_load"),
@@ -39,7 +39,7 @@ FEATURES = {
         *("behind_fluid", "path", "alone", "split_gain", "move_out", "link_load", "used"),
         *("tasks_here", "moved", "near_placed", "farther_here", "far_placed"),
         *("batch", "batch_saves", "batch_local", "batch_waits", "batch_share", "batch_could_save"),
-        *("load", "of_cell_left", "weights_share", "evicts"),
+        *("weights_load", "of_cell_left", "weights_share", "evicts"),
     ),
 }
 """Names of the features, in the order in which the compiled code writes them: of a task (N_STATIC),

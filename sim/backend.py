@@ -76,15 +76,7 @@ class SimBackend(Backend):
         if self._randomise or self._conditions.losses:
             return super().makespans_ns(plans)
         graphs = [self._prepare(plan.graph) for plan in plans]
-        arrays = []
-        for plan in plans:
-            order = np.ascontiguousarray(plan.choices[:, 0])
-            device = np.empty(len(order), dtype=np.int64)
-            device[order] = plan.choices[:, 1]
-            launch = None
-            if plan.choices.shape[1] > 2 and plan.choices[:, 2].any():
-                launch = np.cumsum(plan.choices[:, 2] == 0)
-            arrays.append(PlanArrays(order, device, launch))
+        arrays = [PlanArrays.of(plan.choices) for plan in plans]
         self._evaluator = self._evaluator or Evaluator()
         return evaluate_many(
             *(graphs, arrays, self._profile),

@@ -46,6 +46,16 @@ class PlanArrays(NamedTuple):
     launch: IntArray | None = None
     """(N,) launch number of each entry of `order`, not descending; None: a launch per task."""
 
+    @staticmethod
+    def of(choices: IntArray) -> PlanArrays:
+        """Return (N, 2) or (N, 3) choices that place all tasks; see `plan.chosen_launches`."""
+        order = np.ascontiguousarray(choices[:, 0])
+        device = np.empty(len(order), dtype=np.int64)
+        device[order] = choices[:, 1]
+        if choices.shape[1] == 2 or not choices[:, 2].any():
+            return PlanArrays(order, device)
+        return PlanArrays(order, device, np.cumsum(choices[:, 2] == 0))
+
 
 def evaluate_many(
     graphs: Sequence[TaskGraph | PreparedGraph],

@@ -100,6 +100,7 @@ def codes_of(world, weights, decoder, dtype=np.float32):
 def test_names_of_features_are_as_many_as_the_features():
     sizes = (kernel.N_STATIC, kernel.N_READY_FEATURES, kernel.N_OPTION_FEATURES)
     assert tuple(len(names) for names in FEATURES.values()) == sizes
+    assert all(len(set(names)) == len(names) for names in FEATURES.values())
 
 
 def test_weights_lie_in_one_array_and_come_back():
