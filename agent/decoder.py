@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.agent import learning_kernel, policy_kernel, tables_kernel
+from dynpartition.agent import features_kernel, learning_kernel, policy_kernel, tables_kernel
 from dynpartition.agent import network_kernel as kernel
 from dynpartition.agent.estimate_kernel import N_LOADING, NEVER
 from dynpartition.agent.list_tables import ListGraph, machine_of, most_together
@@ -94,7 +94,7 @@ class Decoder:
         self.n_left = n_tasks - sum([len(launch.tasks) for launch in planned.launches])
         self._batch_ns, n_kinds = self._batches(lists), 1
         if self._batch_ns.shape[2] > 2:
-            n_kinds = policy_kernel.N_KINDS
+            n_kinds = features_kernel.N_KINDS
         self.n_options = n_kinds * self.n_devices
         n_loading = lists.slots[0, lists.layout.places.sums + N_LOADING]
         self._is_scarce = bool(n_loading > 0)
@@ -110,7 +110,7 @@ class Decoder:
     def _batches(self, lists: ListGraph) -> IntArray:
         """Return (K, D, B) durations of launches of b tasks, B = 2 where batches are no choice."""
         graph, machine = lists.graph, lists.machine
-        n_options = policy_kernel.N_KINDS * self.n_devices
+        n_options = features_kernel.N_KINDS * self.n_devices
         if graph.durations or not machine.all_linked or n_options > DEVICES_MAX:
             return _NO_BATCHES
         return machine.batches(graph.cells, most_together(len(graph)))
@@ -283,7 +283,7 @@ class Decoder:
         self._n_recorded = 0
         f32, units = np.float32, (kernel.N_READY_UNITS, kernel.N_OPTION_UNITS)
         self._z = np.zeros((n, 8))
-        self._about = np.zeros(policy_kernel.ABOUT_DEVICES + 4 * policy_kernel.MAX_DEVICES)
+        self._about = np.zeros(features_kernel.ABOUT_DEVICES + 4 * features_kernel.MAX_DEVICES)
         self._near, self._by_priority, self._place_of = np.zeros((3, n), dtype=np.int64)
         self._fresh = np.zeros((n, 4), dtype=np.int64)
         self._words = np.zeros(n // policy_kernel.WORD + 2, dtype=np.int64)
@@ -292,7 +292,7 @@ class Decoder:
         self._left_of, self._ready_of = np.zeros((2, n_cells), dtype=np.int64)
         self._share = np.ones((n_cells, self.n_devices))
         self._mates = np.zeros(most_together(n) + 1, dtype=np.int64)
-        self._tally = np.zeros((2, policy_kernel.MAX_DEVICES), dtype=np.int64)
+        self._tally = np.zeros((2, features_kernel.MAX_DEVICES), dtype=np.int64)
         self._window = np.zeros(kernel.N_WINDOW, dtype=np.int64)
         self._same = np.zeros(self._n_columns, dtype=np.int64)
         self._facts = np.zeros((n, kernel.N_STATIC), dtype=f32)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dynpartition.by_id import ById
 from dynpartition.conditions import GOOD_DAY, Conditions
 from dynpartition.contract import Backend, CompletePlan, Session, Workload
