@@ -109,19 +109,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    drawn = kinds()
+    graphs = {f"graphs of {model}": model for model in MODELS}
+    chosen = [name for name in (*drawn, *graphs) if asked.only in name]
+    if not chosen:
+        names = ", ".join((*drawn, *graphs))
+        parser.error(f"--only {asked.only!r}: no kind of worlds has this in its name: {names}")
     rows = []
-    for number, (name, draw) in enumerate(kinds().items()):
-        if asked.only in name:
+    for name in chosen:
+        if name in graphs:
+            worlds = list(model_worlds(graphs[name], asked.trees, asked.worlds, asked.seed))
+        else:
+            number = list(drawn).index(name)
             sequence = [[asked.seed, number, world] for world in range(asked.worlds)]
             rngs = [np.random.default_rng(np.random.SeedSequence(each)) for each in sequence]
-            rows.append(measured(name, [draw(rng) for rng in rngs], asked.scheduler, asked.policy))
-            show(rows[-1])
-    for model in MODELS:
-        name = f"graphs of {model}"
-        if asked.only in name:
-            worlds = list(model_worlds(model, asked.trees, asked.worlds, asked.seed))
-            rows.append(measured(name, worlds, asked.scheduler, asked.policy))
-            show(rows[-1])
+            worlds = [drawn[name](rng) for rng in rngs]
+        rows.append(measured(name, worlds, asked.scheduler, asked.policy))
+        show(rows[-1])
     if asked.json:
         content = {"scheduler": asked.scheduler, "rows": [asdict(row) for row in rows]}
         write_json(asked.json, content)

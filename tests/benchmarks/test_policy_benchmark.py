@@ -106,9 +106,16 @@ def test_times_decisions_by_the_number_of_tasks(tmp_path: Path) -> None:
 def test_compares_on_worlds_that_policies_do_not_know(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     script = SCRIPT.with_name("transfer.py")
-    for words in (("--only", "grid"), ("--only", "parse trees")):
+    for words in (("--only", "grid"), ("--only", "graphs of treelstm")):
         command = [sys.executable, str(script), "--worlds", "3", *words, "--json", str(file)]
         ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=280)
         assert ran.returncode == 0, ran.stderr
         (row,) = json.loads(file.read_text(encoding="utf-8"))["rows"]
         assert words[1] in row["worlds"] and row["low"] <= row["ratio"] <= row["high"]
+
+
+def test_a_kind_that_is_none_is_named() -> None:
+    command = [sys.executable, str(SCRIPT.with_name("transfer.py")), "--only", "parse trees"]
+    ran = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=280)
+    assert ran.returncode == 2
+    assert "--only 'parse trees'" in ran.stderr and "graphs of treelstm" in ran.stderr
