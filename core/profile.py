@@ -41,6 +41,11 @@ class Curve:
         """Return the duration of a launch of `k` tasks, in ns."""
         return curve_ns(self.batch, self.duration_ns, k)
 
+    @property
+    def is_proportional(self) -> bool:
+        """Whether k tasks take k times as long as one: one point, at batch 1."""
+        return self.batch == (1,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
@@ -191,7 +196,7 @@ class PricedGraph:
         return rows
 
     @cached_property
-    def _own_cost(self) -> IntArray:
+    def own_cost(self) -> IntArray:
         """Int64 (N, D): 1 where a task brings its own duration."""
         own = np.zeros_like(self.task_ns)
         for device, row in self.graph.durations.items():
@@ -219,9 +224,13 @@ class PricedGraph:
         if len(tasks) == 1:
             return alone[0]
         curve = self._curves[int(self.graph.cell_of[tasks[0]])][device]
-        if curve is None or self._own_cost[list(tasks), device].any():
+        if curve is None or self.own_cost[list(tasks), device].any():
             return sum(alone)
         return curve.at(len(tasks))
+
+    def curves_of(self, cell: int) -> tuple[Curve | None, ...]:
+        """Return (D,) batch curves of a cell, by its index; None where it cannot run."""
+        return self._curves[cell]
 
     def transfer_ns(self, link: int, size_bytes: int) -> int:
         """Return how long `size_bytes` occupy link index `link`."""

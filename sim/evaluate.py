@@ -34,6 +34,10 @@ _ROOM_MAX = 1 << 18
 """Plans times tasks and edges up to which tables are kept larger than a call needs."""
 _VALUES_MAX = 1 << 22
 """Values of graph tables that are kept, 32 MB, unless one call needs more."""
+_WANTED_MAX = 256
+"""Prices of merged transfers that are asked for at once."""
+_MERGED_MAX = 1 << 16
+"""Prices of merged transfers that are kept."""
 
 
 class PlanArrays(NamedTuple):
@@ -67,11 +71,11 @@ def evaluate_many(
 ) -> IntArray:
     """Return the makespan in ns of each plan for the graph beside it: int64 (B,).
 
-    Equal to simulating them one by one; INFEASIBLE_NS where memory runs out. Plans of one task
-    per launch, for graphs without reveals, arrivals, noise and little memory, are lowered and
-    priced in compiled code. Give the same graph object again to prepare it only once, or a
-    `PreparedGraph` to keep it for further calls, and an `Evaluator` for this profile to keep the
-    tables of graphs too. Raises PlanError for an illegal plan.
+    Equal to simulating them one by one; INFEASIBLE_NS where memory runs out. Plans for graphs
+    without reveals, arrivals, noise and little memory are lowered and priced in compiled code.
+    Give the same graph object again to prepare it only once, or a `PreparedGraph` to keep it for
+    further calls, and an `Evaluator` for this profile to keep the tables of graphs too. Raises
+    PlanError for an illegal plan.
     """
     assert len(graphs) == len(plans)
     known: dict[int, PreparedGraph] = {}
@@ -104,20 +108,20 @@ def evaluate_many(
 
 
 def _as_arrays(plan: Plan | PlanArrays, prepared: PreparedGraph) -> PlanArrays | None:
-    """Return a plan as arrays, or None if it has batches or cannot be right."""
+    """Return a plan as arrays, or None if it cannot be right."""
     count = len(prepared.priced.graph)
     if isinstance(plan, PlanArrays):
-        fits = len(plan.order) == len(plan.device) == count
-        return plan if fits and plan.launch is None else None
+        return plan if len(plan.order) == len(plan.device) == count else None
     order = [task for launch in plan.launches for task in launch.tasks]
-    if len(order) != len(plan.launches) or sorted(order) != list(range(count)):
-        return None
-    names = prepared.priced.cluster.names
-    if any(launch.device not in names for launch in plan.launches):
+    index = {name: number for number, name in enumerate(prepared.priced.cluster.names)}
+    known = all(launch.device in index for launch in plan.launches)
+    if not known or sorted(order) != list(range(count)):
         return None
     device = np.empty(count, dtype=np.int64)
-    device[order] = [prepared.priced.cluster.index(launch.device) for launch in plan.launches]
-    return PlanArrays(np.array(order, dtype=np.int64), device)
+    for launch in plan.launches:
+        device[list(launch.tasks)] = index[launch.device]
+    number = np.repeat(np.arange(len(plan.launches)), [len(one.tasks) for one in plan.launches])
+    return PlanArrays(np.array(order, dtype=np.int64), device, number)
 
 
 def _as_plan(plan: Plan | PlanArrays, prepared: PreparedGraph) -> Plan:
@@ -169,6 +173,8 @@ class Evaluator:
         self._graphs = np.zeros(0, dtype=np.int64)
         self._n_values = 0
         self._room = _Room(0, 0, 0)
+        self._merged: dict[tuple[int, int], int] = {}  # (link, bytes) → ns
+        self._merged_rows = np.zeros((0, 3), dtype=np.int64)
 
     def makespans_ns(
         self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]
@@ -182,8 +188,7 @@ class Evaluator:
         found = []
         for begin in range(0, len(plans), _PLANS_PER_CALL):
             part = slice(begin, begin + _PLANS_PER_CALL)
-            graph_of = np.array([self._number[graph] for graph in graphs[part]], dtype=np.int64)
-            found.append(self._makespans_ns(graph_of, plans[part]))
+            found.append(self._makespans_ns(graphs[part], plans[part]))
         return np.concatenate(found)
 
     def _add_graphs(self, graphs: list[PreparedGraph]) -> None:
@@ -234,25 +239,45 @@ class Evaluator:
         rows = self._plain if self._is_plain else self._worlds
         self._state, self._shared = make_state(rows, is_plain=self._is_plain, recording=False)
 
-    def _makespans_ns(self, graph_of: IntArray, plans: Sequence[PlanArrays]) -> IntArray:
+    def _makespans_ns(
+        self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]
+    ) -> IntArray:
+        outcomes = self._lower(graphs, plans)
+        found = np.full(len(plans), -1, dtype=np.int64)
+        legal = np.flatnonzero(outcomes == kernel.OK)
+        found[legal] = self._run(self._worlds[legal], legal)
+        return found
+
+    def _lower(self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]) -> IntArray:
+        """Lower plans to the tables of worlds, again while merged transfers have no price yet."""
+        if len(self._merged) > _MERGED_MAX:
+            self._merged.clear()
+            self._merged_rows = self._merged_rows[:0]
         outcomes = np.zeros(len(plans), dtype=np.int64)
-        kernel.lower_plans(
-            self._graphs,
-            self._tables,
-            self._graph_places,
-            graph_of,
+        wanted = np.zeros((_WANTED_MAX, 2), dtype=np.int64)
+        arguments = (
+            np.array([self._number[graph] for graph in graphs], dtype=np.int64),
             self._worlds,
             self._scratch,
             self._host_costs,
             np.cumsum([0, *(len(plan.order) for plan in plans)]).astype(np.int64),
             np.concatenate([plan.order for plan in plans]).astype(np.int64, copy=False),
             np.concatenate([plan.device for plan in plans]).astype(np.int64, copy=False),
-            outcomes,
+            np.concatenate([_launches(plan) for plan in plans]).astype(np.int64, copy=False),
         )
-        found = np.full(len(plans), -1, dtype=np.int64)
-        legal = np.flatnonzero(outcomes == kernel.OK)
-        found[legal] = self._run(self._worlds[legal], legal)
-        return found
+        tables = (self._graphs, self._tables, self._graph_places)
+        while True:
+            n_wanted = kernel.lower_plans(*tables, *arguments, self._merged_rows, wanted, outcomes)
+            if not n_wanted:
+                return outcomes
+            self._price_merged(graphs[0], wanted[:n_wanted])
+
+    def _price_merged(self, graph: PreparedGraph, wanted: IntArray) -> None:
+        """Add prices of merged transfers; only Python's logarithms price a link with a table."""
+        for link, size_bytes in {(int(link), int(size)) for link, size in wanted}:
+            self._merged[link, size_bytes] = graph.priced.transfer_ns(link, size_bytes)
+        rows = [(*key, ns) for key, ns in sorted(self._merged.items())]
+        self._merged_rows = np.array(rows, dtype=np.int64)
 
     def _run(self, worlds: IntArray, legal: IntArray) -> IntArray:
         found = np.full(len(legal), -1, dtype=np.int64)
@@ -269,6 +294,11 @@ class Evaluator:
             kernel.run_worlds(*arguments, worlds, self._shared, chosen, found, outcomes)
         assert (outcomes[:, kernel.OUTCOME] == kernel.OK).all(), "a legal plan did not end"
         return found
+
+
+def _launches(plan: PlanArrays) -> IntArray:
+    """Return the launch of each entry of the plan's order."""
+    return np.arange(len(plan.order)) if plan.launch is None else plan.launch
 
 
 def _row(values: Iterable[int]) -> IntArray:
@@ -313,7 +343,7 @@ def _world_sizes(facts: dict[str, int], *, is_plain: bool) -> dict[str, int]:
 def _scratch_sizes(facts: dict[str, int]) -> dict[str, int]:
     n_tasks, n_copies = facts["n_launches"], facts["n_copies"]
     n_pairs = n_tasks * facts["n_devices"]
-    sizes = (n_tasks, n_pairs, n_copies, n_tasks, n_pairs)
+    sizes = (*[n_tasks] * 3, *[n_pairs] * 3, *[n_copies] * 4)
     return dict(zip(kernel.Lowering._fields, sizes, strict=True))
 
 

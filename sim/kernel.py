@@ -269,8 +269,8 @@ class Going(NamedTuple):
 class GraphPlaces(NamedTuple):
     """Where the tables are from which plans for one graph on one machine are lowered.
 
-    N tasks, E edges, places in `t`. Only graphs without reveals, arrivals and memory,
-    a launch per task.
+    N tasks, E edges, Q cells, D devices, K links, places in `t`. Only graphs without reveals,
+    arrivals and memory.
     """
 
     n_tasks: int
@@ -298,6 +298,16 @@ class GraphPlaces(NamedTuple):
     """(N,) cell of the task, numbered among those of the graph's tasks."""
     first_ns: int
     """(N, D) what a launch of the task takes longer when its cell is used there first."""
+    batch_start: int
+    """(Q,) first row of each cell in `batch_ns`, which has one per task of the cell."""
+    batch_ns: int
+    """(N, D) what launching 1, 2, … tasks of a cell together adds to what they take alone."""
+    own: int
+    """(N, D) whether the task brings its own duration: then batches take the sum."""
+    output_bytes: int
+    """(N,)"""
+    host_bytes: int
+    """(N,) of the input that comes from the host."""
 
 
 LOWERED_LAUNCHES = 0
@@ -308,16 +318,26 @@ LOWERED_COPIES = 1
 class Lowering(NamedTuple):
     """Scratch of lowering, places in `s`."""
 
-    position: int
-    """(N,) plan position of each task, or NONE."""
-    copy_of: int
-    """(N, D) the transfer that brings a task's output to a device, or NONE."""
-    producer: int
-    """(C,) plan position, NONE for host inputs."""
+    launch_of: int
+    """(N,) launch of each task, or NONE."""
+    first_of: int
+    """(L,) first task of each launch."""
     is_staged: int
     """(N,) whether the launch has paid for remote readers."""
     is_used: int
-    """(N, D) whether a cell has been used on a device."""
+    """(Q, D) whether a cell has been used on a device."""
+    copy_of: int
+    """(N, D) the transfer that brings a task's output to a device, or NONE."""
+    group_of: int
+    """(L, D) the transfer of a launch to a device, or NONE."""
+    awaited_by: int
+    """(C,) the last launch that waits for the transfer, or NONE."""
+    producer: int
+    """(C,) launch, NONE for host inputs."""
+    bytes: int
+    """(C,) sum of what travels together."""
+    n_parts: int
+    """(C,) how many outputs or inputs travel together."""
 
 
 ARRIVED_UP_TO, HANDED_FROM, HANDED_TO, TELLING_FROM, TELLING_TO = range(5)  # `fifo`
@@ -1801,28 +1821,53 @@ def lower_plans(
     plan_start: IntArray,
     order: IntArray,
     device: IntArray,
+    launch: IntArray,
+    merged: IntArray,
+    wanted: IntArray,
     outcomes: IntArray,
-) -> None:
+) -> int:
     """Lower B plans, for the graphs in `t`, to worlds whose tables stand in `s`.
 
     `graphs` (G, n): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
-    `order` holds its tasks in plan order and `device` the device of each *task*. `worlds` (B, n):
-    Places of the tables; how many launches and transfers there are is noted there. `host_costs`:
-    h_copy in ns, parts per million of CPU launches that hold the lock; empty for plain worlds.
+    `order` holds its tasks in plan order, `launch` the number of the launch of each entry, and
+    `device` the device of each *task*. `worlds` (B, n): Places of the tables; how many launches and
+    transfers there are is noted there. `host_costs`: h_copy in ns, parts per million of CPU
+    launches that hold the lock; empty for plain worlds.
+
+    `merged` (n, 3): link, bytes, ns of merged transfers over links that have a table, ascending.
+    Those that are missing are written to `wanted` (n, 2), as far as there is room, and their plans
+    are UNPRICED. Returns how many were written.
     """
-    at = Lowering(scratch[0], scratch[1], scratch[2], scratch[3], scratch[4])
+    at = Lowering(
+        scratch[0],
+        scratch[1],
+        scratch[2],
+        scratch[3],
+        scratch[4],
+        scratch[5],
+        scratch[6],
+        scratch[7],
+        scratch[8],
+        scratch[9],
+    )
+    n_wanted = 0
     for plan in range(len(graph_of)):
         g = graph_places_of(graphs[graph_of[plan]])
         p = places_of(worlds[plan], worlds[plan])
-        begin = plan_start[plan]
-        n_launches = plan_start[plan + 1] - begin
-        n_copies = lower_plan(t, s, g, p, at, order, device, begin, n_launches)
-        outcomes[plan] = ILLEGAL if n_copies < 0 else OK
-        if n_copies >= 0:
-            worlds[plan, LOWERED_LAUNCHES] = n_launches
-            worlds[plan, LOWERED_COPIES] = n_copies
-            if len(host_costs) > 0:
-                add_host_costs(t, s, g, p, host_costs, order[begin : begin + n_launches])
+        begin, end = plan_start[plan], plan_start[plan + 1]
+        n_launches, n_copies = lower_plan(
+            t, s, g, p, at, order[begin:end], device[begin:end], launch[begin:end]
+        )
+        if n_launches < 0:
+            outcomes[plan] = ILLEGAL
+            continue
+        is_priced, n_wanted = price_merged(s, p, at, n_copies, merged, wanted, n_wanted)
+        outcomes[plan] = OK if is_priced else UNPRICED
+        worlds[plan, LOWERED_LAUNCHES] = n_launches
+        worlds[plan, LOWERED_COPIES] = n_copies
+        if len(host_costs) > 0:
+            add_host_costs(t, s, g, p, at, host_costs, n_launches)
+    return n_wanted
 
 
 @inlined
@@ -1842,22 +1887,34 @@ def graph_places_of(row: IntArray) -> GraphPlaces:
         row[10],
         row[11],
         row[12],
+        row[13],
+        row[14],
+        row[15],
+        row[16],
+        row[17],
     )
 
 
 @inlined
 def add_host_costs(
-    t: IntArray, s: IntArray, g: GraphPlaces, p: Places, host_costs: IntArray, order: IntArray
+    t: IntArray,
+    s: IntArray,
+    g: GraphPlaces,
+    p: Places,
+    at: Lowering,
+    host_costs: IntArray,
+    n_launches: int,
 ) -> None:
     """Write what the full kernel reads besides: durations, host work and shares of the lock."""
     h_copy_ns, parts = host_costs[0], host_costs[1]
-    for launch in range(len(order)):
+    for launch in range(n_launches):
         row, extras = p.launches + 6 * launch, p.launch_extras + 11 * launch
         lasts_ns, last = s[row + LAUNCH_NS], s[row + WAITS_END] - 1
         n_moves = s[row + SENDS_END] - s[row + SENDS]
         if last >= s[row + WAITS]:
             n_moves += s[p.copies + 6 * s[p.rows + last] + IS_INPUT]
-        s[extras + DISPATCH_NS] = t[g.h_ns + order[launch] * p.n_devices + s[row + DEVICE]]
+        task = s[at.first_of + launch]
+        s[extras + DISPATCH_NS] = t[g.h_ns + task * p.n_devices + s[row + DEVICE]]
         s[extras + PUSH_NS] = h_copy_ns * n_moves
         s[p.lasts_ns + launch] = lasts_ns
         # Rounded up; in two parts, because the product may pass 64 bits.
@@ -1874,83 +1931,129 @@ def lower_plan(
     at: Lowering,
     order: IntArray,
     device: IntArray,
-    begin: int,
-    n_launches: int,
-) -> int:
-    """Write the launches, transfers and rows of one plan; return the number of transfers.
+    launch_of: IntArray,
+) -> tuple[int, int]:
+    """Write the launches, transfers and rows of one plan; return how many launches and transfers.
 
-    NONE if the plan is not legal: the lowering in Python says why.
+    NONE if the plan is not legal: the lowering in Python says why. Merged transfers have no price
+    yet.
     """
-    if n_launches != g.n_tasks:
-        return NONE
-    for task in range(g.n_tasks):
-        s[at.position + task] = NONE
+    n_tasks = g.n_tasks
+    if len(order) != n_tasks:
+        return NONE, NONE
+    for task in range(n_tasks):
+        s[at.launch_of + task] = NONE
         s[at.is_staged + task] = 0
-    for entry in range(g.n_tasks * p.n_devices):
+    for entry in range(n_tasks * p.n_devices):
         s[at.copy_of + entry] = NONE
+        s[at.group_of + entry] = NONE
         s[at.is_used + entry] = 0
     n_copies = 0
     n_rows = 0
-    for launch in range(n_launches):
-        task = order[begin + launch]
-        if task < 0 or task >= g.n_tasks or s[at.position + task] >= 0:
-            return NONE
-        own = device[begin + task]
-        if own < 0 or own >= p.n_devices or t[g.alone_ns + task * p.n_devices + own] < 0:
-            return NONE
-        row = p.launches + 6 * launch
+    n_launches = 0
+    first = 0
+    while first < n_tasks:
+        end = first + 1
+        while end < n_tasks and launch_of[end] == launch_of[first]:
+            end += 1
+        lasts_ns = place_launch(t, s, g, p, at, order[first:end], device, n_launches)
+        if lasts_ns < 0:
+            return NONE, NONE
+        row = p.launches + 6 * n_launches
+        own = device[order[first]]
         s[row + DEVICE] = own
         s[row + WAITS] = n_rows
-        lasts_ns = t[g.alone_ns + task * p.n_devices + own]
-        use = at.is_used + t[g.kind + task] * p.n_devices + own
-        if s[use] == 0:
-            s[use] = 1
-            lasts_ns += t[g.first_ns + task * p.n_devices + own]
-        for entry in range(t[g.input_start + task], t[g.input_start + task + 1]):
-            source = t[g.inputs + entry]
-            made_by = s[at.position + source]
-            if made_by < 0:
-                return NONE
-            made_on = device[begin + source]
-            if made_on == own:
-                continue
-            lasts_ns += t[g.gather_ns + source * p.n_devices + own]
-            if s[at.is_staged + source] == 0:
-                s[at.is_staged + source] = 1
-                staged_ns = t[g.stage_ns + source * p.n_devices + made_on]
-                s[p.launches + 6 * made_by + LAUNCH_NS] += staged_ns
-            copy = s[at.copy_of + source * p.n_devices + own]
-            if copy < 0:
-                copy = n_copies
-                if not add_output(t, s, g, p, at, copy, source, made_on, own):
-                    return NONE
-                n_copies += 1
-            s[p.rows + n_rows] = copy
-            n_rows += 1
+        for entry in range(first, end):
+            task = order[entry]
+            for edge in range(t[g.input_start + task], t[g.input_start + task + 1]):
+                source = t[g.inputs + edge]
+                made_by = s[at.launch_of + source]
+                if made_by < 0 or made_by == n_launches:
+                    return NONE, NONE
+                made_on = s[p.launches + 6 * made_by + DEVICE]
+                if made_on == own:
+                    continue
+                lasts_ns += t[g.gather_ns + source * p.n_devices + own]
+                if s[at.is_staged + source] == 0:
+                    s[at.is_staged + source] = 1
+                    staged_ns = t[g.stage_ns + source * p.n_devices + made_on]
+                    s[p.launches + 6 * made_by + LAUNCH_NS] += staged_ns
+                copy = add_output(t, s, g, p, at, source, own, n_copies)
+                if copy < 0:
+                    return NONE, NONE
+                n_copies = max(n_copies, copy + 1)
+                if s[at.awaited_by + copy] != n_launches:
+                    s[at.awaited_by + copy] = n_launches
+                    s[p.rows + n_rows] = copy
+                    n_rows += 1
         if own != p.host:
-            feed_ns = t[g.feed_ns + task * p.n_devices + own]
-            if feed_ns == GONE:
-                return NONE
-            if feed_ns >= 0:
-                link = t[g.link_of + p.host * p.n_devices + own]
-                add_copy(s, p, n_copies, link, own, feed_ns, 3 * (launch * p.n_devices + own) + 1)
-                s[p.copies + 6 * n_copies + IS_INPUT] = 1
-                s[at.producer + n_copies] = NONE
+            fed = add_inputs(t, s, g, p, at, order[first:end], n_launches, n_copies)
+            if fed < 0:
+                return NONE, NONE
+            if fed > n_copies:
                 s[p.rows + n_rows] = n_copies
                 n_rows += 1
-                n_copies += 1
+                n_copies = fed
         s[row + WAITS_END] = n_rows
         s[row + LAUNCH_NS] = lasts_ns
         s[row + SENDS] = 0
         s[row + SENDS_END] = 0
-        s[at.position + task] = launch
-        if t[g.returns + task] == 1 and own != p.host:
-            if not add_output(t, s, g, p, at, n_copies, task, own, p.host):
-                return NONE
-            s[p.copies + 6 * n_copies + ANSWER] = 1
-            n_copies += 1
+        if own != p.host:
+            for entry in range(first, end):
+                task = order[entry]
+                if t[g.returns + task] == 1:
+                    copy = add_output(t, s, g, p, at, task, p.host, n_copies)
+                    if copy < 0:
+                        return NONE, NONE
+                    s[p.copies + 6 * copy + ANSWER] = 1
+                    n_copies = max(n_copies, copy + 1)
+        n_launches += 1
+        first = end
     list_sends(s, p, at, n_launches, n_copies, n_rows)
-    return n_copies
+    return n_launches, n_copies
+
+
+@inlined
+def place_launch(
+    t: IntArray,
+    s: IntArray,
+    g: GraphPlaces,
+    p: Places,
+    at: Lowering,
+    tasks: IntArray,
+    device: IntArray,
+    launch: int,
+) -> int:
+    """Note the tasks of a launch; return what it takes without remote inputs and readers.
+
+    NONE if they cannot be one launch, or not on this device.
+    """
+    first = tasks[0]
+    if first < 0 or first >= g.n_tasks:
+        return NONE
+    own, kind = device[first], t[g.kind + first]
+    if own < 0 or own >= p.n_devices:
+        return NONE
+    s[at.first_of + launch] = first
+    lasts_ns = 0
+    brings_own = False
+    for task in tasks:
+        if task < 0 or task >= g.n_tasks or s[at.launch_of + task] >= 0:
+            return NONE
+        alone_ns = t[g.alone_ns + task * p.n_devices + own]
+        if device[task] != own or t[g.kind + task] != kind or alone_ns < 0:
+            return NONE
+        s[at.launch_of + task] = launch
+        lasts_ns += alone_ns
+        brings_own = brings_own or t[g.own + task * p.n_devices + own] == 1
+    if len(tasks) > 1 and not brings_own:
+        row = t[g.batch_start + kind] + len(tasks) - 1
+        lasts_ns += t[g.batch_ns + row * p.n_devices + own]
+    use = at.is_used + kind * p.n_devices + own
+    if s[use] == 0:
+        s[use] = 1
+        lasts_ns += t[g.first_ns + first * p.n_devices + own]
+    return lasts_ns
 
 
 @inlined
@@ -1960,28 +2063,75 @@ def add_output(
     g: GraphPlaces,
     p: Places,
     at: Lowering,
-    copy: int,
     task: int,
-    src: int,
     dst: int,
-) -> bool:
-    """Add the transfer of an output; False if there is no link."""
-    link = t[g.link_of + src * p.n_devices + dst]
-    if link < 0:
-        return False
-    launch = s[at.position + task]
-    lasts_ns = t[g.output_ns + task * p.n_links + link]
-    add_copy(s, p, copy, link, dst, lasts_ns, 3 * (launch * p.n_devices + dst))
+    n_copies: int,
+) -> int:
+    """Return the transfer that brings a task's output to `dst`, a new one or that of its launch.
+
+    NONE if there is no link.
+    """
+    known = s[at.copy_of + task * p.n_devices + dst]
+    if known >= 0:
+        return known
+    launch = s[at.launch_of + task]
+    size_bytes = t[g.output_bytes + task]
+    copy = s[at.group_of + launch * p.n_devices + dst]
+    if copy < 0:
+        copy = n_copies
+        src = s[p.launches + 6 * launch + DEVICE]
+        link = t[g.link_of + src * p.n_devices + dst]
+        if link < 0:
+            return NONE
+        lasts_ns = t[g.output_ns + task * p.n_links + link]
+        add_copy(s, p, at, copy, link, dst, lasts_ns, 3 * (launch * p.n_devices + dst))
+        s[at.producer + copy] = launch
+        s[at.group_of + launch * p.n_devices + dst] = copy
     s[at.copy_of + task * p.n_devices + dst] = copy
-    s[at.producer + copy] = launch
-    return True
+    s[at.bytes + copy] += size_bytes
+    s[at.n_parts + copy] += 1
+    return copy
+
+
+@inlined
+def add_inputs(
+    t: IntArray,
+    s: IntArray,
+    g: GraphPlaces,
+    p: Places,
+    at: Lowering,
+    tasks: IntArray,
+    launch: int,
+    n_copies: int,
+) -> int:
+    """Add the transfer of a launch's host inputs, if it has any; return how many there are then.
+
+    NONE if there is no link.
+    """
+    copy = n_copies
+    own = s[p.launches + 6 * launch + DEVICE]
+    for task in tasks:
+        feed_ns = t[g.feed_ns + task * p.n_devices + own]
+        if feed_ns == GONE:
+            return NONE
+        if feed_ns < 0:
+            continue
+        if copy == n_copies:
+            copy += 1
+            link = t[g.link_of + p.host * p.n_devices + own]
+            rank = 3 * (launch * p.n_devices + own) + 1
+            add_copy(s, p, at, n_copies, link, own, feed_ns, rank)
+            s[p.copies + 6 * n_copies + IS_INPUT] = 1
+        s[at.bytes + n_copies] += t[g.host_bytes + task]
+        s[at.n_parts + n_copies] += 1
+    return copy
 
 
 @inlined
 def add_copy(
-    s: IntArray, p: Places, copy: int, link: int, dst: int, lasts_ns: int, rank: int
+    s: IntArray, p: Places, at: Lowering, copy: int, link: int, dst: int, lasts_ns: int, rank: int
 ) -> None:
-    """Write the row of an output's transfer."""
+    """Write the row of a transfer that nothing travels with yet."""
     row = p.copies + 6 * copy
     s[row + LINK] = link
     s[row + DST] = dst
@@ -1989,6 +2139,54 @@ def add_copy(
     s[row + RANK] = rank
     s[row + ANSWER] = 0
     s[row + IS_INPUT] = 0
+    s[at.producer + copy] = NONE
+    s[at.awaited_by + copy] = NONE
+    s[at.bytes + copy] = 0
+    s[at.n_parts + copy] = 0
+
+
+@inlined
+def price_merged(
+    s: IntArray,
+    p: Places,
+    at: Lowering,
+    n_copies: int,
+    merged: IntArray,
+    wanted: IntArray,
+    n_wanted: int,
+) -> tuple[bool, int]:
+    """Write how long transfers take that carry more than one thing.
+
+    Returns whether all prices are known, and how many are wanted now.
+    """
+    is_priced = True
+    for copy in range(n_copies):
+        if s[at.n_parts + copy] == 1:
+            continue
+        row = p.copies + 6 * copy
+        link, size_bytes = s[row + LINK], s[at.bytes + copy]
+        bandwidth = s[p.links + 5 * link + BANDWIDTH]
+        if bandwidth > 0:
+            s[row + COPY_NS] = affine_ns(s[p.links + 5 * link + LATENCY_NS], bandwidth, size_bytes)
+            continue
+        low, high = 0, len(merged)
+        while low < high:
+            middle = (low + high) // 2
+            if merged[middle, 0] < link or (
+                merged[middle, 0] == link and merged[middle, 1] < size_bytes
+            ):
+                low = middle + 1
+            else:
+                high = middle
+        if low < len(merged) and merged[low, 0] == link and merged[low, 1] == size_bytes:
+            s[row + COPY_NS] = merged[low, 2]
+            continue
+        is_priced = False
+        if n_wanted < len(wanted):
+            wanted[n_wanted, 0] = link
+            wanted[n_wanted, 1] = size_bytes
+            n_wanted += 1
+    return is_priced, n_wanted
 
 
 @inlined

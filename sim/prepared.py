@@ -54,6 +54,7 @@ def _graph_tables(priced: PricedGraph) -> list[IntArray]:
                 alone_ns[:, device] += np.where(alone_ns[:, device] < 0, 0, feeding_ns)
         if copy_out is not None:
             stage_ns[:, device] = _prices(copy_out, graph.output_bytes)
+    cells, kind = np.unique(graph.cell_of, return_inverse=True)
     link_of = np.full((n_devices, n_devices), -1, dtype=np.int64)
     output_ns = np.zeros((n_tasks, len(cluster.links)), dtype=np.int64)
     feed_ns = np.where(fed, kernel.GONE, kernel.NONE)[:, None].repeat(n_devices, axis=1)
@@ -66,7 +67,8 @@ def _graph_tables(priced: PricedGraph) -> list[IntArray]:
     return [
         *(graph.inputs.start, graph.inputs.values, alone_ns, gather_ns, stage_ns),
         *(output_ns, feed_ns, np.asarray(graph.returns), link_of, _dispatch_ns(priced)),
-        *(np.unique(graph.cell_of, return_inverse=True)[1], _first_use_ns(priced)),
+        *(kind, _first_use_ns(priced), *_batch_tables(priced, cells, kind)),
+        *(graph.output_bytes, graph.host_bytes),
     ]
 
 
@@ -75,6 +77,26 @@ def _dispatch_ns(priced: PricedGraph) -> IntArray:
     dispatch, devices = priced.profile.dispatch, priced.cluster.devices
     rows = [[dispatch.h_ns(name, device) for device in devices] for name in priced.graph.cell_names]
     return np.array(rows, dtype=np.int64)[np.asarray(priced.graph.cell_of)]
+
+
+def _batch_tables(
+    priced: PricedGraph, cells: IntArray, kind: IntArray
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return `batch_start`, `batch_ns` and `own`; `kind`: (N,) which of the Q `cells` tasks are."""
+    counts = np.bincount(kind)
+    batch_start = np.cumsum(counts) - counts
+    batch_ns = np.zeros(priced.task_ns.shape, dtype=np.int64)
+    for number, cell in enumerate(cells.tolist()):
+        count, begin = int(counts[number]), int(batch_start[number])
+        for device, curve in enumerate(priced.curves_of(cell)):
+            if curve is None or curve.is_proportional:
+                continue
+            alone_ns = curve.at(1)
+            adds_ns = [curve.at(k) - k * alone_ns for k in range(1, count + 1)]
+            # What does not fit makes the graph one for Python; see _longest_ns.
+            kept = [max(-kernel.NEVER, min(ns, kernel.NEVER)) for ns in adds_ns]
+            batch_ns[begin : begin + count, device] = kept
+    return batch_start, batch_ns, priced.own_cost
 
 
 def _first_use_ns(priced: PricedGraph) -> IntArray:
@@ -98,8 +120,14 @@ def _prices(cost: object, sizes: IntArray) -> IntArray:
 
 def _longest_ns(priced: PricedGraph, tables: list[IntArray]) -> float:
     """Return a bound for the makespan of any plan."""
-    dispatch, n_tasks = priced.profile.dispatch, len(priced.graph)
+    graph, dispatch, n_tasks = priced.graph, priced.profile.dispatch, len(priced.graph)
+    total_bytes = graph.output_bytes.sum(dtype=float) + graph.host_bytes.sum(dtype=float)
+    if total_bytes >= kernel.NEVER:
+        return float(kernel.NEVER)
     largest = sum(
-        float(np.abs(table).max(initial=0)) for table in (*tables[2:7], tables[9], tables[11])
+        float(np.abs(table).max(initial=0))
+        for table in (*tables[2:7], tables[9], tables[11], tables[13])
     )
+    longest_ns = [transfer_ns(link.cost, int(total_bytes)) for link in priced.cluster.links]
+    largest += max(longest_ns, default=0)
     return (largest + dispatch.h_copy + dispatch.handoff_ns) * (len(tables[1]) + 2 * n_tasks)

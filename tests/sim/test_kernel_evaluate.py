@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from dynpartition.conditions import Conditions
 from dynpartition.contract import INFEASIBLE_NS, Backend, CompletePlan
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
 from dynpartition.formats import load_shipped
-from dynpartition.plan import Plan, single_task_plan
+from dynpartition.plan import Plan, chosen_launches
 from dynpartition.profile import Dispatch, HostMode, Noise, Profile
 from dynpartition.sim import SimBackend, evaluate
 from dynpartition.sim.evaluate import (
@@ -57,9 +58,24 @@ def random_plan(graph: TaskGraph, n_devices: int, random: np.random.Generator) -
     return PlanArrays(np.array(order), device)
 
 
+def batched(plan: PlanArrays, graph: TaskGraph, random: np.random.Generator) -> PlanArrays:
+    """Return the plan with launches of several tasks, not all of them legal."""
+    device, number = plan.device.copy(), [0]
+    for before, task in pairwise(plan.order.tolist()):
+        joins = graph.cell_of[before] == graph.cell_of[task] and random.random() < 0.7
+        if joins and random.random() < 0.95:
+            device[task] = device[before]
+        number.append(number[-1] + (not joins))
+    return PlanArrays(plan.order, device, np.array(number))
+
+
 def as_plan(arrays: PlanArrays, profile: Profile) -> Plan:
-    names = profile.cluster.names
-    return single_task_plan((task, names[arrays.device[task]]) for task in arrays.order.tolist())
+    device = arrays.device[arrays.order]
+    joins = np.zeros(len(device), dtype=np.int64)
+    if arrays.launch is not None:
+        joins[1:] = np.diff(arrays.launch) == 0
+    choices = np.stack([arrays.order, device, joins], axis=1)
+    return Plan(tuple(chosen_launches(choices, profile.cluster.names)))
 
 
 def makespan(graph: TaskGraph, profile: Profile, plan: Plan) -> int | None:
@@ -123,6 +139,38 @@ def test_plans_with_hosts_are_lowered_in_compiled_code_too(mode: HostMode) -> No
         assert found.tolist() == [ns for ns in expected if ns is not None], f"seed {seed}"
         checked += len(legal)
     assert checked > 400
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+def test_batches_are_lowered_in_compiled_code_too(mode: HostMode) -> None:
+    """Links with tables, own durations, curves, first uses, legal and illegal launches."""
+    random = np.random.default_rng([HOST_MODES.index(mode), 1])
+    outcomes = {"legal": 0, "illegal": 0, "split": 0}
+    for seed in range(200):
+        world = random_world(seed)
+        graph, profile = plainly(world.graph, world.profile)
+        profile = hosted(profile, mode, random)
+        first_use_ns = {cell: {profile.cluster.names[0]: 5} for cell in profile.cells}
+        dispatch = replace(profile.dispatch, first_use_ns=first_use_ns)
+        profile = replace(profile, dispatch=dispatch)
+        prepared = PreparedGraph(PricedGraph(graph, profile))
+        assert prepared.is_quick
+        count = len(profile.cluster.devices)
+        plans = [batched(random_plan(graph, count, random), graph, random) for _ in range(6)]
+        found = evaluate.Evaluator().makespans_ns([prepared] * len(plans), plans)
+        for plan, found_ns in zip(plans, found.tolist(), strict=True):
+            assert plan.launch is not None
+            device = plan.device[plan.order]
+            if (np.diff(device)[np.diff(plan.launch) == 0] != 0).any():
+                assert found_ns == -1  # one launch on several devices
+                outcomes["split"] += 1
+                continue
+            expected_ns = makespan(graph, profile, as_plan(plan, profile))
+            assert found_ns == (-1 if expected_ns is None else expected_ns), f"seed {seed}"
+            outcomes["illegal" if expected_ns is None else "legal"] += plan.launch[-1] + 1 < len(
+                graph
+            )
+    assert min(outcomes.values()) > 20, outcomes
 
 
 def test_many_plans_reuse_the_same_tables() -> None:
