@@ -18,7 +18,7 @@ from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.plan import Plan
 from dynpartition.profile import PricedGraph, Profile
-from dynpartition.sim.evaluate import PlanArrays, evaluate_many
+from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.types import FloatArray, IntArray
 
@@ -217,8 +217,7 @@ class Decoder:
     def _simulated_ns(self, choices: IntArray) -> IntArray:
         """Return (R,) what the simulator says of whole plans (R, T, 3)."""
         graph = PreparedGraph(PricedGraph(self._lists.graph, self._profile))
-        plans = [PlanArrays.of(each) for each in choices]
-        return evaluate_many([graph] * len(plans), plans, self._profile)
+        return evaluate_many([graph] * len(choices), [*choices], self._profile)
 
     @property
     def records(self) -> Records:

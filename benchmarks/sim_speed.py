@@ -34,11 +34,12 @@ from engines.plain_worlds import Lowered, Tables, Times, speed_worlds, tables_of
 
 from dynpartition import Plan, Profile, TaskGraph, Trace
 from dynpartition.sim.batch import Batch, pack, run_batch
-from dynpartition.sim.evaluate import Evaluator, PlanArrays, evaluate_many
+from dynpartition.sim.evaluate import Evaluator, evaluate_many
 from dynpartition.sim.kernel_pack import ProgramWorld
 from dynpartition.sim.links import HOST_INPUT
 from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.sim.reference import Machine
+from dynpartition.types import IntArray
 
 ROUND_NS = 150_000_000
 """CPU time that an engine gets per round, about."""
@@ -228,7 +229,7 @@ class Asked:
     graphs: list[TaskGraph]
     plans: list[Plan]
     prepared: list[PreparedGraph]
-    arrays: list[PlanArrays]
+    choices: list[IntArray]
     evaluator: Evaluator
 
     @staticmethod
@@ -240,23 +241,21 @@ class Asked:
             own = [plain[number] for number in numbers]
             graphs, plans = [w.world.graph for w in own], [w.world.plan for w in own]
             prepared = [PreparedGraph(each.priced) for each in own]
-            arrays = [plan_arrays(plan, profile) for plan in plans]
-            asked.append(Asked(profile, numbers, graphs, plans, prepared, arrays, Evaluator()))
+            choices = [plan_choices(plan, profile) for plan in plans]
+            asked.append(Asked(profile, numbers, graphs, plans, prepared, choices, Evaluator()))
         return asked
 
 
-def plan_arrays(plan: Plan, profile: Profile) -> PlanArrays:
-    order = np.array([launch.tasks[0] for launch in plan.launches])
-    device = np.empty_like(order)
-    device[order] = [profile.cluster.index(launch.device) for launch in plan.launches]
-    return PlanArrays(order, device)
+def plan_choices(plan: Plan, profile: Profile) -> IntArray:
+    index = profile.cluster.index
+    return np.array([(launch.tasks[0], index(launch.device)) for launch in plan.launches])
 
 
 def evaluate(contest: Contest, *, prepared: bool) -> list[int]:
     """Return the makespan of every plain world, lowering included."""
     ends: dict[int, int] = {}
     for own in contest.asked:
-        pairs = (own.prepared, own.arrays) if prepared else (own.graphs, own.plans)
+        pairs = (own.prepared, own.choices) if prepared else (own.graphs, own.plans)
         known = own.evaluator if prepared else None
         times = evaluate_many(*pairs, own.profile, evaluator=known)
         ends |= dict(zip(own.numbers, times.tolist(), strict=True))

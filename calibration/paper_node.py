@@ -26,7 +26,7 @@ from dynpartition.formats.files import in_file, read_bytes
 from dynpartition.graph import TaskGraph
 from dynpartition.models.trees import ParseTree
 from dynpartition.profile import Curve, Dispatch, Profile
-from dynpartition.sim.evaluate import PlanArrays, evaluate_many
+from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.types import IntArray
 
 Times = npt.NDArray[np.float64]
@@ -154,10 +154,11 @@ def predict_ms(
     return predicted
 
 
-def _split(graph: TaskGraph, tree: ParseTree, left: int, rest: int) -> PlanArrays:
+def _split(graph: TaskGraph, tree: ParseTree, left: int, rest: int) -> IntArray:
+    """Return (N, 2) choices."""
     device = np.full(len(graph), rest, dtype=np.int64)
     device[: 2 * left_nodes(tree)] = left  # a state and an output per node, in post-order
-    return PlanArrays(np.arange(len(graph), dtype=np.int64), device)
+    return np.stack([np.arange(len(graph)), device], axis=1)
 
 
 def _nodes_of(trees: Sequence[ParseTree], log_ms: Times) -> IntArray:

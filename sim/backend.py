@@ -69,15 +69,14 @@ class SimBackend(Backend):
 
     def makespans_ns(self, plans: Sequence[CompletePlan]) -> IntArray:
         """Price all plans in one compiled call, as running them one by one would."""
-        from dynpartition.sim.evaluate import Evaluator, PlanArrays, evaluate_many  # need numba
+        from dynpartition.sim.evaluate import Evaluator, evaluate_many  # need numba
 
         if self._randomise or self._conditions.losses:
             return super().makespans_ns(plans)
         graphs = [self._prepare(plan.graph) for plan in plans]
-        arrays = [PlanArrays.of(plan.choices) for plan in plans]
         self._evaluator = self._evaluator or Evaluator()
         return evaluate_many(
-            *(graphs, arrays, self._profile),
+            *(graphs, [plan.choices for plan in plans], self._profile),
             conditions=self._conditions,
             evaluator=self._evaluator,
         )

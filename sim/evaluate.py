@@ -12,7 +12,7 @@ from dynpartition.contract import INFEASIBLE_NS
 from dynpartition.errors import OutOfDeviceMemory
 from dynpartition.graph import TaskGraph
 from dynpartition.lowering import lower_quickly
-from dynpartition.plan import Launch, Plan
+from dynpartition.plan import Plan, chosen_launches
 from dynpartition.pricing import price
 from dynpartition.profile import PricedGraph, Profile
 from dynpartition.residency import UNLIMITED_BYTES
@@ -40,30 +40,9 @@ _MERGED_MAX = 1 << 16
 """Prices of merged transfers that are kept."""
 
 
-class PlanArrays(NamedTuple):
-    """A plan as arrays: cheaper to make than a `Plan`."""
-
-    order: IntArray
-    """(N,) task indices in plan order."""
-    device: IntArray
-    """(N,) device index of each task, by task index."""
-    launch: IntArray | None = None
-    """(N,) launch number of each entry of `order`, not descending; None: a launch per task."""
-
-    @staticmethod
-    def of(choices: IntArray) -> PlanArrays:
-        """Return (N, 2) or (N, 3) choices that place all tasks; see `plan.chosen_launches`."""
-        order = np.ascontiguousarray(choices[:, 0])
-        device = np.empty(len(order), dtype=np.int64)
-        device[order] = choices[:, 1]
-        if choices.shape[1] == 2 or not choices[:, 2].any():
-            return PlanArrays(order, device)
-        return PlanArrays(order, device, np.cumsum(choices[:, 2] == 0))
-
-
 def evaluate_many(
     graphs: Sequence[TaskGraph | PreparedGraph],
-    plans: Sequence[Plan | PlanArrays],
+    plans: Sequence[Plan | IntArray],
     profile: Profile,
     *,
     conditions: Conditions = GOOD_DAY,
@@ -71,6 +50,7 @@ def evaluate_many(
 ) -> IntArray:
     """Return the makespan in ns of each plan for the graph beside it: int64 (B,).
 
+    Arrays instead of plans are (N, 2) or (N, 3) choices: see `plan.chosen_launches`.
     Equal to simulating them one by one; INFEASIBLE_NS where memory runs out. Plans for graphs
     without reveals, arrivals, noise and little memory are lowered and priced in compiled code.
     Give the same graph object again to prepare it only once, or a `PreparedGraph` to keep it for
@@ -89,15 +69,15 @@ def evaluate_many(
     prepared = [known[id(graph)] for graph in graphs]
     assert all(one.priced.profile is profile for one in known.values())
     makespan_ns = np.full(len(plans), -1, dtype=np.int64)
-    arrays = [_as_arrays(plan, one) for plan, one in zip(plans, prepared, strict=True)]
+    choices = [_choices(plan, one) for plan, one in zip(plans, prepared, strict=True)]
     good_day = not (conditions.slowdowns or conditions.under_way_ns)
     quick = [
         index
-        for index, (plan, one) in enumerate(zip(arrays, prepared, strict=True))
+        for index, (plan, one) in enumerate(zip(choices, prepared, strict=True))
         if good_day and one.is_quick and plan is not None
     ]
     if quick:
-        chosen = [each for index in quick if (each := arrays[index]) is not None]
+        chosen = [each for index in quick if (each := choices[index]) is not None]
         evaluator = evaluator or Evaluator()
         makespan_ns[quick] = evaluator.makespans_ns([prepared[index] for index in quick], chosen)
     slow = np.flatnonzero(makespan_ns < 0).tolist()
@@ -107,33 +87,26 @@ def evaluate_many(
     return makespan_ns
 
 
-def _as_arrays(plan: Plan | PlanArrays, prepared: PreparedGraph) -> PlanArrays | None:
-    """Return a plan as arrays, or None if it cannot be right."""
+def _choices(plan: Plan | IntArray, prepared: PreparedGraph) -> IntArray | None:
+    """Return a plan as choices, or None if it cannot be right."""
     count = len(prepared.priced.graph)
-    if isinstance(plan, PlanArrays):
-        return plan if len(plan.order) == len(plan.device) == count else None
-    order = [task for launch in plan.launches for task in launch.tasks]
+    if not isinstance(plan, Plan):
+        return plan if len(plan) == count else None
     index = {name: number for number, name in enumerate(prepared.priced.cluster.names)}
-    known = all(launch.device in index for launch in plan.launches)
-    if not known or sorted(order) != list(range(count)):
+    if not all(launch.device in index for launch in plan.launches):
         return None
-    device = np.empty(count, dtype=np.int64)
-    for launch in plan.launches:
-        device[list(launch.tasks)] = index[launch.device]
-    number = np.repeat(np.arange(len(plan.launches)), [len(one.tasks) for one in plan.launches])
-    return PlanArrays(np.array(order, dtype=np.int64), device, number)
+    rows = [
+        (task, index[launch.device], place > 0)
+        for launch in plan.launches
+        for place, task in enumerate(launch.tasks)
+    ]
+    return np.array(rows, dtype=np.int64) if len(rows) == count else None
 
 
-def _as_plan(plan: Plan | PlanArrays, prepared: PreparedGraph) -> Plan:
+def _as_plan(plan: Plan | IntArray, prepared: PreparedGraph) -> Plan:
     if isinstance(plan, Plan):
         return plan
-    names, device = prepared.priced.cluster.names, plan.device.tolist()
-    order = plan.order.tolist()
-    number = range(len(order)) if plan.launch is None else plan.launch.tolist()
-    batches: dict[int, list[int]] = {}
-    for task, launch in zip(order, number, strict=True):
-        batches.setdefault(launch, []).append(task)
-    return Plan(tuple(Launch(names[device[row[0]]], tuple(row)) for row in batches.values()))
+    return Plan(tuple(chosen_launches(plan, prepared.priced.cluster.names)))
 
 
 def _evaluate_one(priced: PricedGraph, plan: Plan, conditions: Conditions) -> int:
@@ -176,9 +149,7 @@ class Evaluator:
         self._merged: dict[tuple[int, int], int] = {}  # (link, bytes) → ns
         self._merged_rows = np.zeros((0, 3), dtype=np.int64)
 
-    def makespans_ns(
-        self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]
-    ) -> IntArray:
+    def makespans_ns(self, graphs: Sequence[PreparedGraph], plans: Sequence[IntArray]) -> IntArray:
         """Return int64 (B,): the makespan of each plan for its graph; -1 if it is not legal.
 
         All graphs must be quick and under the profile of the first call.
@@ -239,16 +210,14 @@ class Evaluator:
         rows = self._plain if self._is_plain else self._worlds
         self._state, self._shared = make_state(rows, is_plain=self._is_plain, recording=False)
 
-    def _makespans_ns(
-        self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]
-    ) -> IntArray:
+    def _makespans_ns(self, graphs: Sequence[PreparedGraph], plans: Sequence[IntArray]) -> IntArray:
         outcomes = self._lower(graphs, plans)
         found = np.full(len(plans), -1, dtype=np.int64)
         legal = np.flatnonzero(outcomes == kernel.OK)
         found[legal] = self._run(self._worlds[legal], legal)
         return found
 
-    def _lower(self, graphs: Sequence[PreparedGraph], plans: Sequence[PlanArrays]) -> IntArray:
+    def _lower(self, graphs: Sequence[PreparedGraph], plans: Sequence[IntArray]) -> IntArray:
         """Lower plans to the tables of worlds, again while merged transfers have no price yet."""
         if len(self._merged) > _MERGED_MAX:
             self._merged.clear()
@@ -260,10 +229,8 @@ class Evaluator:
             self._worlds,
             self._scratch,
             self._host_costs,
-            np.cumsum([0, *(len(plan.order) for plan in plans)]).astype(np.int64),
-            np.concatenate([plan.order for plan in plans]).astype(np.int64, copy=False),
-            np.concatenate([plan.device for plan in plans]).astype(np.int64, copy=False),
-            np.concatenate([_launches(plan) for plan in plans]).astype(np.int64, copy=False),
+            np.cumsum([0, *map(len, plans)]),
+            _joined(plans),
         )
         tables = (self._graphs, self._tables, self._graph_places)
         while True:
@@ -296,9 +263,18 @@ class Evaluator:
         return found
 
 
-def _launches(plan: PlanArrays) -> IntArray:
-    """Return the launch of each entry of the plan's order."""
-    return np.arange(len(plan.order)) if plan.launch is None else plan.launch
+def _joined(plans: Sequence[IntArray]) -> IntArray:
+    """Return the rows of all plans, (sum N, 3)."""
+    if len({plan.shape[1] for plan in plans}) > 1:
+        plans = [_with_joins(plan) for plan in plans]
+    return _with_joins(np.concatenate(plans))
+
+
+def _with_joins(choices: IntArray) -> IntArray:
+    """Return (N, 3) choices; those with two columns join nothing."""
+    if choices.shape[1] == 3:
+        return choices
+    return np.concatenate([choices, np.zeros((len(choices), 1), dtype=np.int64)], axis=1)
 
 
 def _row(values: Iterable[int]) -> IntArray:

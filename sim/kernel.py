@@ -310,6 +310,7 @@ class GraphPlaces(NamedTuple):
     """(N,) of the input that comes from the host."""
 
 
+CHOSEN, ON, JOINS = range(3)  # columns of choices, rows of plans
 LOWERED_LAUNCHES = 0
 LOWERED_COPIES = 1
 """Columns of a world's own places that lowering finds out."""
@@ -1819,9 +1820,7 @@ def lower_plans(
     scratch: IntArray,
     host_costs: IntArray,
     plan_start: IntArray,
-    order: IntArray,
-    device: IntArray,
-    launch: IntArray,
+    choices: IntArray,
     merged: IntArray,
     wanted: IntArray,
     outcomes: IntArray,
@@ -1829,10 +1828,10 @@ def lower_plans(
     """Lower B plans, for the graphs in `t`, to worlds whose tables stand in `s`.
 
     `graphs` (G, n): GraphPlaces. Plan b is for graph `graph_of[b]`; from `plan_start[b]` on,
-    `order` holds its tasks in plan order, `launch` the number of the launch of each entry, and
-    `device` the device of each *task*. `worlds` (B, n): Places of the tables; how many launches and
-    transfers there are is noted there. `host_costs`: h_copy in ns, parts per million of CPU
-    launches that hold the lock; empty for plain worlds.
+    `choices` has its rows: task, device, and whether the task joins the launch of the task before
+    it. `worlds` (B, n): Places of the tables; how many launches and transfers there are is noted
+    there. `host_costs`: h_copy in ns, parts per million of CPU launches that hold the lock; empty
+    for plain worlds.
 
     `merged` (n, 3): link, bytes, ns of merged transfers over links that have a table, ascending.
     Those that are missing are written to `wanted` (n, 2), as far as there is room, and their plans
@@ -1855,9 +1854,7 @@ def lower_plans(
         g = graph_places_of(graphs[graph_of[plan]])
         p = places_of(worlds[plan], worlds[plan])
         begin, end = plan_start[plan], plan_start[plan + 1]
-        n_launches, n_copies = lower_plan(
-            t, s, g, p, at, order[begin:end], device[begin:end], launch[begin:end]
-        )
+        n_launches, n_copies = lower_plan(t, s, g, p, at, choices[begin:end])
         if n_launches < 0:
             outcomes[plan] = ILLEGAL
             continue
@@ -1929,9 +1926,7 @@ def lower_plan(
     g: GraphPlaces,
     p: Places,
     at: Lowering,
-    order: IntArray,
-    device: IntArray,
-    launch_of: IntArray,
+    choices: IntArray,
 ) -> tuple[int, int]:
     """Write the launches, transfers and rows of one plan; return how many launches and transfers.
 
@@ -1939,7 +1934,7 @@ def lower_plan(
     yet.
     """
     n_tasks = g.n_tasks
-    if len(order) != n_tasks:
+    if len(choices) != n_tasks:
         return NONE, NONE
     for task in range(n_tasks):
         s[at.launch_of + task] = NONE
@@ -1954,17 +1949,17 @@ def lower_plan(
     first = 0
     while first < n_tasks:
         end = first + 1
-        while end < n_tasks and launch_of[end] == launch_of[first]:
+        while end < n_tasks and choices[end, JOINS] != 0:
             end += 1
-        lasts_ns = place_launch(t, s, g, p, at, order[first:end], device, n_launches)
+        own = choices[first, ON]
+        lasts_ns = place_launch(t, s, g, p, at, choices[first:end], n_launches)
         if lasts_ns < 0:
             return NONE, NONE
         row = p.launches + 6 * n_launches
-        own = device[order[first]]
         s[row + DEVICE] = own
         s[row + WAITS] = n_rows
         for entry in range(first, end):
-            task = order[entry]
+            task = choices[entry, CHOSEN]
             for edge in range(t[g.input_start + task], t[g.input_start + task + 1]):
                 source = t[g.inputs + edge]
                 made_by = s[at.launch_of + source]
@@ -1987,7 +1982,7 @@ def lower_plan(
                     s[p.rows + n_rows] = copy
                     n_rows += 1
         if own != p.host:
-            fed = add_inputs(t, s, g, p, at, order[first:end], n_launches, n_copies)
+            fed = add_inputs(t, s, g, p, at, choices[first:end], n_launches, n_copies)
             if fed < 0:
                 return NONE, NONE
             if fed > n_copies:
@@ -2000,7 +1995,7 @@ def lower_plan(
         s[row + SENDS_END] = 0
         if own != p.host:
             for entry in range(first, end):
-                task = order[entry]
+                task = choices[entry, CHOSEN]
                 if t[g.returns + task] == 1:
                     copy = add_output(t, s, g, p, at, task, p.host, n_copies)
                     if copy < 0:
@@ -2020,34 +2015,34 @@ def place_launch(
     g: GraphPlaces,
     p: Places,
     at: Lowering,
-    tasks: IntArray,
-    device: IntArray,
+    choices: IntArray,
     launch: int,
 ) -> int:
     """Note the tasks of a launch; return what it takes without remote inputs and readers.
 
     NONE if they cannot be one launch, or not on this device.
     """
-    first = tasks[0]
+    first, own = choices[0, CHOSEN], choices[0, ON]
     if first < 0 or first >= g.n_tasks:
         return NONE
-    own, kind = device[first], t[g.kind + first]
+    kind = t[g.kind + first]
     if own < 0 or own >= p.n_devices:
         return NONE
     s[at.first_of + launch] = first
     lasts_ns = 0
     brings_own = False
-    for task in tasks:
+    for choice in choices:
+        task = choice[CHOSEN]
         if task < 0 or task >= g.n_tasks or s[at.launch_of + task] >= 0:
             return NONE
         alone_ns = t[g.alone_ns + task * p.n_devices + own]
-        if device[task] != own or t[g.kind + task] != kind or alone_ns < 0:
+        if choice[ON] != own or t[g.kind + task] != kind or alone_ns < 0:
             return NONE
         s[at.launch_of + task] = launch
         lasts_ns += alone_ns
         brings_own = brings_own or t[g.own + task * p.n_devices + own] == 1
-    if len(tasks) > 1 and not brings_own:
-        row = t[g.batch_start + kind] + len(tasks) - 1
+    if len(choices) > 1 and not brings_own:
+        row = t[g.batch_start + kind] + len(choices) - 1
         lasts_ns += t[g.batch_ns + row * p.n_devices + own]
     use = at.is_used + kind * p.n_devices + own
     if s[use] == 0:
@@ -2100,7 +2095,7 @@ def add_inputs(
     g: GraphPlaces,
     p: Places,
     at: Lowering,
-    tasks: IntArray,
+    choices: IntArray,
     launch: int,
     n_copies: int,
 ) -> int:
@@ -2110,7 +2105,8 @@ def add_inputs(
     """
     copy = n_copies
     own = s[p.launches + 6 * launch + DEVICE]
-    for task in tasks:
+    for choice in choices:
+        task = choice[CHOSEN]
         feed_ns = t[g.feed_ns + task * p.n_devices + own]
         if feed_ns == GONE:
             return NONE

@@ -21,7 +21,7 @@ from dynpartition.contract import INFEASIBLE_NS, GraphWorkload, run
 from dynpartition.errors import DynPartitionError, OutOfDeviceMemory, SchedulerError
 from dynpartition.graph import TaskGraph
 from dynpartition.sim.backend import SimBackend
-from dynpartition.sim.evaluate import PlanArrays, evaluate_many
+from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.worlds import random_world
 
 pytest.importorskip("ortools", reason="the extra 'optimal' is not installed")
@@ -45,6 +45,11 @@ def topological_orders(graph, placed=()):
             yield from topological_orders(graph, (*placed, task))
 
 
+def chosen(order, device):
+    """Choices: tasks in order, each on its device."""
+    return np.stack([order, device[order]], axis=1)
+
+
 def brute_force_ns(graph, profile, problem):
     """The shortest makespan of all plans of one task per launch, by the simulator."""
     able = [np.flatnonzero(row >= 0).tolist() for row in problem.lists.run_ns]
@@ -53,7 +58,7 @@ def brute_force_ns(graph, profile, problem):
     # A plan that lacks a link lacks it in every order.
     first = np.stack([problem.start(orders[0], device) for device in places])
     places = places[problem.makespans_ns(first) < kernel.NEVER]
-    plans = [PlanArrays(order, device) for order in orders for device in places]
+    plans = [chosen(order, device) for order in orders for device in places]
     return int(evaluate_many([graph] * len(plans), plans, profile).min())
 
 
@@ -131,7 +136,7 @@ def test_the_bound_is_a_bound_with_every_host(mode):
         orders = list(itertools.islice(topological_orders(graph), 40))
         places = itertools.product(range(2), repeat=len(graph))
         plans = [
-            PlanArrays(np.array(order), np.array(device))
+            chosen(np.array(order), np.array(device))
             for device, order in itertools.product(places, orders)
         ]
         best_ns = int(evaluate_many([graph] * len(plans), plans, profile).min())

@@ -12,7 +12,7 @@ from dynpartition.plan import single_task_plan
 from dynpartition.profile import Dispatch, PricedGraph
 from dynpartition.sim import reference
 from dynpartition.sim.engine import simulate_compiled
-from dynpartition.sim.evaluate import PlanArrays, evaluate_many
+from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.sim.worlds import find_difference, outcome, random_world
 from dynpartition.trace import Trace
@@ -70,11 +70,11 @@ def test_compiled_lowering_prices_first_uses() -> None:
         profile = with_first_uses(plain, seed)
         prepared = PreparedGraph(PricedGraph(graph, profile))
         assert prepared.is_quick
-        arrays: PlanArrays = random_plan(graph, len(profile.cluster.devices), random)
-        expected = makespan(graph, profile, as_plan(arrays, profile))
+        choices = random_plan(graph, len(profile.cluster.devices), random)
+        expected = makespan(graph, profile, as_plan(choices, profile))
         if expected is not None:
-            assert evaluate_many([prepared], [arrays], profile).tolist() == [expected]
-            costs += expected != makespan(graph, plain, as_plan(arrays, plain))
+            assert evaluate_many([prepared], [choices], profile).tolist() == [expected]
+            costs += expected != makespan(graph, plain, as_plan(choices, plain))
             checked += 1
     assert checked > 50
     assert costs > 20

@@ -11,6 +11,7 @@ import pytest
 
 from dynpartition import PricedGraph, TaskGraph
 from dynpartition.agent.synthetic import synthetic_workloads
+from dynpartition.cluster import TableCost
 from dynpartition.conditions import Conditions
 from dynpartition.contract import INFEASIBLE_NS, Backend, CompletePlan
 from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
@@ -18,14 +19,11 @@ from dynpartition.formats import load_shipped
 from dynpartition.plan import Plan, chosen_launches
 from dynpartition.profile import Dispatch, HostMode, Noise, Profile
 from dynpartition.sim import SimBackend, evaluate
-from dynpartition.sim.evaluate import (
-    PlanArrays,
-    evaluate_many,
-)
+from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.sim.reference import simulate
 from dynpartition.sim.worlds import random_world
-from dynpartition.types import frozen
+from dynpartition.types import IntArray, frozen
 
 
 def plainly(graph: TaskGraph, profile: Profile) -> tuple[TaskGraph, Profile]:
@@ -45,7 +43,7 @@ def plainly(graph: TaskGraph, profile: Profile) -> tuple[TaskGraph, Profile]:
     return graph, replace(profile, cluster=cluster, dispatch=kept, noise=None)
 
 
-def random_plan(graph: TaskGraph, n_devices: int, random: np.random.Generator) -> PlanArrays:
+def random_plan(graph: TaskGraph, n_devices: int, random: np.random.Generator) -> IntArray:
     order: list[int] = []
     while len(order) < len(graph):
         ready = [
@@ -54,27 +52,21 @@ def random_plan(graph: TaskGraph, n_devices: int, random: np.random.Generator) -
             if task not in order and set(graph.input_lists[task]) <= set(order)
         ]
         order.append(int(random.choice(ready)))
-    device = random.integers(0, n_devices, len(graph))
-    return PlanArrays(np.array(order), device)
+    return np.stack([np.array(order), random.integers(0, n_devices, len(graph))], axis=1)
 
 
-def batched(plan: PlanArrays, graph: TaskGraph, random: np.random.Generator) -> PlanArrays:
+def batched(choices: IntArray, graph: TaskGraph, random: np.random.Generator) -> IntArray:
     """Return the plan with launches of several tasks, not all of them legal."""
-    device, number = plan.device.copy(), [0]
-    for before, task in pairwise(plan.order.tolist()):
-        joins = graph.cell_of[before] == graph.cell_of[task] and random.random() < 0.7
-        if joins and random.random() < 0.95:
-            device[task] = device[before]
-        number.append(number[-1] + (not joins))
-    return PlanArrays(plan.order, device, np.array(number))
+    rows = np.concatenate([choices, np.zeros((len(choices), 1), dtype=np.int64)], axis=1)
+    for before, row in pairwise(rows):
+        if graph.cell_of[before[0]] == graph.cell_of[row[0]] and random.random() < 0.7:
+            row[2] = 1
+            if random.random() < 0.95:
+                row[1] = before[1]
+    return rows
 
 
-def as_plan(arrays: PlanArrays, profile: Profile) -> Plan:
-    device = arrays.device[arrays.order]
-    joins = np.zeros(len(device), dtype=np.int64)
-    if arrays.launch is not None:
-        joins[1:] = np.diff(arrays.launch) == 0
-    choices = np.stack([arrays.order, device, joins], axis=1)
+def as_plan(choices: IntArray, profile: Profile) -> Plan:
     return Plan(tuple(chosen_launches(choices, profile.cluster.names)))
 
 
@@ -159,17 +151,14 @@ def test_batches_are_lowered_in_compiled_code_too(mode: HostMode) -> None:
         plans = [batched(random_plan(graph, count, random), graph, random) for _ in range(6)]
         found = evaluate.Evaluator().makespans_ns([prepared] * len(plans), plans)
         for plan, found_ns in zip(plans, found.tolist(), strict=True):
-            assert plan.launch is not None
-            device = plan.device[plan.order]
-            if (np.diff(device)[np.diff(plan.launch) == 0] != 0).any():
+            joins = plan[1:, 2] == 1
+            if (np.diff(plan[:, 1])[joins] != 0).any():
                 assert found_ns == -1  # one launch on several devices
                 outcomes["split"] += 1
                 continue
             expected_ns = makespan(graph, profile, as_plan(plan, profile))
             assert found_ns == (-1 if expected_ns is None else expected_ns), f"seed {seed}"
-            outcomes["illegal" if expected_ns is None else "legal"] += plan.launch[-1] + 1 < len(
-                graph
-            )
+            outcomes["illegal" if expected_ns is None else "legal"] += joins.any()
     assert min(outcomes.values()) > 20, outcomes
 
 
@@ -191,11 +180,16 @@ def test_many_plans_reuse_the_same_tables() -> None:
 
 
 def test_an_evaluator_prices_the_same_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs of several sizes come and go, more of them than it keeps."""
+    """Graphs of several sizes and merged transfers come and go, more of them than it keeps."""
     monkeypatch.setattr(evaluate, "_VALUES_MAX", 3_000)
+    monkeypatch.setattr(evaluate, "_WANTED_MAX", 1)
+    monkeypatch.setattr(evaluate, "_MERGED_MAX", 2)
     monkeypatch.setattr(evaluate, "_ROOM_MAX", 200)
     random = np.random.default_rng(3)
     profile = hosted(plainly(random_world(0).graph, random_world(0).profile)[1], "single", random)
+    cost = TableCost(((1, 3), (8, 11), (64, 40)))  # merged transfers are priced in Python
+    links = tuple(replace(link, cost=cost) for link in profile.cluster.links)
+    profile = replace(profile, cluster=replace(profile.cluster, links=links))
     graphs, prepared = [], []
     for seed in range(150):
         graph = plainly(random_world(seed).graph, profile)[0]
@@ -207,6 +201,9 @@ def test_an_evaluator_prices_the_same_from_call_to_call(monkeypatch: pytest.Monk
     for _ in range(60):
         chosen = random.integers(len(graphs), size=int(random.integers(1, 5))).tolist()
         plans = [random_plan(graphs[n], len(profile.cluster.devices), random) for n in chosen]
+        plans[1:] = [
+            batched(plan, graphs[n], random) for n, plan in zip(chosen[1:], plans[1:], strict=True)
+        ]
         expected = [
             makespan(graphs[n], profile, as_plan(plan, profile))
             for n, plan in zip(chosen, plans, strict=True)
@@ -261,14 +258,14 @@ def test_a_batch_in_arrays_is_a_launch() -> None:
         if any(len(launch.tasks) > 1 for launch in world.plan.launches)
     )
     graph, profile = plainly(world.graph, world.profile)
-    names = profile.cluster.names
-    order = [task for launch in world.plan.launches for task in launch.tasks]
-    number = [n for n, launch in enumerate(world.plan.launches) for _ in launch.tasks]
-    placed = world.plan.placement()
-    device = [names.index(placed[task]) for task in range(len(graph))]
-    arrays = PlanArrays(np.array(order), np.array(device), np.array(number))
+    index = profile.cluster.index
+    rows = [
+        (task, index(launch.device), task != launch.tasks[0])
+        for launch in world.plan.launches
+        for task in launch.tasks
+    ]
     expected = simulate(graph, profile, world.plan).makespan_ns
-    assert evaluate_many([graph], [arrays], profile).tolist() == [expected]
+    assert evaluate_many([graph], [np.array(rows, dtype=np.int64)], profile).tolist() == [expected]
 
 
 def test_an_illegal_plan_is_the_error_of_the_slow_path() -> None:
@@ -279,7 +276,7 @@ def test_an_illegal_plan_is_the_error_of_the_slow_path() -> None:
     )
     graph, profile = plainly(world.graph, world.profile)
     order = np.array(graph.topological_order)[::-1]
-    plan = PlanArrays(order, np.zeros(len(graph), dtype=np.int64))
+    plan = np.stack([order, np.zeros_like(order)], axis=1)
     with pytest.raises(PlanError, match="is not launched before"):
         evaluate_many([graph], [plan], profile)
 
