@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -222,7 +223,8 @@ class ListGraph:
         self.given = _given(graph, machine, self.costs)
         self.order: IntArray = np.empty(len(graph), dtype=np.int64)
         """(N,) tasks in topological order, the smallest number first among equals."""
-        self.outcome = self._fill(_NOTHING)
+        hides = bool((graph.revealed_by >= 0).any())
+        self.outcome = tables_kernel.HIDES if hides else self._fill(_NOTHING)
         """DONE of `tables_kernel`, or why there are no tables."""
         if self.outcome in (tables_kernel.HIDES, tables_kernel.LARGE):
             self.given = _completed(self.given, graph, machine)
@@ -250,18 +252,26 @@ class ListGraph:
 
     def _replay(self, planned: Plan) -> None:
         """Append launches that are planned already."""
-        priced = PricedGraph(self.graph, self.machine.profile)
-        launches, cluster = planned.launches, priced.cluster
-        devices = [cluster.index(launch.device) for launch in launches]
-        extra = self.machine.bookkeeping_ns.tolist()
-        run_ns = [
-            priced.compute_ns(launch.tasks, device) + len(launch.tasks) * extra[device]
-            for launch, device in zip(launches, devices, strict=True)
-        ]
+        launches, index = planned.launches, self.machine.profile.cluster.index
+        devices = [index(launch.device) for launch in launches]
+        pairs = zip(launches, devices, strict=True)
+        run_ns = [self._launch_ns(launch.tasks, device) for launch, device in pairs]
         tasks = [task for launch in launches for task in launch.tasks]
         start = np.cumsum([0, *(len(launch.tasks) for launch in launches)])
         arrays = (np.array(row, dtype=np.int64) for row in (tasks, start, devices, run_ns))
         estimate_kernel.replay(self.slots[0], self.layout.array, *arrays)
+
+    def _launch_ns(self, tasks: tuple[int, ...], device: int) -> int:
+        """Return the duration of a launch, bookkeeping included."""
+        known = self.costs.run_ns[self.graph.cell_of[tasks[0]], device]
+        if len(tasks) == 1 and known >= 0 and not self.graph.durations:
+            return int(known)
+        extra_ns = len(tasks) * int(self.machine.bookkeeping_ns[device])
+        return self._priced.compute_ns(tasks, device) + extra_ns
+
+    @cached_property
+    def _priced(self) -> PricedGraph:
+        return PricedGraph(self.graph, self.machine.profile)
 
     def plan(self, method: int, wanted: IntArray = _NOTHING) -> bool:
         """Plan by a method; return False if a task can go nowhere."""
@@ -458,9 +468,10 @@ def _completed(
 ) -> tables_kernel.Given:
     """Return the same with what only Python can say."""
     rows: Sequence[Sequence[int]] = graph.gates
+    is_priced = len(given.priced) > 0
     return given._replace(
-        priced=machine.moves(graph.output_bytes),
-        fed=machine.moves(graph.host_bytes),
+        priced=given.priced if is_priced else machine.moves(graph.output_bytes),
+        fed=given.fed if is_priced else machine.moves(graph.host_bytes),
         gate_start=np.cumsum([0, *map(len, rows)], dtype=np.int64),
         gates=np.array([gate for row in rows for gate in row], dtype=np.int64),
     )

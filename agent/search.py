@@ -5,6 +5,7 @@ It never returns a plan that is slower in the simulator than the best of its sta
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -141,6 +142,11 @@ class Budget:
         return min(1.0, self._elapsed_us / max(1e-9, self._time_us or 0.0))
 
     @property
+    def left_us(self) -> float:
+        """Time left in µs, infinite where evaluations count."""
+        return math.inf if self._time_us is None else self._time_us - self._elapsed_us
+
+    @property
     def _elapsed_us(self) -> float:
         return (time.perf_counter_ns() - self._begun_ns) / 1000
 
@@ -151,7 +157,7 @@ class Budget:
         if not self._searched:
             return CHUNK_FIRST
         each_us = self._searching_ns / 1000 / self._searched
-        left_us = max(0.0, (self._time_us or 0.0) - self._elapsed_us)
+        left_us = max(0.0, self.left_us)
         return max(1, min(CHUNK_MAX, int(CHUNK_SHARE * left_us / max(1e-3, each_us))))
 
     def note(self, evaluations: int, begun_ns: int) -> None:

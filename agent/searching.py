@@ -20,7 +20,7 @@ from dynpartition.agent.search import (
     problem_of,
     search_plan,
 )
-from dynpartition.agent.simulated_search import improve_simulated
+from dynpartition.agent.simulated_search import Pace, improve_simulated
 from dynpartition.contract import Scheduler
 from dynpartition.errors import SchedulerError
 from dynpartition.graph import TaskGraph
@@ -75,6 +75,7 @@ class Search(Scheduler):
         """Search around the plans of `members`, and of `policy` where there is one."""
         self.name, self.policy = name, policy
         self.members, self.effort, self.seed = tuple(members), effort, seed
+        self._pace = Pace()
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
         """Return the launches of the best plan found; SchedulerError if no member has one."""
@@ -84,7 +85,7 @@ class Search(Scheduler):
             return self.members[-1].define(graph, profile, planned)
         starts = list(self.policy.plans(lists, planned)) if self.policy is not None else []
         if not (starts and self._is_short(graph, planned)):
-            starts = member_plans(self.members, lists, planned) + starts
+            starts += member_plans(self.members, lists, planned)
         if not starts:
             raise SchedulerError(f"{self.name}: no member can serve graph {graph.name!r}")
         return self.around(lists, planned, starts, budget)
@@ -119,7 +120,10 @@ class Search(Scheduler):
         if effort.budget_us is None:
             budget = Budget(evaluations=max(len(starts), effort.evaluations // SLOWER))
         return improve_simulated(
-            *(lists, planned, starts, budget), seed=self.seed, hot=effort.hot, cold=effort.cold
+            *(lists, planned, starts, budget, self._pace),
+            seed=self.seed,
+            hot=effort.hot,
+            cold=effort.cold,
         )
 
     def improve(self, problem: Problem, starts: Sequence[IntArray], budget: Budget) -> Found | None:

@@ -7,8 +7,10 @@ launches, and where part of the plan is under way. A plan takes tens of µs to m
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -36,8 +38,14 @@ class _Pricer:
         self.problem = Problem(lists, tables_of(lists.machine.profile))
         self.planned = planned
         self.n_fixed = sum(len(launch.tasks) for launch in planned.launches)
-        self._prepared = PreparedGraph(PricedGraph(lists.graph, self.profile))
-        self._evaluator = Evaluator()
+        self._joins = [
+            place > 0 for launch in planned.launches for place in range(len(launch.tasks))
+        ]
+        self._lists, self._evaluator = lists, Evaluator()
+
+    @cached_property
+    def _prepared(self) -> PreparedGraph:
+        return PreparedGraph(PricedGraph(self._lists.graph, self.profile))
 
     def complete(self, start: IntArray) -> IntArray:
         """Return a plan (3, N) whose order begins with what is planned; see `member_plans`."""
@@ -62,14 +70,42 @@ class _Pricer:
 
     def price_ns(self, plan: IntArray) -> int:
         """Return the makespan of a plan, INFEASIBLE_NS where it is not legal or has no room."""
-        whole = self.planned + self.launches(plan)
+        kept = self.problem.unmarked(plan)
+        order = kept[kernel.ORDER]
+        choices = kept[:, order].T.copy()
+        choices[:, 0] = order
+        choices[: self.n_fixed, 2] = self._joins
+        choices[self.n_fixed : self.n_fixed + 1, 2] = 0
         try:
             found = evaluate_many(
-                [self._prepared], [whole], self.profile, evaluator=self._evaluator
+                [self._prepared], [choices], self.profile, evaluator=self._evaluator
             )
         except DynPartitionError:
             return INFEASIBLE_NS
         return int(found[0])
+
+
+FORGETTING = 0.9
+"""What remains of a pace that was too slow: a busy moment is not the last word."""
+
+
+class Pace:
+    """How long it took to price a plan for one task more, in the last decision."""
+
+    def __init__(self) -> None:
+        self.us_per_task = 0.0
+
+    def allows(self, n_tasks: int, budget: Budget) -> bool:
+        """Return whether there is time to compare two plans: pricing one alone decides nothing."""
+        allowed = budget.left_us >= 2 * self.us_per_task * n_tasks
+        if not allowed:
+            self.us_per_task *= FORGETTING
+        return allowed
+
+    def note(self, n_tasks: int, n_prices: int, begun_ns: int) -> None:
+        """Learn from prices that began at a time of `perf_counter_ns` and have just ended."""
+        spent_us = (time.perf_counter_ns() - begun_ns) / 1000
+        self.us_per_task = spent_us / max(1, n_tasks * n_prices)
 
 
 def improve_simulated(
@@ -77,6 +113,7 @@ def improve_simulated(
     planned: Plan,
     starts: Sequence[IntArray],
     budget: Budget,
+    pace: Pace,
     *,
     seed: int = 0,
     hot: float = 0.0,
@@ -84,10 +121,13 @@ def improve_simulated(
 ) -> Sequence[Launch]:
     """Return what follows `planned` in the best plan found.
 
-    Never slower than the best start, or than the best of those that there was time to price; one is
-    priced at least, the first.
+    Never slower than the best start, or than the best of those that there was time to price. Where
+    there is no time to price two, by the `pace` of earlier decisions, it is the first start.
     """
     pricer = _Pricer(lists, planned)
+    if not pace.allows(len(lists.graph), budget):
+        return pricer.launches(pricer.complete(starts[0]))
+    begun_ns = time.perf_counter_ns()
     plans = [pricer.complete(start) for start in starts]
     prices_ns: list[int] = []
     for plan in plans:
@@ -95,6 +135,7 @@ def improve_simulated(
             break
         prices_ns.append(pricer.price_ns(plan))
     budget.spent += len(prices_ns)
+    pace.note(len(lists.graph), len(prices_ns), begun_ns)
     current_ns, first = min((price, number) for number, price in enumerate(prices_ns))
     best_ns, best = current_ns, plans[first].copy()
     walk, start_ns = pricer.problem.walk(plans[first], seed), current_ns

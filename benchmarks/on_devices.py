@@ -51,7 +51,9 @@ BASELINES = (
     *("best-of-heuristics", "best-of-heuristics+merge"),
 )
 DEPLOYED = "deployed"
-OURS = (DEPLOYED, "policy", "policy+merge", "policy-search")
+BUDGET_US = 1000.0
+SEARCH = f"policy-search, {BUDGET_US / 1000:.0f} ms"
+OURS = (DEPLOYED, "policy", "policy+merge", SEARCH)
 GAIN = 0.10
 RESAMPLES = 4000
 
@@ -63,7 +65,8 @@ def schedulers_for(names: Sequence[str], folder: Path) -> dict[str, Scheduler]:
     found = {name: make_scheduler(name) for name in (*alone, *BASELINES)}
     found[DEPLOYED] = make_scheduler("policy", policy=checkpoint)
     plain = folder / "plain"
-    found |= {name: make_scheduler(name, policy=plain) for name in OURS[1:]}
+    found |= {name: make_scheduler(name, policy=plain) for name in OURS[1:-1]}
+    found[SEARCH] = make_scheduler("policy-search", policy=plain, budget_us=BUDGET_US)
     return found
 
 

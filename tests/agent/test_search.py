@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dynpartition import Launch, Plan
 from dynpartition.agent import search_kernel as kernel
+from dynpartition.agent import simulated_search
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.families import FAMILIES, Ranges, Setting, draw_setting, draw_world
 from dynpartition.agent.list_tables import list_graph
@@ -20,6 +21,8 @@ from dynpartition.agent.registry import heuristics, make_scheduler
 from dynpartition.agent.search import Budget, improve, launches_of, problem_of
 from dynpartition.contract import INFEASIBLE_NS, GraphWorkload, run
 from dynpartition.errors import DynPartitionError, OutOfDeviceMemory
+from dynpartition.formats import load_shipped
+from dynpartition.models import build_model, generate_inputs
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
 from dynpartition.sim.worlds import random_world
@@ -252,6 +255,23 @@ def test_what_is_under_way_is_left_alone_when_more_is_revealed(seed):
     scheduler = make_scheduler("local-search", evaluations=400)
     outcome = run(SimBackend(profile), GraphWorkload(graph), scheduler)
     check_trace(outcome.graph, profile, outcome.plan, outcome.trace, exact_durations=True)
+
+
+def test_with_no_time_to_compare_plans_the_policy_decides_alone(monkeypatch):
+    """Where a price takes longer than the decision may; later it is tried again."""
+    profile = load_shipped("small-cpu")
+    (workload, *_) = generate_inputs(build_model("moe"), 1, seed=3)
+    assert workload.graph.revealers
+    scheduler = make_scheduler("policy-search", budget_us=1000.0)
+    scheduler._pace.us_per_task = 1e6
+    monkeypatch.setattr(simulated_search._Pricer, "price_ns", None)  # calling it would fail
+    backend = SimBackend(profile)
+    expected = run(backend, workload, make_scheduler("policy")).trace
+    assert run(backend, workload, scheduler).trace == expected
+    assert 0 < scheduler._pace.us_per_task < 1e6
+    scheduler._pace.us_per_task = 0.0
+    with pytest.raises(TypeError, match="not callable"):
+        run(backend, workload, scheduler)
 
 
 def test_a_budget_of_time_is_kept():
