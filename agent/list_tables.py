@@ -30,6 +30,7 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 _NO_ROWS = np.zeros((0, 0), dtype=np.int64)
 _NO_PLAN = Plan()
 _PROFILES_MAX = 64
+_SIZES_MAX = 4096
 _INT64 = np.dtype(np.int64)
 # Flags of arrays that are contiguous, aligned and read-only; asking for each takes longer.
 _KIND, _FIXED = 0x501, 0x101
@@ -88,7 +89,9 @@ class ListMachine:
         self._cells: dict[tuple[Cell, ...], CellCosts] = {}
         self._batches: dict[tuple[Cell, ...], dict[int, IntArray]] = {}
         self._known_batches: ById[tuple[Cell, ...], dict[int, IntArray]] = ById(_PROFILES_MAX)
-        self._rows: dict[int, list[int]] = {}  # bytes → `moves`
+        self._row_of: dict[int, int] = {}  # bytes → row of `_rows`
+        n_costs = len(profile.cluster.links) + 2 * len(self.names)
+        self._rows = np.zeros((0, n_costs), dtype=np.int64)
         self._layouts: dict[Room, Layout] = {}
         self._alone: list[list[Launch]] = []
 
@@ -180,20 +183,23 @@ class ListMachine:
 
     def moves(self, sizes: IntArray) -> IntArray:
         """Return (N, L + 2 D) times of moving, gathering and staging bytes, priced by Python."""
-        unique, where = np.unique(sizes, return_inverse=True)
-        dispatch, links = self.profile.dispatch, self.profile.cluster.links
-        costs: list[TransferCost | None] = [link.cost for link in links]
-        for table in (dispatch.copy_in, dispatch.copy_out):
-            costs += [table.get(name) for name in self.names]
-        for size in unique.tolist():
-            if size not in self._rows:
-                if len(self._rows) > 4096:
-                    self._rows.clear()
-                row = [0 if cost is None else transfer_ns(cost, size) for cost in costs]
-                self._rows[size] = row
-        rows = [self._rows[size] for size in unique.tolist()]
-        by_size = np.array(rows, dtype=np.int64).reshape(len(unique), len(costs))
-        return np.ascontiguousarray(by_size[where])
+        wanted, known = sizes.tolist(), self._row_of
+        fresh = [size for size in dict.fromkeys(wanted) if size not in known]
+        if fresh:
+            if len(known) + len(fresh) > _SIZES_MAX:
+                known.clear()
+                self._rows = self._rows[:0]
+                fresh = list(dict.fromkeys(wanted))
+            dispatch, links = self.profile.dispatch, self.profile.cluster.links
+            costs: list[TransferCost | None] = [link.cost for link in links]
+            for table in (dispatch.copy_in, dispatch.copy_out):
+                costs += [table.get(name) for name in self.names]
+            rows = [
+                [0 if cost is None else transfer_ns(cost, size) for cost in costs] for size in fresh
+            ]
+            known.update(zip(fresh, range(len(known), len(known) + len(fresh)), strict=True))
+            self._rows = np.concatenate([self._rows, np.array(rows, dtype=np.int64)])
+        return self._rows[[known[size] for size in wanted]]
 
 
 def _formula(cost: object) -> tuple[int, int]:
@@ -263,11 +269,21 @@ class ListGraph:
 
     def _launch_ns(self, tasks: tuple[int, ...], device: int) -> int:
         """Return the duration of a launch, bookkeeping included."""
-        known = self.costs.run_ns[self.graph.cell_of[tasks[0]], device]
-        if len(tasks) == 1 and known >= 0 and not self.graph.durations:
-            return int(known)
+        if not self.graph.durations:
+            cell, count = self.graph.cell_of[tasks[0]], len(tasks)
+            known = self.costs.run_ns[cell, device]
+            if count > 1:
+                known = (
+                    self._batch_ns[cell, device, count] if count < self._batch_ns.shape[2] else -1
+                )
+            if known >= 0:
+                return int(known)
         extra_ns = len(tasks) * int(self.machine.bookkeeping_ns[device])
         return self._priced.compute_ns(tasks, device) + extra_ns
+
+    @cached_property
+    def _batch_ns(self) -> IntArray:
+        return self.machine.batches(self.graph.cells, most_together(len(self.graph)))
 
     @cached_property
     def _priced(self) -> PricedGraph:

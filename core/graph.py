@@ -150,13 +150,21 @@ class TaskGraph:
         A task is hidden by its own revealer, by what hides that revealer, and by what hides any
         of its inputs.
         """
-        gates: list[frozenset[int]] = [frozenset()] * len(self)
+        nothing: frozenset[int] = frozenset()
+        gates = [nothing] * len(self)
+        revealed_by, inputs = self.revealed_by.tolist(), self.input_lists
+        rows: dict[frozenset[int], tuple[int, ...]] = {}
         for task in self.topological_order:
-            own = int(self.revealed_by[task])
-            before = [gates[source] for source in self.input_lists[task]]
-            revealer = [gates[own], frozenset((own,))] if own >= 0 else []
-            gates[task] = frozenset().union(*before, *revealer)
-        return tuple(tuple(sorted(row)) for row in gates)
+            own, found = revealed_by[task], nothing
+            for source in inputs[task]:
+                if not gates[source] <= found:
+                    found = found | gates[source]
+            if own >= 0:
+                found = found | gates[own] | {own}
+            gates[task] = found
+        for found in set(gates):
+            rows[found] = tuple(sorted(found))
+        return tuple([rows[found] for found in gates])
 
     @cached_property
     def available_ns(self) -> tuple[int, ...]:
