@@ -38,7 +38,6 @@ from dynpartition.agent.estimate_kernel import (
     SIZE_BYTES,
     START,
     THERE_NS,
-    USED,
     WALK_NS,
     Places,
     end_of,
@@ -80,22 +79,27 @@ def study(
 ) -> None:  # fmt: skip
     """Write the features of all tasks (N, N_STATIC) and what steps need of graph and machine.
 
+    The graph is what is left of it: tasks that are placed already count as if they did not exist,
+    so requests that are under way or answered do not change what is seen of the next one.
+
     `order`: tasks, inputs first. `z`: (N, 8) scratch, of which LEAST_NS is kept. `near`: (N,) each
     task's reader of highest rank, itself where it has none. `about`: see the ABOUT columns.
     `batch_ns`: (K, D, B) durations of launches of b tasks, where batches pay. `share`: (K, D) gets
     what a task in a batch of likely size takes, divided by what it takes alone. `left_of`: (K,)
     scratch.
     """
-    n, n_devices = s[p.sums + N_TASKS], p.n_devices
+    n_tasks, n_devices, n = s[p.sums + N_TASKS], p.n_devices, 0
     if wide != 0:
         expect_batches(s, p, order, z, batch_ns, share, left_of)
     total_mean = total_min = total_move = 0.0
-    n_edges = 0
     for device in range(n_devices):
         about[ABOUT_DEVICES + device] = 0.0
         about[ABOUT_DEVICES + MAX_DEVICES + device] = 0.0
-    for at in range(n):
+    for at in range(n_tasks):
         t = order[at]
+        if is_placed(s, p, t):
+            continue
+        n += 1
         pair = of_pair(p.pairs, n_devices, t, 0, RUN_NS)
         total, count, least = 0.0, 0, 1e300
         cell = s[of_task(p.tasks, t, CELL)]
@@ -121,21 +125,25 @@ def study(
         first, last = s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]
         for place in range(first, last):
             source = s[p.rows + place]
+            if is_placed(s, p, source):
+                continue
             down = max(down, z[source, 3] + z[source, 0] + z[source, 2])
             n_readers = (
                 s[of_task(p.tasks, source, READERS_END)] - s[of_task(p.tasks, source, READERS)]
             )
             work += z[source, 4] / max(n_readers, 1)
             total_move += z[source, 2]
-        n_edges += last - first
         z[t, 3], z[t, 4] = down, work
     if s[p.sums + N_FIRST] > 0:
         for cell in range(s[p.sums + N_CELLS]):
             for device in range(n_devices):
                 about[ABOUT_DEVICES + device] += s[p.first_ns + n_devices * cell + device]
     longest = longest_min = 1.0
-    for at in range(n - 1, -1, -1):
+    for at in range(n_tasks - 1, -1, -1):
         t = order[at]
+        if is_placed(s, p, t):
+            near[t] = first_reader(s, p, t, z)
+            continue
         up, up_min, work = 0.0, 0.0, z[t, 1]
         near[t] = t
         best = -1.0
@@ -178,7 +186,9 @@ def study(
     balance = 2.0 * (total_move - total_mean) / max(total_move + total_mean, 1.0)
     gain = 2.0 * (best_single - fluid) / max(best_single + fluid, 1.0)
     width = total_min / longest_min
-    for t in range(n):
+    for t in range(n_tasks):
+        if is_placed(s, p, t):
+            continue
         mean, least, move, down, above, up = z[t, 0], z[t, 1], z[t, 2], z[t, 3], z[t, 4], z[t, 5]
         n_inputs = s[of_task(p.tasks, t, INPUTS_END)] - s[of_task(p.tasks, t, INPUTS)]
         n_readers = s[of_task(p.tasks, t, READERS_END)] - s[of_task(p.tasks, t, READERS)]
@@ -218,19 +228,39 @@ def study(
 
 
 @inlined
+def is_placed(s: IntArray, p: Places, task: int) -> bool:
+    """Return whether a task has a device already."""
+    return s[of_task(p.tasks, task, HOME)] >= 0
+
+
+@inlined
+def first_reader(s: IntArray, p: Places, task: int, z: npt.NDArray[np.float64]) -> int:
+    """Return the reader of highest rank of a placed task among those that are not; else itself."""
+    found, best = task, -1.0
+    for place in range(s[of_task(p.tasks, task, READERS)], s[of_task(p.tasks, task, READERS_END)]):
+        reader = s[p.rows + place]
+        if not is_placed(s, p, reader) and z[reader, 5] > best:
+            found, best = reader, z[reader, 5]
+    return found
+
+
+@inlined
 def expect_batches(
     s: IntArray, p: Places, order: IntArray, z: npt.NDArray[np.float64], batch_ns: IntArray,
     share: npt.NDArray[np.float64], count_of: IntArray,
 ) -> None:  # fmt: skip
     """Write `share`, see `study`: batches are likely as large as the cell's part of the width.
 
-    The width is the work of all tasks divided by that of the longest path.
+    The width is the work of all tasks that are left divided by that of the longest path.
     """
-    n, n_devices, total, longest = s[p.sums + N_TASKS], p.n_devices, 0.0, 1.0
+    n, n_devices, total, longest = 0, p.n_devices, 0.0, 1.0
     for cell in range(len(share)):
         count_of[cell] = 0
-    for at in range(n):
+    for at in range(s[p.sums + N_TASKS]):
         t = order[at]
+        if is_placed(s, p, t):
+            continue
+        n += 1
         least = 1e300
         for device in range(n_devices):
             ns = s[of_pair(p.pairs, n_devices, t, device, RUN_NS)]
@@ -238,13 +268,15 @@ def expect_batches(
                 least = min(least, float(ns))
         up = 0.0
         for place in range(s[of_task(p.tasks, t, INPUTS)], s[of_task(p.tasks, t, INPUTS_END)]):
-            up = max(up, z[s[p.rows + place], 0])
+            source = s[p.rows + place]
+            if not is_placed(s, p, source):
+                up = max(up, z[source, 0])
         z[t, 0] = up + least
         total += least
         longest = max(longest, z[t, 0])
         count_of[s[of_task(p.tasks, t, CELL)]] += 1
     for cell in range(len(share)):
-        expected = int(total / longest * count_of[cell] / n + 0.5)
+        expected = int(total / longest * count_of[cell] / max(n, 1) + 0.5)
         for device in range(n_devices):
             share[cell, device] = 1.0
             if batch_ns.shape[2] > 2 and batch_ns[cell, device, 2] >= 0:
@@ -261,6 +293,12 @@ def most_saved(batch_ns: IntArray, cell: int, device: int) -> float:
         return 0.0
     alone_ns = largest * batch_ns[cell, device, 1]
     return 1.0 - batch_ns[cell, device, largest] / max(alone_ns, 1)
+
+
+@inlined
+def free_from_ns(s: IntArray, p: Places, device: int, begin_ns: int) -> int:
+    """Return when a device is free, not before `begin_ns`."""
+    return max(s[of_device(p.devices, device, FREE_NS)], begin_ns)
 
 
 @inlined
@@ -290,7 +328,8 @@ def note_ready(s: IntArray, p: Places, task: int, step: int, fresh: IntArray) ->
 @inlined
 def see_ready(
     s: IntArray, p: Places, task: int, near: IntArray, related: IntArray, fresh: IntArray,
-    seen: FloatArray, per_unit: float, least_free: int, step: int, place: int, work_left: float,
+    seen: FloatArray, per_unit: float, begin_ns: int, least_free: int, step: int, place: int,
+    work_left: float,
 ) -> None:  # fmt: skip
     """Write the features of a ready task."""
     home, age, total = fresh[task, FRESH_HOME], step - 1 - fresh[task, BORN], p.n_devices
@@ -303,9 +342,7 @@ def see_ready(
     seen[4] = fresh[task, IS_ALIKE] if home >= 0 else 0.5
     seen[5] = (n_inputs - s[of_task(p.tasks, at, MISSING)]) / max(n_inputs, 1)
     seen[6] = (
-        squash((s[of_device(p.devices, home, FREE_NS)] - least_free) * per_unit)
-        if home >= 0
-        else 0.0
+        squash((free_from_ns(s, p, home, begin_ns) - least_free) * per_unit) if home >= 0 else 0.0
     )
     seen[7] = work_left
     seen[8] = squash(0.5 * related[at, total])
@@ -314,11 +351,11 @@ def see_ready(
 
 @inlined
 def see_options(
-    s: IntArray, p: Places, task: int, legal: int, near: IntArray, related: IntArray,
+    s: IntArray, s0: IntArray, p: Places, task: int, legal: int, near: IntArray, related: IntArray,
     left: npt.NDArray[np.float64], seen: FloatArray, about: npt.NDArray[np.float64],
-    mean_free: float, fluid: float, n_chosen: int, last_task: int,
+    begin_ns: int, mean_free: float, fluid: float, n_chosen: int, last_task: int,
 ) -> None:  # fmt: skip
-    """Write the features of a task on every legal device."""
+    """Write the features of a task on every legal device; `begin_ns`, `fluid`: see `roll`."""
     n_devices, per_unit = p.n_devices, about[ABOUT_PER_UNIT]
     pair = of_pair(p.pairs, n_devices, task, 0, 0)
     candidates = of_candidate(p.candidates, n_devices, 0, 0, 0)
@@ -329,7 +366,7 @@ def see_options(
     n_near, n_far = related[near[task], n_devices], related[far, n_devices]
     n_farther = related[farther, n_devices]
     for d in range(n_devices):
-        first_alone = min(first_alone, s[of_device(p.devices, d, FREE_NS)] + left[d])
+        first_alone = min(first_alone, free_from_ns(s, p, d, begin_ns) - begin_ns + left[d])
         if legal & (1 << d) != 0:
             if p.dispatches != 0:
                 s[of_device(p.devices, d, WALK_NS)] = walk_ns(s, p, d)
@@ -342,7 +379,7 @@ def see_options(
     first, last = s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]
     fed = s[of_task(p.tasks, task, HAS_HOST_INPUT)] != 0
     last_home = s[of_task(p.tasks, last_task, HOME)] if last_task >= 0 else ABSENT
-    latest = s[p.sums + LATEST_NS]
+    latest = max(s[p.sums + LATEST_NS], begin_ns)
     below = s[of_task(p.tasks, task, BELOW_NS)]
     n_inputs = last - first + (1 if fed else 0)
     # Divisions take longest; these are alike for all devices.
@@ -358,7 +395,8 @@ def see_options(
             continue
         f = seen[d]
         start, end = s[candidates + 2 * d + START], s[candidates + 2 * d + END]
-        free = s[of_device(p.devices, d, FREE_NS)]
+        free = free_from_ns(s, p, d, begin_ns)
+        n_spans = s[of_device(p.devices, d, N_SPANS)] - s0[of_device(p.devices, d, N_SPANS)]
         lasts = end - start
         n_local, moved = (1 if fed and d == p.host else 0), 0
         for at in range(first, last):
@@ -380,7 +418,7 @@ def see_options(
                     busy += max(
                         s[of_busy(p.busy, p.n_intervals, resource, count - 1, END)] - end, 0
                     )
-        alone = free + left[d]
+        alone = free - begin_ns + left[d]
         each = per_out if n_out == n_devices - 1 else per_unit / max(n_out, 1)
         f[0] = squash((start - first_start) * per_unit)
         f[1] = squash((end - first_end) * per_unit)
@@ -396,14 +434,14 @@ def see_options(
         f[11] = related[far, d] * per_far
         f[12] = 1.0 if d == last_home else 0.0
         f[13] = about[ABOUT_DEVICES + 2 * MAX_DEVICES + d]
-        f[14] = squash((end - fluid) * per_unit)
-        f[15] = max(-2.0, min(2.0, (end + below - fluid) * per_fluid))
+        f[14] = squash((end - begin_ns - fluid) * per_unit)
+        f[15] = max(-2.0, min(2.0, (end - begin_ns + below - fluid) * per_fluid))
         f[16] = 2.0 * (alone - first_alone) / max(alone + first_alone, 1.0)
         f[17] = gain
         f[18] = squash(out * each)
         f[19] = squash(busy * each)
-        f[20] = 1.0 if s[of_device(p.devices, d, USED)] != 0 else 0.0
-        f[21] = s[of_device(p.devices, d, N_SPANS)] * per_chosen
+        f[20] = 1.0 if n_spans > 0 else 0.0
+        f[21] = n_spans * per_chosen
         f[22] = squash(moved * per_unit)
         f[23] = near_placed
         f[24] = related[farther, d] * per_farther
@@ -466,9 +504,9 @@ def see_alone(
 
 @inlined
 def see_batches(
-    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float, fluid: float,
-    batch_ns: IntArray, mates: IntArray, n_mates: int, fresh: IntArray, tally: IntArray,
-    n_left: int,
+    s: IntArray, p: Places, task: int, legal: int, seen: FloatArray, per_unit: float,
+    begin_ns: int, fluid: float, batch_ns: IntArray, mates: IntArray, n_mates: int, fresh: IntArray,
+    tally: IntArray, n_left: int,
 ) -> int:  # fmt: skip
     """Write the features of the task in batches, from those of it alone; return options as bits."""
     n_devices, cell = p.n_devices, s[of_task(p.tasks, task, CELL)]
@@ -491,12 +529,12 @@ def see_batches(
             tally[1, home] = max(tally[1, home], ready_ns)
         else:
             n_homeless += 1
-    latest, below = s[p.sums + LATEST_NS], s[of_task(p.tasks, task, BELOW_NS)]
+    latest, below = max(s[p.sums + LATEST_NS], begin_ns), s[of_task(p.tasks, task, BELOW_NS)]
     per_fluid, found = 1.0 / max(fluid, 1.0), 0
     for d in range(n_devices):
         if legal & (1 << d) == 0 or batch_ns[cell, d, 2] < 0:
             continue
-        alone_ns, free = batch_ns[cell, d, 1], s[of_device(p.devices, d, FREE_NS)]
+        alone_ns, free = batch_ns[cell, d, 1], free_from_ns(s, p, d, begin_ns)
         start_alone, end_alone = s[candidates + 2 * d + START], s[candidates + 2 * d + END]
         for kind in range(1, N_KINDS):
             k, ready_ns = n_mates + 1, all_ns
@@ -522,8 +560,8 @@ def see_batches(
             f[5] = squash(lasts * per_unit)
             f[6] = 2.0 * (lasts - shortest) / max(lasts + shortest, 1.0)
             f[8] = squash(max(end - latest, 0) * per_unit)
-            f[14] = squash((end - fluid) * per_unit)
-            f[15] = max(-2.0, min(2.0, (end + below - fluid) * per_fluid))
+            f[14] = squash((end - begin_ns - fluid) * per_unit)
+            f[15] = max(-2.0, min(2.0, (end - begin_ns + below - fluid) * per_fluid))
             f[26] = squash(0.5 * (k - 1))
             f[27] = squash((k * alone_ns - batch_ns[cell, d, k]) * per_unit)
             f[28] = (n_here + n_homeless) / max(n_mates, 1)

@@ -10,7 +10,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.agent.estimate_kernel import INPUTS, N_TASKS, READERS, Places, of_task, unpack
+from dynpartition.agent.estimate_kernel import (
+    HOME,
+    INPUTS,
+    N_TASKS,
+    READERS,
+    Places,
+    of_task,
+    unpack,
+)
 from dynpartition.agent.network_kernel import (
     N_EMBEDDED,
     N_OPTION_FEATURES,
@@ -176,17 +184,23 @@ def back_through_graph(
 
     `sums`: (6, N_EMBEDDED) scratch.
     """
-    n = s[p.sums + N_TASKS]
+    n_tasks, n = s[p.sums + N_TASKS], 0
     d_mixed, mean, d_mean, d_shared, context, d_context = (
         sums[0], sums[1], sums[2], sums[3], sums[4], sums[5],
     )  # fmt: skip
     for j in range(N_EMBEDDED):
         d_shared[j] = context[j] = d_context[j] = 0
-    for t in range(n):
+    for t in range(n_tasks):
+        n += s[of_task(p.tasks, t, HOME)] < 0
+    for t in range(n_tasks):
+        if s[of_task(p.tasks, t, HOME)] >= 0:
+            continue
         for j in range(N_EMBEDDED):
             d_coded[t, j] = 0
             context[j] += coded[t, j] / np.float32(n)
-    for t in range(n):
+    for t in range(n_tasks):
+        if s[of_task(p.tasks, t, HOME)] >= 0:
+            continue
         for j in range(N_EMBEDDED):
             d_mixed[j] = 0
         m = mixed[t]
@@ -201,21 +215,26 @@ def back_through_graph(
         for side in range(2):
             column = INPUTS if side == 0 else READERS
             matrix = net.inputs if side == 0 else net.readers
-            first, last = s[of_task(p.tasks, t, column)], s[of_task(p.tasks, t, column + 1)]
-            if last > first:
-                mean_of(s, p, t, column, coded, mean)
+            count = mean_of(s, p, t, column, coded, mean)
+            if count > 0:
                 for j in range(N_EMBEDDED):
                     d_mean[j] = 0
                 add_back(w, g, matrix, mean, d_mixed, N_EMBEDDED, N_EMBEDDED, d_mean)
-                share = np.float32(1) / np.float32(last - first)
+                share = np.float32(1) / np.float32(count)
+                first, last = s[of_task(p.tasks, t, column)], s[of_task(p.tasks, t, column + 1)]
                 for at in range(first, last):
-                    c = d_coded[s[p.rows + at]]
+                    other = s[p.rows + at]
+                    if s[of_task(p.tasks, other, HOME)] >= 0:
+                        continue
+                    c = d_coded[other]
                     for j in range(N_EMBEDDED):
                         c[j] += share * d_mean[j]
     for j in range(N_EMBEDDED):
         g[net.mix_bias + j] += d_shared[j]
     add_back(w, g, net.context, context, d_shared, N_EMBEDDED, N_EMBEDDED, d_context)
-    for t in range(n):
+    for t in range(n_tasks):
+        if s[of_task(p.tasks, t, HOME)] >= 0:
+            continue
         c = d_coded[t]
         for j in range(N_EMBEDDED):
             c[j] += d_context[j] / np.float32(n)

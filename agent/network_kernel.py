@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dynpartition.agent.estimate_kernel import INPUTS, N_TASKS, READERS, Places, of_task
+from dynpartition.agent.estimate_kernel import HOME, INPUTS, N_TASKS, READERS, Places, of_task
 from dynpartition.compiled import inlined, part
 from dynpartition.types import FloatArray, IntArray
 
@@ -135,15 +135,18 @@ def embed(
     mixed: FloatArray, sums: FloatArray, priority: FloatArray, to_ready: FloatArray,
     to_option: FloatArray, wide: int,
 ) -> None:  # fmt: skip
-    """Run the graph network: what the heads know of each task.
+    """Run the graph network: what the heads know of each task that is not placed.
 
     `coded`, `mixed`: (N, N_EMBEDDED), `sums`: (3, N_EMBEDDED), `priority`: (N, S). `wide`: whether
     features beyond the plain ones are given.
     """
-    n = s[p.sums + N_TASKS]
+    n_tasks, n = s[p.sums + N_TASKS], 0
     for j in range(N_EMBEDDED):
         sums[2, j] = 0
-    for t in range(n):
+    for t in range(n_tasks):
+        if s[of_task(p.tasks, t, HOME)] >= 0:
+            continue
+        n += 1
         c = coded[t]
         for j in range(N_EMBEDDED):
             c[j] = w[net.embed_bias + j]
@@ -155,10 +158,14 @@ def embed(
             c[j] = max(c[j], np.float32(0))
             sums[2, j] += c[j]
     for j in range(N_EMBEDDED):
-        sums[1, j] = sums[2, j] / np.float32(n)
+        sums[1, j] = sums[2, j] / np.float32(max(n, 1))
         sums[0, j] = w[net.mix_bias + j]
     add_embedded(sums[1], w, net.context, sums[0])
-    for t in range(n):
+    for t in range(n_tasks):
+        if s[of_task(p.tasks, t, HOME)] >= 0:
+            for k in range(net.n_styles):
+                priority[t, k] = 0
+            continue
         m = mixed[t]
         for j in range(N_EMBEDDED):
             m[j] = sums[0, j]
@@ -185,19 +192,27 @@ def embed(
 @inlined
 def mean_of(
     s: IntArray, p: Places, task: int, column: int, coded: FloatArray, mean: FloatArray
-) -> None:
-    """Write the mean code of a task's inputs or readers (by their column)."""
-    first, last = s[of_task(p.tasks, task, column)], s[of_task(p.tasks, task, column + 1)]
+) -> int:
+    """Write the mean code of a task's inputs or readers (by their column) that are not placed.
+
+    Returns how many these are.
+    """
+    count = 0
     for j in range(N_EMBEDDED):
         mean[j] = 0
-    for at in range(first, last):
-        c = coded[s[p.rows + at]]
+    for at in range(s[of_task(p.tasks, task, column)], s[of_task(p.tasks, task, column + 1)]):
+        other = s[p.rows + at]
+        if s[of_task(p.tasks, other, HOME)] >= 0:
+            continue
+        count += 1
+        c = coded[other]
         for j in range(N_EMBEDDED):
             mean[j] += c[j]
-    if last > first + 1:
-        share = np.float32(1) / np.float32(last - first)
+    if count > 1:
+        share = np.float32(1) / np.float32(count)
         for j in range(N_EMBEDDED):
             mean[j] *= share
+    return count
 
 
 @inlined

@@ -53,6 +53,7 @@ from dynpartition.agent.features_kernel import (
     HALF,
     LEAST_NS,
     MAX_DEVICES,
+    free_from_ns,
     note_ready,
     resident_share,
     see_alone,
@@ -164,11 +165,13 @@ def roll(
 
     NEVER where the end would not be before `bound_ns`. `style` −1, −2, …: everything goes to one
     device, the one that runs it all fastest, the next one, …, in the largest batches. `seed` < 0:
-    greedy. `left_of`, `ready_of`: (K,) scratch, `mates` (B,), `tally` (2, MAX_DEVICES). `chosen`:
-    (N, 3) tasks, devices, and whether they join the launch before, in order of choice. With
-    `records` what was seen and done at each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready`
-    (N, N_WINDOW, …), `rec_option` (N, n_kinds · D, …): number of ready tasks, choice among them,
-    option, legal options as bits; then the tasks. A step of 0 ready tasks ends them.
+    greedy. Times that are seen count from `begin_ns`, when the first of the tasks may start;
+    `fluid` is how long what is left would take if it could be divided at will. `left_of`,
+    `ready_of`: (K,) scratch, `mates` (B,), `tally` (2, MAX_DEVICES). `chosen`: (N, 3) tasks,
+    devices, and whether they join the launch before, in order of choice. With `records` what was
+    seen and done at each step is written to `rec` (N, 4 + N_WINDOW), `rec_ready` (N, N_WINDOW, …),
+    `rec_option` (N, n_kinds · D, …): number of ready tasks, choice among them, option, legal
+    options as bits; then the tasks. A step of 0 ready tasks ends them.
     """
     n, n_devices, only = s0[p.sums + N_TASKS], p.n_devices, ABSENT
     if style < 0:
@@ -186,7 +189,9 @@ def roll(
         words[word] = 0
     for device in range(n_devices):
         left[device] = 0.0
-    n_left, work_left, rates = 0, 0.0, 0.0
+    if s[p.sums + N_GATED] > 0:
+        release_known(s, p)
+    begin_ns, n_left, work_left, rates = NEVER, 0, 0.0, 0.0
     for cell in range(s[p.sums + N_CELLS]):
         left_of[cell] = ready_of[cell] = 0
     for at in range(n):
@@ -198,6 +203,7 @@ def roll(
             relate(near, related, t, s[of_task(p.tasks, t, HOME)])
             continue
         n_left += 1
+        begin_ns = min(begin_ns, s[of_task(p.tasks, t, RELEASE_NS)])
         work_left += z[t, LEAST_NS]
         cell = s[of_task(p.tasks, t, CELL)]
         left_of[cell] += 1
@@ -236,13 +242,13 @@ def roll(
             word += 1
         if s[p.sums + N_GATED] > 0:
             release_known(s, p)
-        least_free = s[of_device(p.devices, 0, FREE_NS)]
+        least_free = free_from_ns(s, p, 0, begin_ns)
         mean_free, fluid = 0.0, work_left
         for device in range(n_devices):
-            free = s[of_device(p.devices, device, FREE_NS)]
+            free = free_from_ns(s, p, device, begin_ns)
             least_free = min(least_free, free)
             mean_free += free
-            fluid += free * about[ABOUT_DEVICES + MAX_DEVICES + device]
+            fluid += (free - begin_ns) * about[ABOUT_DEVICES + MAX_DEVICES + device]
         mean_free /= n_devices
         fluid /= max(rates, 1e-9)
         pick = 0
@@ -255,8 +261,8 @@ def roll(
             to_do = work_left / max(about[ABOUT_WORK_NS], 1.0)
             for at in range(n_ready):
                 see_ready(
-                    s, p, window[at], near, related, fresh, seen[at], per_unit, least_free, step,
-                    at, to_do,
+                    s, p, window[at], near, related, fresh, seen[at], per_unit, begin_ns,
+                    least_free, step, at, to_do,
                 )  # fmt: skip
             if wide != 0:
                 for at in range(n_ready):
@@ -300,8 +306,8 @@ def roll(
         if only < 0:
             view = rec_option[step] if records != 0 else view_option
             see_options(
-                s, p, t, legal, near, related, left, view, about, mean_free, fluid, step,
-                last_task,
+                s, s0, p, t, legal, near, related, left, view, about, begin_ns, mean_free, fluid,
+                step, last_task,
             )  # fmt: skip
             n_scored = n_devices
             if wide != 0:
@@ -309,8 +315,8 @@ def roll(
                 see_alone(s, p, t, legal, view, per_unit, batch_ns, n_mates, left_of[cell])
                 if n_mates > 0:
                     legal |= see_batches(
-                        s, p, t, legal, view, per_unit, fluid, batch_ns, mates, n_mates, fresh,
-                        tally, left_of[cell],
+                        s, p, t, legal, view, per_unit, begin_ns, fluid, batch_ns, mates, n_mates,
+                        fresh, tally, left_of[cell],
                     )  # fmt: skip
                     n_scored = n_options
             for d in range(n_scored):

@@ -49,9 +49,11 @@ from dynpartition.plan import check_plan, chosen_launches, single_task_launches
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
 from dynpartition.sim.world_maker import random_world
+from dynpartition.streams import latencies_ns, open_stream
 from tests.agent.worlds import graph_of, tree_graph, two_cpus, with_first_uses
 
 N_STYLES = 3
+NOTHING = Plan()
 HIDDEN = [world for world in small_worlds() if world.graph.revealers]
 SIZES = Ranges(
     n_tasks=(2, 40),
@@ -66,10 +68,10 @@ def world_of(seed):
     return draw_world(draw_setting(SIZES, rng), rng)
 
 
-def played(world, weights, styles, seeds):
+def played(world, weights, styles, seeds, planned=NOTHING):
     """Return a decoder that has played and recorded rollouts, and what they came to."""
     decoder = Decoder(world.profile)
-    decoder.begin(world.graph)
+    decoder.begin(world.graph, planned)
     decoder.think(flat(weights), net_of(len(weights["ready_bias"])))
     return decoder, decoder.roll(np.array(styles), np.array(seeds), records=True)
 
@@ -87,14 +89,34 @@ def decisions(decoder, n_rollouts):
             yield r, step, tasks, pick, options, options.index(option)
 
 
-def codes_of(world, weights, decoder, dtype=np.float32):
-    inputs = [tuple(dict.fromkeys(row)) for row in world.graph.input_lists]
-    return GraphCodes(
-        {name: w.astype(dtype) for name, w in weights.items()},
-        decoder.facts.astype(dtype),
-        inputs,
-        world.graph.reader_lists,
-    )
+def half_planned(world, seed):
+    """Return a plan of the first half of the tasks for every other seed, else of none."""
+    if seed % 2:
+        return Plan()
+    launches = make_scheduler("heft").schedule(world.graph, world.profile, Plan())
+    return Plan(tuple(launches[: len(launches) // 2]))
+
+
+class Codes:
+    """The readable network on the tasks that are not placed, by their numbers in the graph."""
+
+    def __init__(self, world, weights, decoder, planned, dtype=np.float32):
+        placed = {task for launch in planned.launches for task in launch.tasks}
+        left = [task for task in range(len(world.graph)) if task not in placed]
+        self.number = {task: place for place, task in enumerate(left)}
+        rows = (world.graph.input_lists, world.graph.reader_lists)
+        inputs, readers = ([self.places(row[task]) for task in left] for row in rows)
+        weights = {name: w.astype(dtype) for name, w in weights.items()}
+        self.codes = GraphCodes(weights, decoder.facts[left].astype(dtype), inputs, readers)
+
+    def places(self, tasks):
+        return [self.number[task] for task in dict.fromkeys(tasks) if task in self.number]
+
+    def ready_scores(self, tasks, seen, style):
+        return self.codes.ready_scores(self.places(tasks), seen, style)
+
+    def option_scores(self, task, seen, style):
+        return self.codes.option_scores(self.number[task], seen, style)
 
 
 def test_names_of_features_are_as_many_as_the_features():
@@ -117,8 +139,9 @@ def test_weights_lie_in_one_array_and_come_back():
 def test_compiled_inference_is_the_readable_network(seed):
     """Greedy choices have the best score of the reference; features are finite and bounded."""
     world, weights = world_of(seed), untrained_weights(seed, N_STYLES)
-    decoder, _ = played(world, weights, range(N_STYLES), [GREEDY] * N_STYLES)
-    codes, records = codes_of(world, weights, decoder), decoder.records
+    planned = half_planned(world, seed)
+    decoder, _ = played(world, weights, range(N_STYLES), [GREEDY] * N_STYLES, planned)
+    codes, records = Codes(world, weights, decoder, planned), decoder.records
     for r, step, tasks, pick, legal, which in decisions(decoder, N_STYLES):
         seen = records.ready[r, step, : len(tasks)]
         if len(tasks) > 1:
@@ -137,8 +160,8 @@ def test_compiled_inference_is_the_readable_network(seed):
 def test_compiled_gradient_is_that_of_the_readable_network(seed):
     """Central differences of Σ weight · log probability + entropy, in double precision."""
     world, weights = world_of(seed), untrained_weights(seed, N_STYLES)
-    styles, seeds = np.array([0, 1, 2, 1]), [4, 5, 6, 7]
-    decoder, _ = played(world, weights, styles, seeds)
+    styles, seeds, planned = np.array([0, 1, 2, 1]), [4, 5, 6, 7], half_planned(world, seed)
+    decoder, _ = played(world, weights, styles, seeds, planned)
     rng = np.random.default_rng(seed)
     shares, entropy = rng.standard_normal(len(styles)), 0.1
     values = flat(weights)
@@ -146,7 +169,7 @@ def test_compiled_gradient_is_that_of_the_readable_network(seed):
     decoder.learn(gradient, styles, shares, entropy, np.zeros(4))
 
     def objective(changed):
-        codes = codes_of(world, unflat(changed, N_STYLES), decoder, np.float64)
+        codes = Codes(world, unflat(changed, N_STYLES), decoder, planned, np.float64)
         records, total = decoder.records, 0.0
         for r, step, tasks, pick, legal, which in decisions(decoder, len(styles)):
             options = records.option[r, step][legal]
@@ -346,6 +369,23 @@ def test_goes_on_from_what_is_planned():
     assert sorted(t for one in [*begun.launches, *rest] for t in one.tasks) == list(
         range(len(graph))
     )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_requests_that_are_answered_change_nothing_for_the_next(seed):
+    """A request that comes when all devices are idle again is placed as if it were the first."""
+    rng = np.random.default_rng([seed, 5])
+    setting = draw_setting(replace(SIZES, scarce_share=0.0, host_modes=("none",)), rng)
+    world = draw_world(setting, rng)
+    backend, scheduler = SimBackend(world.profile), make_scheduler("policy")
+    alone = run(backend, GraphWorkload(world.graph), scheduler).trace
+    rest_ns = 3 * alone.makespan_ns + 10**9
+    stream = open_stream([world.graph] * 4, [rest_ns * number for number in range(4)])
+    trace = run(backend, stream, scheduler).trace
+    placed = [[(r.tasks, r.device) for r in each.launches] for each in (alone, trace)]
+    assert [device for _, device in placed[1]] == 4 * [device for _, device in placed[0]]
+    ends_ns = latencies_ns(stream.graph, trace, world.profile.cluster.host)
+    assert len(set(ends_ns.values())) == 1
 
 
 def test_too_many_devices_are_refused_in_one_line():
