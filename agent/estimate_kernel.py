@@ -858,6 +858,12 @@ def reset_slot(s: IntArray, s0: IntArray, p: Places) -> None:
         at = of_pair(p.pairs, p.n_devices, t, 0, THERE_NS)
         for device in range(p.n_devices):
             s[at + device] = s0[at + device]
+    reset_machine(s, s0, p)
+
+
+@inlined
+def reset_machine(s: IntArray, s0: IntArray, p: Places) -> None:
+    """Take over all of slot `s0` but what is known of single tasks."""
     for at in range(p.sums, p.sums + N_SUMS):
         s[at] = s0[at]
     if s0[p.sums + N_FIRST] > 0:

@@ -42,8 +42,10 @@ from dynpartition.agent.env_kernel import (
     squashed,
 )
 from dynpartition.agent.estimate_kernel import (
+    ABSENT,
     BELOW_NS,
     CELL,
+    CHECKED,
     DURATION_NS,
     END,
     FREE_NS,
@@ -63,6 +65,10 @@ from dynpartition.agent.estimate_kernel import (
     READY_NS,
     RELEASE_NS,
     RUN_NS,
+    SEEN,
+    SPAN,
+    STAGED,
+    THERE_NS,
     WORK_LEFT_NS,
     Places,
     bring,
@@ -70,7 +76,6 @@ from dynpartition.agent.estimate_kernel import (
     dispatched_ns,
     end_of,
     first_use_ns,
-    free_readers,
     gather_ns,
     loaded_ns,
     locked_start_ns,
@@ -80,7 +85,7 @@ from dynpartition.agent.estimate_kernel import (
     of_pair,
     of_task,
     release_known,
-    reset_slot,
+    reset_machine,
     run_launch,
     unpack,
     walk_ns,
@@ -196,20 +201,39 @@ def choose(
     if joins == 0:
         book_inputs(s, layout, task, device)
     else:
-        go_back(s, h, p)
+        go_back(s, h, p, j, task)
     run_open(s, s, layout, places)
     settle(s, p, task, device)
-    free_readers(h, p, task)
 
 
 @inlined
-def go_back(s: IntArray, h: IntArray, p: Places) -> None:
-    """Go on from the plan in `h`, of which the same tasks are placed or open as in `s`."""
+def go_back(s: IntArray, h: IntArray, p: Places, j: Joins, task: int) -> None:
+    """Go on from the plan in `h`, where the inputs of all tasks of the open launch are booked.
+
+    `task` has joined it. What is known of other tasks than those of the launch and the inputs of
+    `task` is the same in both; what is kept about ready ones is looked up again.
+    """
     n_ready, work_left_ns = s[p.sums + N_READY], s[p.sums + WORK_LEFT_NS]
     n_listed, n_chosen = s[p.sums + N_LISTED], s[p.sums + N_CHOSEN]
-    reset_slot(s, h, p)  # nothing is kept about ready tasks in `h`, so all is looked up again
+    reset_machine(s, h, p)
     s[p.sums + N_READY], s[p.sums + WORK_LEFT_NS] = n_ready, work_left_ns
     s[p.sums + N_LISTED], s[p.sums + N_CHOSEN] = n_listed, n_chosen
+    for at in range(j.together, j.together + s[j.open + N_TOGETHER]):
+        copy_task(s, h, p, s[at])
+    for at in range(s[of_task(p.tasks, task, INPUTS)], s[of_task(p.tasks, task, INPUTS_END)]):
+        copy_task(s, h, p, s[p.rows + at])
+    for at in range(p.ready, p.ready + s[p.sums + N_READY]):
+        s[of_task(p.tasks, s[at], SEEN)] = s[of_task(p.tasks, s[at], CHECKED)] = ABSENT
+
+
+@inlined
+def copy_task(s: IntArray, h: IntArray, p: Places, task: int) -> None:
+    """Take over where the plan in `h` has a task, and where its output is."""
+    for column in (HOME, SPAN, STAGED):
+        s[of_task(p.tasks, task, column)] = h[of_task(p.tasks, task, column)]
+    there = of_pair(p.pairs, p.n_devices, task, 0, THERE_NS)
+    for device in range(p.n_devices):
+        s[there + device] = h[there + device]
 
 
 # Observing
