@@ -29,11 +29,17 @@ from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.conformance import World, small_worlds
 from dynpartition.agent.env import PlacementEnv
-from dynpartition.agent.episode import reward_of
+from dynpartition.agent.episode import Episodes, reward_of
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.observe import BATCH_FEATURES, FEATURES
-from dynpartition.contract import FixedPlan
-from dynpartition.errors import DynPartitionError, PlanError
+from dynpartition.contract import INFEASIBLE_NS, FixedPlan
+from dynpartition.errors import (
+    DynPartitionError,
+    OutOfDeviceMemory,
+    PlanError,
+    ProfileError,
+    SchedulerError,
+)
 from dynpartition.plan import chosen_launches
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
@@ -309,6 +315,34 @@ def test_masked_choices_end_in_a_legal_plan_that_is_worth_what_the_reference_say
         assert makespan_ns == simulate(world.graph, world.profile, plan).makespan_ns
     assert info["makespan_ns"] == makespan_ns
     assert reward == reward_of(makespan_ns, info["best_single_ns"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10**9))
+def test_so_they_do_on_random_hostile_worlds(seed):
+    """Little memory, noise, arrivals and reveals; some worlds nobody can plan."""
+    world, rng = random_world(seed), np.random.default_rng(seed)
+    backend, workload = SimBackend(world.profile), GraphWorkload(world.graph)
+    episodes = Episodes(backend, 1, 3, batching=True)
+    try:
+        episodes.begin(FIRST, [workload])
+        while not episodes.finished:
+            legal = np.flatnonzero(episodes.batch.mask[0])
+            assert len(legal)
+            episodes.act(FIRST, rng.choice(legal, size=1))
+    except (SchedulerError, ProfileError, PlanError, OutOfDeviceMemory):
+        assert not episodes.finished
+        return
+    finally:
+        episodes.close()
+    plan, makespan_ns = episodes.plan(0), episodes.finished[0].makespan_ns
+    try:
+        again = run(backend, workload, FixedPlan(plan))
+    except OutOfDeviceMemory:
+        assert makespan_ns == INFEASIBLE_NS
+        return
+    check_plan(again.graph, world.profile.cluster, plan)
+    assert makespan_ns == again.trace.makespan_ns
 
 
 def test_what_has_been_run_before_a_reveal_is_closed():
