@@ -1,8 +1,9 @@
 """The Gymnasium environment `dynpartition/Placement-v0`.
 
-One step is one choice of (ready task, device); the order of choices is the plan order. When all
-revealed tasks are placed the backend runs the plan; a reveal opens the next steps. The reward is 0
-until the end, then −log(makespan / makespan of the best single device).
+One step is one choice of (ready task, device), or with batching of a ready task that joins the
+launch placed last; the order of choices is the plan order. When all revealed tasks are placed the
+backend runs the plan; a reveal opens the next steps. The reward is 0 until the end, then
+−log(makespan / makespan of the best single device).
 `dynpartition.agent.vector_env` steps many at once.
 """
 
@@ -18,7 +19,7 @@ from gymnasium import spaces
 
 from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.episode import Baseline, Episodes, reward_of
-from dynpartition.agent.observe import BOUND, FEATURES
+from dynpartition.agent.observe import BOUND, features_of
 from dynpartition.agent.policy import MAX_READY
 from dynpartition.agent.synthetic import synthetic_workloads
 from dynpartition.contract import Backend, Workload
@@ -37,10 +38,12 @@ Info = dict[str, object]
 class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
     """Places the tasks of one workload after the other on a backend's devices.
 
-    Observation: `candidates` float32 (K, F), see `observe.FEATURES`, and `mask` int8 (K,). Action:
+    Observation: `candidates` float32 (K, F), see `observe`, and `mask` int8 (K,). Action:
     the number of a candidate. An action that the mask forbids gets reward −1 and changes nothing;
     `info["illegal_action"]` says so, and ILLEGAL_MAX of them truncate the episode. After the last
     step `info` holds `makespan_ns`, `best_single_ns` and `plan`.
+
+    `batching`: whether tasks may join launches: more candidates and more features; see `observe`.
 
     `workloads`: drawn from at each reset, or chosen with `options={"workload": index}`. Without
     them, small synthetic graphs over the profile's cells, which suit every backend that takes
@@ -56,14 +59,15 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
         *,
         max_ready: int = MAX_READY,
         baseline_repeats: int = 1,
+        batching: bool = False,
     ) -> None:
         self.workloads = given_or_synthetic(workloads, backend)
         self._baseline = Baseline(backend, baseline_repeats)
-        self._episodes = Episodes(backend, 1, max_ready)
+        self._episodes = Episodes(backend, 1, max_ready, batching=batching)
         self._is_running = False
         self._n_illegal = 0
         n_candidates = self._episodes.batch.n_candidates
-        self.observation_space = observation_space(n_candidates)
+        self.observation_space = observation_space(n_candidates, batching=batching)
         self.action_space = spaces.Discrete(n_candidates)
 
     def reset(
@@ -103,7 +107,7 @@ class PlacementEnv(gymnasium.Env[EnvObservation, np.int64]):
         return masks
 
     def shown(self) -> list[int]:
-        """Return the ready tasks of the last observation: candidate r·D + d places the r-th."""
+        """Return the ready tasks of the last observation, whose candidates `observe` explains."""
         return self._episodes.batch.shown(0)
 
     def close(self) -> None:
@@ -142,8 +146,9 @@ def chosen_workload(
     return int(index)
 
 
-def observation_space(n_candidates: int) -> spaces.Space[EnvObservation]:
+def observation_space(n_candidates: int, *, batching: bool) -> spaces.Space[EnvObservation]:
     """Return the space of one environment's observations."""
-    box = spaces.Box(-BOUND, BOUND, (n_candidates, len(FEATURES)), np.float32)
+    shape = (n_candidates, len(features_of(batching=batching)))
+    box = spaces.Box(-BOUND, BOUND, shape, np.float32)
     space = spaces.Dict({"candidates": box, "mask": spaces.MultiBinary(n_candidates)})
     return cast(spaces.Space[EnvObservation], space)  # Dict is a Space of dicts of anything

@@ -267,8 +267,12 @@ def time_row(s: IntArray, p: Places, row: int) -> tuple[int, int, int]:
 
 
 @inlined
-def observe(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places) -> int:
-    """Write the observation of a slot; return how many candidates are legal."""
+def look(s: IntArray, x: FloatArray, p: Places) -> tuple[int, int, int, int, float]:
+    """Note when each shown task would start and end on each legal device.
+
+    Return how many tasks are shown, how many candidates are legal, the first start among them, the
+    longest path through a shown task where it ends first, and the devices' mean free time.
+    """
     n_shown = min(s[p.sums + N_READY], p.n_shown)
     note_walks(s, p)
     first_start_ns, longest_ns, n_legal = NEVER, 1, 0
@@ -284,20 +288,27 @@ def observe(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places
     free_ns = 0
     for device in range(p.n_devices):
         free_ns += s[of_device(p.devices, device, FREE_NS)]
+    return n_shown, n_legal, first_start_ns, longest_ns, free_ns / p.n_devices
+
+
+@inlined
+def observe(s: IntArray, x: FloatArray, seen: FloatArray, mask: Bytes, p: Places) -> int:
+    """Write the observation of a slot; return how many candidates are legal."""
+    n_shown, n_legal, first_start_ns, longest_ns, mean_free_ns = look(s, x, p)
     for row in range(n_shown):
-        describe(s, x, seen, mask, p, row, first_start_ns, longest_ns, free_ns / p.n_devices)
+        describe(s, x, seen, mask, p, row, first_start_ns, longest_ns, mean_free_ns, N_FEATURES)
     for k in range(n_shown * p.n_devices, s[p.sums + N_LISTED]):
-        clear(seen, mask, k)
+        clear(seen, mask, k, N_FEATURES)
     s[p.sums + N_LISTED] = n_shown * p.n_devices
     return n_legal
 
 
 @inlined
-def clear(seen: FloatArray, mask: Bytes, k: int) -> None:
-    """Write what is seen where no candidate is."""
+def clear(seen: FloatArray, mask: Bytes, k: int, n_features: int) -> None:
+    """Write what is seen where no candidate is; `n_features` of each lie in `seen`."""
     mask[k] = 0
-    for feature in range(N_FEATURES):
-        seen[N_FEATURES * k + feature] = 0
+    for feature in range(n_features):
+        seen[n_features * k + feature] = 0
 
 
 @inlined
@@ -311,8 +322,9 @@ def describe(
     first_start_ns: int,
     longest_ns: int,
     mean_free_ns: float,
+    n_features: int,
 ) -> None:
-    """Write the features of one shown task on every device.
+    """Write the features of one shown task on every device; `n_features` of each lie in `seen`.
 
     Everything is read before anything is written: the compiler must take it that the arrays overlap
     and would read again.
@@ -338,14 +350,14 @@ def describe(
     for device in range(n_devices):
         k = row * n_devices + device
         if s[legal + device] == 0:
-            clear(seen, mask, k)
+            clear(seen, mask, k, n_features)
             continue
         start_ns = s[candidate + 2 * device + START]
         end_ns = s[candidate + 2 * device + END]
         free_ns = s[of_device(p.devices, device, FREE_NS)]
         near_here = s[near + device] * per_near
         far_here = s[far + device] * per_far
-        to = N_FEATURES * k
+        to = n_features * k
         mask[k] = 1
         seen[to + WAIT] = squashed(start_ns - free_ns, per_unit)
         seen[to + START_LAG] = squashed(start_ns - first_start_ns, per_unit)

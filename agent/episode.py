@@ -24,7 +24,7 @@ from dynpartition.contract import (
 )
 from dynpartition.errors import OutOfDeviceMemory, PlanError, SchedulerError
 from dynpartition.graph import TaskGraph
-from dynpartition.plan import Plan, single_task_launches
+from dynpartition.plan import Launch, Plan, chosen_launches
 from dynpartition.types import IntArray
 
 
@@ -35,7 +35,7 @@ class Finished:
     makespan_ns: int
     """What the backend measured."""
     choices: IntArray
-    """(N, 2) task and device index in order of choice."""
+    """(N, 2) or (N, 3) in order of choice, see `plan.chosen_launches`."""
     plan: Plan | None = None
     """What ran, as the session says; None: the choices."""
 
@@ -56,11 +56,14 @@ class Episodes:
 
     Where a session tells that nothing is hidden, or has come to its end without a reveal, further
     episodes of its workload need no session while they are placed, and end together in one question
-    to the backend. Where something is hidden, every episode has its session.
+    to the backend. Where something is hidden, every episode has its session. What a session has run
+    no task can join.
     """
 
-    def __init__(self, backend: Backend, n_slots: int, max_ready: int) -> None:
-        self.batch = Batch(backend.profile, n_slots, max_ready)
+    def __init__(
+        self, backend: Backend, n_slots: int, max_ready: int, *, batching: bool = False
+    ) -> None:
+        self.batch = Batch(backend.profile, n_slots, max_ready, batching=batching)
         self.finished: dict[int, Finished] = {}
         """Slot → what its episode came to, until the next begins there."""
         self._backend = backend
@@ -94,7 +97,7 @@ class Episodes:
         """Return the plan of a finished episode."""
         finished = self.finished[slot]
         names = self._backend.profile.cluster.names
-        return finished.plan or Plan(tuple(single_task_launches(finished.choices, names)))
+        return finished.plan or Plan(tuple(chosen_launches(finished.choices, names)))
 
     def workload(self, slot: int) -> Workload:
         """Return what is played in a slot."""
@@ -138,15 +141,15 @@ class Episodes:
         running, session = self._running[slot], self._running[slot].session
         assert session is not None
         running.before.append(self.batch.chosen(slot))
-        if session.advance(self.batch.launches(slot)):
+        finished = _went_on(session, self.batch.launches(slot), np.concatenate(running.before))
+        if finished is None:
             running.graph = session.graph
             self.batch.begin(slot, self._cache.of(session.graph), session.plan)
             one = np.array([slot])
             self._check(one, self.batch.observe(one))
             return
-        choices = np.concatenate(running.before)
-        self.finished[slot] = Finished(session.trace.makespan_ns, choices, session.plan)
-        if len(running.before) == 1:
+        self.finished[slot] = finished
+        if len(running.before) == 1 and finished.makespan_ns < INFEASIBLE_NS:
             self._flat.put(running.workload, running.graph)
         self._close(slot)  # at once: the baseline may need the backend
 
@@ -163,6 +166,16 @@ class Episodes:
         if running is not None and running.session is not None:
             running.session.close()
             running.session = None
+
+
+def _went_on(session: Session, launches: Sequence[Launch], choices: IntArray) -> Finished | None:
+    """Let a session go on; return what it came to, None where more has been revealed."""
+    try:
+        if session.advance(launches):
+            return None
+        return Finished(session.trace.makespan_ns, choices, session.plan)
+    except OutOfDeviceMemory:
+        return Finished(INFEASIBLE_NS, choices)
 
 
 class Baseline:

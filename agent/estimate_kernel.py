@@ -674,15 +674,11 @@ def append(s: IntArray, p: Places, task: int, device: int, ready_ns: int, durati
 
 
 @inlined
-def commit(
-    s: IntArray, p: Places, tasks: IntArray, first: int, last: int, device: int, run_ns: int
-) -> None:
-    """Append a launch of tasks[first:last], `run_ns` long without gathering and first use."""
-    if s[p.sums + N_GATED] > 0:
-        release_known(s, p)
-    ready_ns = s[of_task(p.tasks, tasks[first], RELEASE_NS)]
-    for at in range(first, last):
-        ready_ns = max(ready_ns, bring(s, p, tasks[at], device))
+def run_launch(
+    s: IntArray, p: Places, tasks: IntArray, first: int, last: int, device: int, run_ns: int,
+    ready_ns: int,
+) -> None:  # fmt: skip
+    """Append a launch as `commit` does, whose inputs are booked and there at `ready_ns`."""
     for at in range(first, last):
         run_ns += gather_ns(s, p, tasks[at], device)
     run_ns += take_first_use(s, p, tasks[first], device)
@@ -701,6 +697,19 @@ def commit(
         if s[of_task(p.tasks, tasks[at], RETURNS)] != 0 and device != p.host:
             there = deliver(s, p, tasks[at], p.host)
             s[p.sums + LATEST_NS] = max(s[p.sums + LATEST_NS], there)
+
+
+@inlined
+def commit(
+    s: IntArray, p: Places, tasks: IntArray, first: int, last: int, device: int, run_ns: int
+) -> None:
+    """Append a launch of tasks[first:last], `run_ns` long without gathering and first use."""
+    if s[p.sums + N_GATED] > 0:
+        release_known(s, p)
+    ready_ns = s[of_task(p.tasks, tasks[first], RELEASE_NS)]
+    for at in range(first, last):
+        ready_ns = max(ready_ns, bring(s, p, tasks[at], device))
+    run_launch(s, p, tasks, first, last, device, run_ns, ready_ns)
 
 
 @inlined
@@ -849,6 +858,12 @@ def reset_slot(s: IntArray, s0: IntArray, p: Places) -> None:
         at = of_pair(p.pairs, p.n_devices, t, 0, THERE_NS)
         for device in range(p.n_devices):
             s[at + device] = s0[at + device]
+    reset_machine(s, s0, p)
+
+
+@inlined
+def reset_machine(s: IntArray, s0: IntArray, p: Places) -> None:
+    """Take over all of slot `s0` but what is known of single tasks."""
     for at in range(p.sums, p.sums + N_SUMS):
         s[at] = s0[at]
     if s0[p.sums + N_FIRST] > 0:

@@ -17,6 +17,7 @@ from dynpartition.profile import PricedGraph, Profile
 from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
+    from dynpartition.agent.joins import JoinTables
     from dynpartition.agent.tables import Tables
 
 
@@ -44,6 +45,13 @@ class Facts:
         from dynpartition.agent.tables import graph_tables  # needs numba
 
         return graph_tables(self)
+
+    @cached_property
+    def join_tables(self) -> JoinTables:
+        """What launches of several tasks last, in the same terms."""
+        from dynpartition.agent.joins import join_tables
+
+        return join_tables(self)
 
     @cached_property
     def rank(self) -> list[float]:

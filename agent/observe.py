@@ -5,16 +5,16 @@ graph's mean task cost, and most are compressed by 4x / (4 + x), which is close 
 that graphs of any size, machines of any speed and any number of devices look alike. No feature is a
 task's or a device's number. Everything comes from the revealed graph, the profile and the plan so
 far. `dynpartition.agent.env_kernel` computes them, `dynpartition.agent.batch` is how to ask.
+
+Candidate r·D + d places the r-th shown task in a launch of its own on device d. With batching there
+are R candidates more: R·D + r lets it join the open launch, the one placed last, where it has the
+same cell and none of its inputs is in that launch. A join is timed as the launch that would come of
+it: on the batch curve of the profile, with the inputs of all its tasks. Like any candidate it is
+looked at as if no other transfers were to come; and outputs of a launch that go to one device are
+estimated as transfers of their own, while a run sends them together.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
-
-from dynpartition.types import FloatArray
 
 FEATURES = (
     "wait",  # idle time of the device before the task starts
@@ -40,16 +40,28 @@ FEATURES = (
 )
 """Names of the features, in order."""
 
+BATCH_FEATURES = (
+    "joins",  # 1 where the task joins the open launch
+    "together",  # how many tasks that launch has
+    "delay",  # by how much later it ends
+    "saved",  # about the log of what it grows by over what the task takes alone on the device
+    "mates",  # other ready tasks of the cell
+    "next",  # about the log of what one of them adds to the launch over what it takes alone
+)
+"""Names of those that follow with batching; the first four are 0 for launches of their own.
+
+What is above tells of a join: of the launch that would come of it when it starts and ends, in
+"duration" and "slower" what it grows by.
+"""
+
+
+def features_of(*, batching: bool) -> tuple[str, ...]:
+    """Return the names of the features of an observation, in order."""
+    return (*FEATURES, *BATCH_FEATURES) if batching else FEATURES
+
+
 FEATURE_VERSION = 2
 """Grows whenever a feature changes its meaning; checkpoints of other versions are refused."""
 
 BOUND = 8.0
 """No feature is beyond ±BOUND."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a policy sees. `features`: float32 (B, K, F), `mask`: int8 (B, K), 1 = legal."""
-
-    features: FloatArray
-    mask: npt.NDArray[np.int8]

@@ -11,7 +11,7 @@ from dynpartition.profile import Profile
 
 
 class PartialPlan:
-    """Places one ready task after the other; the order of placing is the plan order."""
+    """Places ready tasks, launch by launch; the order of placing is the plan order."""
 
     def __init__(self, facts: Facts, planned: Plan | None = None) -> None:
         self.facts = facts
@@ -70,15 +70,20 @@ class PartialPlan:
 
     def place(self, task: int, device: int) -> None:
         """Append a launch of `task` on `device`; both must be legal."""
-        self.estimate.commit(task, device)
-        self.ready.remove(task)
+        self.place_launch((task,), device)
+
+    def place_launch(self, tasks: tuple[int, ...], device: int) -> None:
+        """Append a launch of ready tasks of one cell, as one batch, on `device`."""
+        self.estimate.commit_launch(tasks, device)
         self.used |= {device}
-        self.n_placed += 1
-        self._launches.append(Launch(self.facts.names[device], (task,)))
-        for reader in self.graph.reader_lists[task]:
-            self._missing[reader] -= 1
-            if not self._missing[reader] and not self.is_placed(reader):
-                self.ready.append(reader)
+        self.n_placed += len(tasks)
+        self._launches.append(Launch(self.facts.names[device], tasks))
+        for task in tasks:
+            self.ready.remove(task)
+            for reader in self.graph.reader_lists[task]:
+                self._missing[reader] -= 1
+                if not self._missing[reader] and not self.is_placed(reader):
+                    self.ready.append(reader)
 
     def take_launches(self) -> list[Launch]:
         """Return the launches placed since this was last called."""

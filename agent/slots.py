@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynpartition.agent import env_kernel
+from dynpartition.agent import env_kernel, join_kernel
 from dynpartition.agent import estimate_kernel as kernel
 from dynpartition.agent.tables import MachineTables
 from dynpartition.types import IntArray
@@ -36,6 +36,8 @@ class Layout(NamedTuple):
     places: kernel.Places
     array: IntArray
     """The same, for compiled code."""
+    joins: IntArray
+    """Where what joins need lies, see `join_kernel.Joins`; empty without them."""
     shapes: dict[str, tuple[int, ...]]
     at: dict[str, int]
     """Where each table lies."""
@@ -43,19 +45,46 @@ class Layout(NamedTuple):
     n_numbers: int
 
 
-def lay_out(machine: MachineTables, room: Room, n_shown: int) -> Layout:
-    """Return where everything lies, the tables of the machine first."""
+def lay_out(machine: MachineTables, room: Room, n_shown: int, *, batching: bool = False) -> Layout:
+    """Return where everything lies, the tables of the machine first.
+
+    `batching`: with what tasks need that join launches, which comes last.
+    """
     shapes = _shapes(machine, room, n_shown)
+    joins = _join_shapes(machine, room) if batching else {}
     at, n_ints, n_numbers = {}, 0, 0
-    for name, shape in shapes.items():
+    for name, shape in (shapes | joins).items():
         size = math.prod(shape)
         if name in NUMBERS:
             at[name], n_numbers = n_numbers, n_numbers + size
         else:
             at[name], n_ints = n_ints, n_ints + size
     facts = machine.facts | {"n_tasks": room.tasks, "n_shown": n_shown}
-    places = kernel.Places(**facts, n_intervals=shapes["busy"][1], **at)
-    return Layout(places, np.array(places, dtype=np.int64), shapes, at, n_ints, n_numbers)
+    own = {name: at[name] for name in shapes}
+    places = kernel.Places(**facts, n_intervals=shapes["busy"][1], **own)
+    return Layout(
+        places,
+        np.array(places, dtype=np.int64),
+        np.array([at[name] for name in joins], dtype=np.int64),
+        shapes | joins,
+        at,
+        n_ints,
+        n_numbers,
+    )
+
+
+def _join_shapes(machine: MachineTables, room: Room) -> dict[str, tuple[int, ...]]:
+    """Return what lies in a slot besides, in the order of `join_kernel.Joins`."""
+    n_devices = machine.facts["n_devices"]
+    return {
+        "open": (join_kernel.N_OPEN_COLUMNS,),
+        "together": (room.tasks,),
+        "joined": (room.tasks,),
+        "waiting": (room.cells,),
+        "batch_first": (room.cells,),
+        "batch_ns": (room.tasks, n_devices),
+        "apart": (room.tasks, n_devices),
+    }
 
 
 def _shapes(machine: MachineTables, room: Room, n_shown: int) -> dict[str, tuple[int, ...]]:

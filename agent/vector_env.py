@@ -40,7 +40,7 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
     Observation: `candidates` float32 (B, K, F) and `mask` int8 (B, K). Actions: int64 (B,). An
     episode that ends begins again in the same step: `infos["final_obs"]` and `infos["final_info"]`
     hold what it ended with, `makespan_ns`, `best_single_ns` and `choices`: int64 (N, 2) of task and
-    device in plan order.
+    device in plan order. With `batching` (N, 3): and of whether the task joins the launch before.
 
     `copy`: whether observations are the caller's to keep; otherwise the next step overwrites them.
     """
@@ -58,6 +58,7 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
         num_envs: int = 1,
         max_ready: int = MAX_READY,
         baseline_repeats: int = 1,
+        batching: bool = False,
         copy: bool = True,
     ) -> None:
         if num_envs < 1:
@@ -66,17 +67,17 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
         self.num_envs = num_envs
         self.copy = copy
         self._baseline = Baseline(backend, baseline_repeats)
-        self._episodes = Episodes(backend, num_envs, max_ready)
+        self._episodes = Episodes(backend, num_envs, max_ready, batching=batching)
         self._all: IntArray = np.arange(num_envs)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._n_illegal: IntArray = np.zeros(num_envs, dtype=np.int64)
         self._is_running: BoolArray = np.zeros(num_envs, dtype=np.bool_)
         n_candidates = self._episodes.batch.n_candidates
-        self.single_observation_space = observation_space(n_candidates)
+        self.single_observation_space = observation_space(n_candidates, batching=batching)
         self.single_action_space = spaces.Discrete(n_candidates)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._empty = _read_only(n_candidates)
+        self._empty = _nothing_left(self.single_observation_space)
 
     def reset(
         self,
@@ -228,9 +229,10 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[EnvObservation, IntArray, An
         return {"candidates": batch.features.copy(), "mask": batch.mask.copy()}
 
 
-def _read_only(n_candidates: int) -> EnvObservation:
-    """Return what is seen when everything is placed."""
-    features = np.zeros((n_candidates, kernel.N_FEATURES), dtype=np.float32)
-    mask = np.zeros(n_candidates, dtype=np.int8)
-    features.flags.writeable = mask.flags.writeable = False
-    return {"candidates": features, "mask": mask}
+def _nothing_left(space: spaces.Space[EnvObservation]) -> EnvObservation:
+    """Return what is seen when everything is placed, read-only."""
+    assert isinstance(space, spaces.Dict)
+    seen = {name: np.zeros(part.shape, part.dtype) for name, part in space.items()}
+    for array in seen.values():
+        array.flags.writeable = False
+    return seen

@@ -8,8 +8,8 @@ reads, the finished plans' makespans, and the next episode's start; choosing sta
 CPU time of the one thread that does it. Graphs have 100 tasks on 4 devices with contended links
 (in-trees and layered in turn; the same as in `sim_speed.py`), or are TreeLSTM inputs on the shipped
 profile. Choices are random and legal, or those of a list scheduler (highest rank, where it ends
-first), which lie closer to a trained policy's. Rows take turns; the table shows medians, the lowest
-and the highest.
+first; with batching it joins where that saves anything), which lie closer to a trained policy's.
+Rows take turns; the table shows medians, the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from engines.plain_worlds import speed_worlds
 
 from dynpartition import GraphWorkload, Profile, Session, Workload
 from dynpartition.agent import env_kernel as kernel
+from dynpartition.agent import join_kernel
 from dynpartition.agent.config import TrainConfig
 from dynpartition.agent.policy import Policy
 from dynpartition.agent.vector_env import PlacementVectorEnv
@@ -41,6 +42,8 @@ TARGET_PER_S = 500_000
 SHARE_MAX = 0.2
 READY = (4, 8, 16)
 """How many ready tasks are shown: candidates per decision are these times the devices."""
+READY_BATCHING = 8
+"""The same, where rows with batching stand beside those without."""
 
 Choose = Callable[[np.random.Generator, Any, Any], IntArray]
 
@@ -54,6 +57,7 @@ class Case:
     workloads: Sequence[Workload]
     max_ready: int
     choices: str
+    batching: bool
 
 
 def at_random(rng: np.random.Generator, features: Any, mask: Any) -> IntArray:
@@ -63,8 +67,11 @@ def at_random(rng: np.random.Generator, features: Any, mask: Any) -> IntArray:
 
 
 def by_list(rng: np.random.Generator, features: Any, mask: Any) -> IntArray:
-    """Return where the task of highest rank ends first."""
-    chosen: IntArray = np.argmax(features[:, :, kernel.FINISHES_FIRST] * mask, axis=1)
+    """Return where the task of highest rank ends first, or with batching what saves by joining."""
+    score = features[:, :, kernel.FINISHES_FIRST] * mask
+    if features.shape[2] > kernel.N_FEATURES:
+        score = score + 2 * (features[:, :, join_kernel.SAVED] < 0)
+    chosen: IntArray = np.argmax(score, axis=1)
     return chosen
 
 
@@ -81,10 +88,11 @@ def cases() -> list[Case]:
     parts = [("100 tasks, 4 devices, a bus", contended, graphs)]
     parts.append(("TreeLSTM, shipped profile", shipped, tree_graphs))
     return [
-        Case(name, profile, workloads, ready, choices)
+        Case(name, profile, workloads, ready, choices, batching)
         for name, profile, workloads in parts
         for ready in READY
         for choices in CHOICES
+        for batching in ((False, True) if ready == READY_BATCHING else (False,))
     ]
 
 
@@ -100,6 +108,7 @@ class Runner:
             case.workloads,
             num_envs=n_envs,
             max_ready=case.max_ready,
+            batching=case.batching,
             copy=False,
         )
         self._seen, _ = self._envs.reset(seed=0)
@@ -179,17 +188,19 @@ def main() -> None:
             "graphs": runner.case.name,
             "ready": runner.case.max_ready,
             "choices": runner.case.choices,
+            "batching": runner.case.batching,
             "per_s": median(values),
             "low": min(values),
             "high": max(values),
         }
         for runner, values in zip(runners, rates, strict=True)
     ]
-    print(f"{'decisions per CPU second':<30}{'ready':>6}{'choices':>9}", end="")
+    print(f"{'decisions per CPU second':<30}{'ready':>6}{'choices':>9}{'batches':>9}", end="")
     print(f"{'median':>11}{'low':>11}{'high':>11}   target {TARGET_PER_S:,}")
     for row in rows:
         met = "met" if row["per_s"] >= TARGET_PER_S else "missed"
-        print(f"{row['graphs']:<30}{row['ready']:>6}{row['choices']:>9}", end="")
+        batches = "yes" if row["batching"] else "no"
+        print(f"{row['graphs']:<30}{row['ready']:>6}{row['choices']:>9}{batches:>9}", end="")
         print(f"{row['per_s']:>11,.0f}{row['low']:>11,.0f}{row['high']:>11,.0f}   {met}")
     content: dict[str, Any] = {"envs": asked.envs, "rows": rows}
     if asked.pretrain_seconds:

@@ -28,20 +28,29 @@ class AgentScheduler(Scheduler):
     """Plays an agent's choices, one per task; it must have been trained on as many devices.
 
     `choose` gets what `PaddedPlacement` shows and says which candidate is placed. Where it names an
-    illegal one, as agents without a mask do, the first legal candidate counts instead.
+    illegal one, as agents without a mask do, the first legal candidate counts instead. `max_ready`
+    and `batching`: as in the environment that it was trained on.
     """
 
-    def __init__(self, choose: Choose, *, name: str = "agent", max_ready: int = MAX_READY) -> None:
+    def __init__(
+        self,
+        choose: Choose,
+        *,
+        name: str = "agent",
+        max_ready: int = MAX_READY,
+        batching: bool = False,
+    ) -> None:
         self.name = name
         self._choose = choose
-        self._max_ready = max_ready
+        self._max_ready, self._batching = max_ready, batching
         self._profile: Profile | None = None
 
     def schedule(self, graph: TaskGraph, profile: Profile, planned: Plan) -> Sequence[Launch]:
-        """Return one launch per task, in the order of choosing."""
+        """Return launches in the order of choosing."""
         if self._profile is not profile:
             self._profile = profile
-            self._batch, self._facts = Batch(profile, 1, self._max_ready), FactsCache(profile)
+            self._batch = Batch(profile, 1, self._max_ready, batching=self._batching)
+            self._facts = FactsCache(profile)
         batch = self._batch
         batch.begin(0, self._facts.of(graph), planned)
         if len(planned.placement()) == len(graph):

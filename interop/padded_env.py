@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from dynpartition.agent.env import EnvObservation, PlacementEnv
-from dynpartition.agent.observe import BOUND, FEATURES
+from dynpartition.agent.observe import BOUND
 
 PaddedObservation = dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int8]]
 """`candidates`: float32 (…, K·F), `mask`: int8 (…, K); zeros where no candidate is."""
@@ -22,9 +22,9 @@ class PaddedPlacement(
 ):
     """Wraps `PlacementEnv`: observations are a Dict of two vectors, for K candidates of F features.
 
-    Actions and `action_masks()` are those of the environment. K = max_ready · D is fixed, so an
-    agent with networks of fixed size can learn on graphs of any size; with fewer ready tasks the
-    rest is zeros.
+    Actions and `action_masks()` are those of the environment. K is fixed, max_ready · D or with
+    batching max_ready · (D + 1), so an agent with networks of fixed size can learn on graphs of
+    any size; with fewer ready tasks the rest is zeros.
     """
 
     def __init__(self, env: gymnasium.Env[EnvObservation, np.int64]) -> None:
@@ -33,7 +33,7 @@ class PaddedPlacement(
         placement = env.unwrapped
         assert isinstance(placement, PlacementEnv), "wrap dynpartition/Placement-v0"
         self._placement = placement
-        self.observation_space = padded_space(int(placement.action_space.n))  # type: ignore[attr-defined]
+        self.observation_space = padded_space(placement.observation_space)
 
     def observation(self, observation: EnvObservation) -> PaddedObservation:
         """Return an observation of the environment as vectors."""
@@ -51,8 +51,10 @@ def padded(observation: EnvObservation) -> PaddedObservation:
     return {"candidates": flat, "mask": observation["mask"]}
 
 
-def padded_space(n_candidates: int) -> spaces.Space[PaddedObservation]:
-    """Return the space of padded observations of K candidates."""
-    box = spaces.Box(-BOUND, BOUND, (n_candidates * len(FEATURES),), np.float32)
-    space = spaces.Dict({"candidates": box, "mask": spaces.MultiBinary(n_candidates)})
-    return cast(spaces.Space[PaddedObservation], space)
+def padded_space(space: spaces.Space[EnvObservation]) -> spaces.Space[PaddedObservation]:
+    """Return the space of padded observations of an environment with observations in `space`."""
+    assert isinstance(space, spaces.Dict)
+    n_candidates, n_features = space["candidates"].shape or (0, 0)
+    box = spaces.Box(-BOUND, BOUND, (n_candidates * n_features,), np.float32)
+    padded = spaces.Dict({"candidates": box, "mask": spaces.MultiBinary(n_candidates)})
+    return cast(spaces.Space[PaddedObservation], padded)

@@ -30,8 +30,7 @@ class PlacementVecEnv(VecEnv):
         self._begin_s = time.monotonic()
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
-        n_candidates = int(envs.single_action_space.n)  # type: ignore[attr-defined]
-        space = padded_space(n_candidates)
+        space = padded_space(envs.single_observation_space)
         super().__init__(envs.num_envs, space, envs.single_action_space)
 
     def reset(self) -> PaddedObservation:

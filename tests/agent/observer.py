@@ -6,9 +6,12 @@ import math
 
 import numpy as np
 
-from dynpartition.agent.observe import FEATURES
+from dynpartition.agent.estimate import Estimate
+from dynpartition.agent.facts import Facts
+from dynpartition.agent.observe import BATCH_FEATURES, FEATURES
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.errors import SchedulerError
+from dynpartition.plan import Plan
 
 
 def squashed(value: float) -> float:
@@ -87,6 +90,136 @@ class Observer:
             "readers": squashed(len(partial.graph.reader_lists[task])),
             "slowness": min(8.0, slowness(partial, device)),
         }
+
+
+class JoinObserver:
+    """Observes plans in which tasks may join the last launch; everything is made anew each time."""
+
+    def __init__(self, facts: Facts, max_ready: int, planned: Plan | None = None) -> None:
+        self.facts, self.planned = facts, planned
+        self.max_ready, self.n_devices = max_ready, len(facts.names)
+        self.launches: list[tuple[int, list[int]]] = []
+        """(device, tasks) chosen so far."""
+        self._plain = Observer(self.n_devices, max_ready)
+
+    @property
+    def shown(self) -> list[int]:
+        return self._plain.shown
+
+    def choose(self, action: int) -> None:
+        """Place what candidate `action` says."""
+        row, device = divmod(action, self.n_devices)
+        if action < self.max_ready * self.n_devices:
+            self.launches.append((device, [self.shown[row]]))
+        else:
+            self.launches[-1][1].append(self.shown[action - self.max_ready * self.n_devices])
+
+    def observe(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return features (R · (D + 1), F) and mask."""
+        partial = PartialPlan(self.facts, self.planned)
+        for device, tasks in self.launches:
+            partial.place_launch(tuple(tasks), device)
+        own, legal = self._plain.observe(partial)
+        n_alone, n_own = own.shape
+        n_all = n_own + len(BATCH_FEATURES)
+        features = np.zeros((n_alone + self.max_ready, n_all), dtype=np.float32)
+        mask = np.zeros(len(features), dtype=np.int8)
+        features[:n_alone, :n_own], mask[:n_alone] = own, legal
+        for row, task in enumerate(self.shown):
+            for device in range(self.n_devices):
+                k = row * self.n_devices + device
+                if legal[k]:
+                    values = self._others(partial, (task,), device)
+                    features[k, n_own:] = [values.get(name, 0) for name in BATCH_FEATURES]
+            if self._may_join(partial, task):
+                k = n_alone + row
+                mask[k] = 1
+                values = self._describe(partial, task, features)
+                features[k] = [values[name] for name in (*FEATURES, *BATCH_FEATURES)]
+        return features, mask
+
+    def _may_join(self, partial: PartialPlan, task: int) -> bool:
+        if not self.launches:
+            return False
+        device, tasks = self.launches[-1]
+        cell_of, estimate = self.facts.prices.cell_of, partial.estimate
+        last = estimate.launch_of[tasks[0]]
+        before = [*self.facts.prices.inputs[task], *self.facts.graph.gates[task]]
+        return (
+            cell_of[task] == cell_of[tasks[0]]
+            and device in legal_options(partial, task)
+            and all(0 <= estimate.launch_of[each] < last for each in before)
+        )
+
+    def _others(
+        self, partial: PartialPlan, tasks: tuple[int, ...], device: int
+    ) -> dict[str, float]:
+        """Return what is seen of tasks of the cell that could follow."""
+        prices, graph = self.facts.prices, self.facts.graph
+        others = [t for t in partial.ready if prices.cell_of[t] == prices.cell_of[tasks[0]]]
+        n_mates = len(others) - 1
+        curve = prices.priced.profile.cells.get(graph.cell_name(tasks[0]), {}).get(
+            self.facts.names[device]
+        )
+        own = graph.durations.get(self.facts.names[device])
+        apart = curve is None or (own is not None and any(own[t] >= 0 for t in tasks))
+        following = 0.0
+        if n_mates and not apart:
+            extra = prices.bookkeeping_ns[device]
+            count = len(tasks)
+            more = curve.at(count + 1) - curve.at(count) + extra
+            following = compared(max(more, 0), curve.at(1) + extra)
+        return {"mates": squashed(n_mates), "next": following}
+
+    def _describe(self, partial: PartialPlan, task: int, features: np.ndarray) -> dict[str, float]:
+        facts, prices, unit = self.facts, self.facts.prices, self.facts.unit_ns
+        device, tasks = self.launches[-1]
+        together = (*tasks, task)
+        before = Estimate(prices.priced, prices)
+        if self.planned:
+            before.replay(self.planned)
+        for home, row in self.launches[:-1]:
+            before.commit_launch(tuple(row), home)
+        before._release_known()
+        there = max(before._bring(each, device) for each in tasks)
+        come = before.data_ready_ns(task, device)
+        lasts = before._batch_ns(together, device)
+        release = max(before.release_ns[each] for each in together)
+        free = before.device_free_ns[device]
+        start = max(there, come, free, before.loaded_ns(task, device, release))
+        if not before.dispatch_is_free:
+            start = before.dispatched_start_ns(tasks[0], device, start, lasts)
+        end = start + lasts
+        grows = prices.launch_ns(together, device) - prices.launch_ns(tuple(tasks), device)
+        grows = max(0, grows + before._gather_ns(task, device))
+        options = legal_options(partial, task)
+        durations = {d: partial.estimate.duration_ns(task, d) for d in options}
+        soonest = min(partial.estimate.data_ready_ns(task, d) for d in options)
+        own_row = features[self.shown.index(task) * self.n_devices + device]
+        values = dict(zip(FEATURES, own_row.tolist(), strict=False))
+        everything = [legal_options(partial, each) for each in self.shown]
+        below = [round(facts.rank[t] - mean_cost(partial, t)) for t in self.shown]
+        ends = [min((e for _, e in row.values()), default=None) for row in everything]
+        paths = [b + e for b, e in zip(below, ends, strict=True) if e is not None]
+        first_end = min(e for _, e in options.values())
+        values |= {
+            "wait": squashed((start - free) / unit),
+            "start_lag": squashed(
+                (start - min(s for row in everything for s, _ in row.values())) / unit
+            ),
+            "finish_lag": squashed((end - first_end) / unit),
+            "finishes_first": float(end <= first_end),
+            "rise": squashed(max(end - latest_ns(partial), 0) / unit),
+            "path": compared(end + below[self.shown.index(task)], max(1, *paths)),
+            "duration": squashed(grows / unit),
+            "slower": compared(grows, min(durations.values())),
+            "move_in": squashed((come - soonest) / unit),
+            "joins": 1.0,
+            "together": squashed(len(tasks)),
+            "delay": squashed((end - partial.estimate.span(tasks[0])[1]) / unit),
+            "saved": compared(grows, durations[device]),
+        }
+        return values | self._others(partial, together, device)
 
 
 def legal_options(partial: PartialPlan, task: int) -> dict[int, tuple[int, int]]:

@@ -25,10 +25,13 @@ from dynpartition import (
 )
 from dynpartition.agent.conformance import small_worlds
 from dynpartition.agent.env import ENV_ID, ILLEGAL_MAX, PlacementEnv
+from dynpartition.agent.episode import reward_of
 from dynpartition.agent.heuristics import SingleDevice
 from dynpartition.agent.observe import FEATURES
+from dynpartition.contract import FixedPlan
 from dynpartition.errors import InputError
 from dynpartition.sim.backend import SimBackend
+from dynpartition.streams import closed_loop, latencies_ns, open_stream
 from dynpartition.trace import Trace
 from tests.agent.worlds import graph_of, tree_graph, trees, two_cpus
 
@@ -186,6 +189,24 @@ def test_swapping_the_hidden_part_leaves_earlier_observations():
     many = observations([(1,), (2,), (4, 5)], {4: 3, 5: 3, 6: 3})
     for a, b in zip(few[:4], many[:4], strict=True):  # before the reveal
         np.testing.assert_array_equal(a["candidates"], b["candidates"])
+
+
+@pytest.mark.parametrize("batching", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_episode_may_be_a_window_of_requests(closed, batching):
+    """Tasks show as requests arrive; in a closed loop when depends on what was chosen before."""
+    graphs = [tree_graph(n, n) for n in (3, 5, 4)]
+    arrivals_ns = [0, 100_000, 150_000]
+    stream = closed_loop(graphs, clients=2) if closed else open_stream(graphs, arrivals_ns)
+    backend = SimBackend(two_cpus())
+    seen, reward, info = play(PlacementEnv(backend, [stream], batching=batching), 3)
+    assert len(seen) == len(stream.graph) + 1
+    again = run(backend, stream, FixedPlan(info["plan"]))
+    check_plan(again.graph, backend.profile.cluster, info["plan"])
+    assert again.trace.makespan_ns == info["makespan_ns"]
+    assert reward == reward_of(info["makespan_ns"], info["best_single_ns"])
+
+    assert latencies_ns(again.graph, again.trace, "cpu:0").keys() == {0, 1, 2}
 
 
 def test_observations_do_not_depend_on_the_scale_of_time():

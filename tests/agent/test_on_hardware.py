@@ -36,9 +36,10 @@ def world(request):
         yield model, SimBackend(profile), hardware
 
 
-def play(backend, workload, seed):
+def play(backend, workload, seed, *, batching=False):
     """Return what a random player sees, its choices, and the plan."""
-    env, rng = PlacementEnv(backend, [workload]), np.random.default_rng(seed)
+    env = PlacementEnv(backend, [workload], batching=batching)
+    rng = np.random.default_rng(seed)
     observation, info = env.reset(seed=0)
     seen, chosen, done = [observation], [], False
     while not done:
@@ -55,12 +56,18 @@ def assert_same(first, second):
         np.testing.assert_array_equal(a["mask"], b["mask"])
 
 
-def test_same_choices_give_the_same_observations_and_plan(world):
+@pytest.mark.parametrize("batching", [False, True])
+def test_same_choices_give_the_same_observations_and_plan(world, batching):
     model, simulated, hardware = world
+    sizes = []
     for seed, workload in enumerate(generate_inputs(model, 3, seed=2)):
-        on_simulator, on_devices = (play(b, workload, seed) for b in (simulated, hardware))
+        on_simulator, on_devices = (
+            play(backend, workload, seed, batching=batching) for backend in (simulated, hardware)
+        )
         assert_same(on_simulator[0], on_devices[0])
         assert on_simulator[1:] == on_devices[1:]
+        sizes += [len(launch.tasks) for launch in on_devices[2].launches]
+    assert (max(sizes) > 1) == batching
 
 
 @pytest.mark.parametrize("world", ["moe"], indirect=True)

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from dynpartition import Backend, GraphWorkload, Profile, Session, Workload
 from dynpartition.agent.conformance import small_worlds
 from dynpartition.agent.env import ENV_ID, ILLEGAL_MAX, PlacementEnv
+from dynpartition.agent.episode import REWARD_MIN
 from dynpartition.agent.vector_env import PlacementVectorEnv
 from dynpartition.contract import INFEASIBLE_NS, CompletePlan
 from dynpartition.errors import InputError
@@ -45,10 +46,13 @@ def workloads_of(kind: str) -> tuple[Profile, list[GraphWorkload]]:
 
 
 @pytest.mark.parametrize("kind", ["trees", "reveals"])
-def test_each_is_as_one_environment_of_its_own(kind):
+@pytest.mark.parametrize("batching", [False, True])
+def test_each_is_as_one_environment_of_its_own(kind, batching):
     profile, workloads = workloads_of(kind)
-    many = PlacementVectorEnv(SimBackend(profile), workloads, num_envs=N_ENVS)
-    alone = [PlacementEnv(OneByOne(profile), workloads) for _ in range(N_ENVS)]
+    many = PlacementVectorEnv(SimBackend(profile), workloads, num_envs=N_ENVS, batching=batching)
+    alone = [PlacementEnv(OneByOne(profile), workloads, batching=batching) for _ in range(N_ENVS)]
+    assert many.single_observation_space == alone[0].observation_space
+    assert many.single_action_space == alone[0].action_space
     seen, infos = many.reset(seed=7)
     for i, env in enumerate(alone):
         own, info = env.reset(seed=7 + i)
@@ -70,6 +74,8 @@ def test_each_is_as_one_environment_of_its_own(kind):
                 assert final["best_single_ns"][i] == info["best_single_ns"]
                 tasks = [task for launch in info["plan"].launches for task in launch.tasks]
                 assert final["choices"][i][:, 0].tolist() == tasks
+                assert final["choices"][i].shape[1] == 2 + batching
+                assert infos["final_obs"][i] in many.single_observation_space
                 np.testing.assert_array_equal(infos["final_obs"][i]["mask"], own["mask"])
                 own, info = env.reset()
                 assert info["workload"] == infos["workload"][i]
@@ -187,3 +193,23 @@ def test_a_plan_that_runs_out_of_memory_is_worth_least():
     for backend in (SimBackend(profile), OneByOne(profile)):
         plan = CompletePlan(GraphWorkload(graph), graph, choices)
         assert backend.makespans_ns([plan, plan]).tolist() == [140_000, 140_000]
+
+
+def test_so_is_one_that_does_after_a_reveal():
+    """Everything on cpu:1 runs out of memory, everything on cpu:0 is the best single device."""
+    profile = two_cpus()
+    sizes = (7_000, 5_000)  # the last task and what it reads need 6,000
+    devices = [
+        replace(d, memory_bytes=n) for d, n in zip(profile.cluster.devices, sizes, strict=True)
+    ]
+    small = replace(profile, cluster=replace(profile.cluster, devices=tuple(devices)))
+    inputs = [(), (0,), (0,), (0,), (0,), (1, 2, 3, 4)]
+    graph = graph_of(inputs, reveals=dict.fromkeys(range(1, 6), 0))
+    env = PlacementEnv(SimBackend(small), [GraphWorkload(graph)], max_ready=4)
+    for device, expected in ((1, REWARD_MIN), (0, 0.0), (1, REWARD_MIN)):
+        env.reset()
+        done, reward, info = False, 0.0, {}
+        while not done:
+            _, reward, done, _, info = env.step(np.int64(device))
+        assert reward == expected
+        assert len(info["plan"]) == len(graph)

@@ -58,7 +58,7 @@ def test_decisions_are_counted_in_every_row(tmp_path: Path) -> None:
     words = ("--envs", "4", "--rounds", "1", "--seconds", "0.05", "--pretrain-seconds", "0")
     run_script("env_speed.py", *words, "--json", str(file))
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    assert len(rows) == 12
+    assert len(rows) == 16 and sum(row["batching"] for row in rows) == 4
     assert all(row["per_s"] > 0 for row in rows)
 
 

@@ -57,24 +57,35 @@ def first_legal(observation, mask):
     return int(mask.argmax())
 
 
+def last_legal(observation, mask):
+    """Join the open launch where one can."""
+    assert (observation["mask"] == mask).all()
+    return int(np.flatnonzero(mask)[-1])
+
+
 def test_an_agent_is_a_scheduler():
-    """One that often names an illegal candidate."""
+    """One that often names an illegal candidate, and one that batches."""
     check_scheduler(AgentScheduler(lambda observation, mask: 0, max_ready=2))
+    check_scheduler(AgentScheduler(last_legal, max_ready=2, batching=True))
 
 
+@pytest.mark.parametrize("batching", [False, True])
 @pytest.mark.parametrize("max_ready", [1, 5])
-def test_a_scheduler_plays_as_the_environment_does(max_ready):
+def test_a_scheduler_plays_as_the_environment_does(max_ready, batching):
     backend, workloads = SimBackend(two_cpus()), trees(4, 3)
-    env = PaddedPlacement(PlacementEnv(backend, workloads, max_ready=max_ready))
+    options = {"max_ready": max_ready, "batching": batching}
+    choose = last_legal if batching else first_legal
+    env = PaddedPlacement(PlacementEnv(backend, workloads, **options))
     for index, workload in enumerate(workloads):
         observation, _ = env.reset(options={"workload": index})
         over, info = False, {}
         while not over:
-            action = first_legal(observation, env.action_masks())
+            action = choose(observation, env.action_masks())
             observation, _, over, _, info = env.step(action)
-        outcome = run(backend, workload, AgentScheduler(first_legal, max_ready=max_ready))
+        outcome = run(backend, workload, AgentScheduler(choose, **options))
         assert outcome.trace.makespan_ns == info["makespan_ns"]
         assert outcome.plan == info["plan"]
+        assert (len(outcome.plan) < len(workload.graph)) == batching
 
 
 def test_hidden_tasks_are_placed_as_they_show():
