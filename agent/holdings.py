@@ -14,7 +14,7 @@ import numpy as np
 from dynpartition.cluster import Cluster, Device
 from dynpartition.costs import transfer_ns
 from dynpartition.graph import Cell
-from dynpartition.profile import Profile
+from dynpartition.profile import PricedGraph, Profile
 from dynpartition.residency import UNLIMITED_BYTES, initial_cells
 from dynpartition.types import BoolArray, IntArray
 
@@ -103,6 +103,19 @@ def without_barred(run_ns: IntArray, barred: BoolArray) -> IntArray:
     rest: IntArray = np.where(barred, ABSENT, run_ns)
     is_left = (rest >= 0).any(axis=1, keepdims=True)
     return np.where(is_left, rest, run_ns)
+
+
+def task_ns_where_weights_fit(priced: PricedGraph, weights: CellWeights | None = None) -> IntArray:
+    """Return int64 (N, D): duration of each task alone, negative where it cannot run.
+
+    So it is where its weights can never be, unless they can be nowhere. `weights`: of its cells on
+    its machine, if they are known.
+    """
+    graph = priced.graph
+    weights = weights or cell_weights(graph.cells, priced.profile)
+    if weights is None:
+        return priced.task_ns
+    return without_barred(priced.task_ns, weights.barred[graph.cell_of])
 
 
 def _capacity_bytes(device: Device) -> int:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from dynpartition.agent.holdings import cell_weights, launch_bytes, without_barred
+from dynpartition.agent.holdings import (
+    cell_weights,
+    launch_bytes,
+    task_ns_where_weights_fit,
+    without_barred,
+)
 from dynpartition.cluster import AffineCost
 from dynpartition.costs import transfer_ns
 from dynpartition.profile import PricedGraph
@@ -52,11 +57,7 @@ class Prices:
         So it is where its weights can never be, unless they can be nowhere.
         """
         extra = self.bookkeeping_ns
-        rows: list[list[int]] = self.priced.task_ns.tolist()
-        if self.weights is not None:
-            rows = without_barred(
-                self.priced.task_ns, self.weights.barred[self.priced.graph.cell_of]
-            ).tolist()
+        rows: list[list[int]] = task_ns_where_weights_fit(self.priced, self.weights).tolist()
         return [
             [ABSENT if ns < 0 else ns + more for ns, more in zip(row, extra, strict=True)]
             for row in rows

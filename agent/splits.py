@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynpartition.agent.heuristics import Placer
+from dynpartition.agent.holdings import task_ns_where_weights_fit
 from dynpartition.agent.listing import ListPlanner
 from dynpartition.agent.partial import PartialPlan
 from dynpartition.cluster import Cluster
@@ -33,8 +34,9 @@ class _Split(Placer, ListPlanner):
     def place(self, priced: PricedGraph, planned: Plan) -> IntArray:
         """Return task and device of all tasks that are not planned, in topological order."""
         graph, cluster = priced.graph, priced.cluster
-        wanted = self._wanted(graph, priced.task_ns, cluster, planned)
-        if planned or not all_go(cluster, priced.task_ns, wanted):
+        task_ns = task_ns_where_weights_fit(priced)
+        wanted = self._wanted(graph, task_ns, cluster, planned)
+        if planned or not all_go(cluster, task_ns, wanted):
             return placed_where_possible(priced, planned, wanted)
         order = np.array(graph.topological_order, dtype=np.int64)
         return np.stack([order, wanted[order]], axis=1)
