@@ -5,6 +5,7 @@ To its worker it is the caller; to rank 0 it is what its relay talks to.
 
 from __future__ import annotations
 
+import datetime
 import sys
 import threading
 import time
@@ -50,6 +51,8 @@ from dynpartition.hardware.wire import (
     WireFailed,
 )
 
+HELLO_TIMEOUT_S = 30.0
+"""How long who called may take for its first word."""
 STATE_EVERY_NS = 20_000_000
 """How often signs of life are passed on."""
 
@@ -58,6 +61,10 @@ def serve_backend(store: Store) -> None:
     """Serve one backend until it is closed, or its relay or our worker is gone."""
     mine = versions()
     store.set("versions/1", mine)
+    try:
+        store.wait(["versions/0"], datetime.timedelta(seconds=HELLO_TIMEOUT_S))
+    except RuntimeError:
+        return  # who called has gone
     if store.get("versions/0").decode() != mine:
         return  # rank 0 says so
     wire = Wire(store, rank=1)

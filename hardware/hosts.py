@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 ANSWER_TIMEOUT_S = 60.0
-_OPEN, _END = "open", "end"
+"""How long a rank may take to answer, by default."""
+_FOREVER_S = 1000 * 86_400.0
+_OPEN, _GONE, _END = "open", "gone", "end"
+"""What rank 0 wants, or wants no longer, of a rank."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,23 @@ def check_hosts(names: list[str], hosts: list[int]) -> None:
             )
 
 
-def dial(host: int) -> Store:
+def dial(host: int, timeout_s: float) -> Store:
     """Call a host for a backend; return the store where both ends of its wire meet.
 
-    Raises DeviceError when the host does not answer.
+    Raises DeviceError when the host does not answer within `timeout_s`.
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
     shared = store()
     number = shared.add(f"dials/{host}", 1)
     shared.set(f"dial/{host}/{number}", _OPEN)
+    limit = datetime.timedelta(seconds=min(timeout_s, _FOREVER_S))
     try:
-        shared.wait([f"answer/{host}/{number}"], datetime.timedelta(seconds=ANSWER_TIMEOUT_S))
+        shared.wait([f"answer/{host}/{number}"], limit)
     except RuntimeError:
+        shared.set(f"dial/{host}/{number}", _GONE)
         raise DeviceError(
-            f"host{host} does not answer within {ANSWER_TIMEOUT_S:g} s; look at what its rank wrote"
+            f"host{host} does not answer within {timeout_s:g} s; look at what its rank wrote"
         ) from None
     return PrefixStore(f"wire/{host}/{number}", shared)
 
@@ -106,9 +111,12 @@ def serve() -> None:
     while True:
         number += 1
         key = f"dial/{own}/{number}"
-        shared.wait([key], datetime.timedelta(days=1000))
-        if shared.get(key).decode() == _END:
+        shared.wait([key], datetime.timedelta(seconds=_FOREVER_S))
+        wanted = shared.get(key).decode()
+        if wanted == _END:
             return
+        if wanted == _GONE:
+            continue
         shared.set(f"answer/{own}/{number}", _OPEN)
         serve_backend(PrefixStore(f"wire/{own}/{number}", shared))
 

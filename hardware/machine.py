@@ -12,6 +12,7 @@ from dynpartition.hardware.cuda_lane import Api, DeviceStreams
 from dynpartition.hardware.devices import available_cores, core_of, elsewhere
 from dynpartition.hardware.execution import Machine
 from dynpartition.hardware.graphs import GraphCache
+from dynpartition.hardware.hosts import ANSWER_TIMEOUT_S
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Stock
@@ -41,6 +42,8 @@ class MachineOptions:
     """Whether workers are threads of this process."""
     virtual: bool = False
     """Whether stamps are in virtual time; only without CUDA devices."""
+    answer_timeout_s: float = ANSWER_TIMEOUT_S
+    """How long another host may take to answer."""
 
 
 def build_machine(
@@ -62,6 +65,7 @@ def build_machine(
         stall_timeout_s=options.stall_timeout_s,
         threads=options.threads,
         virtual=options.virtual,
+        answer_timeout_s=options.answer_timeout_s,
     )
     pool = start_pool(model, devices, pool_options)
     try:

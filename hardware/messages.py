@@ -157,6 +157,8 @@ class Setup(msgspec.Struct, tag=True):
     host: int = 0
     paced: bool = False
     """Whether transfers of any device are slowed."""
+    answer_timeout_s: float = 60.0
+    """How long another host may take to answer."""
 
 
 class Ready(msgspec.Struct, tag=True):

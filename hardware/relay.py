@@ -141,19 +141,26 @@ class Relay:
             if self._inbox.channel.poll(0):
                 self._pass_on()
                 busy = True
-            epoch = self._ferry.epoch
-            if epoch != self._gone_epoch and self._control.has_gone(epoch):
-                self._wire.send(GO, a=epoch)
-                self._gone_epoch = epoch
-                busy = True
+            busy |= self._pass_go()
             if busy:
                 self._pace.reset()
             else:
                 self._pace.pause()
 
+    def _pass_go(self) -> bool:
+        """Let the host begin a session that has begun here; return whether it was told."""
+        epoch = self._ferry.epoch
+        if epoch == self._gone_epoch or not self._control.has_gone(epoch):
+            return False
+        self._wire.send(GO, a=epoch)
+        self._gone_epoch = epoch
+        return True
+
     def _pass_on(self) -> None:
         message = self._inbox.receive()
-        # What has been announced by now goes before: of another session nothing comes later.
+        # What has been announced by now goes before, as it does here: of another session nothing
+        # comes later, and a worker that is to finish sleeps unless its session has begun.
+        self._pass_go()
         self._ferry.sweep()
         if isinstance(message, Segment):
             if message.epoch != self._ferry.epoch:
@@ -197,7 +204,7 @@ class Relay:
 def connect(setup: Setup) -> Wire:
     """Return the wire to the host of a device, once it has its weights and its worker is ready."""
     host = host_of(setup.names[setup.device])
-    store = dial(host)
+    store = dial(host, setup.answer_timeout_s)
     mine = versions()
     store.set("versions/0", mine)
     theirs = store.get("versions/1").decode()

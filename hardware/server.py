@@ -74,7 +74,8 @@ class Server:
         self.control.set_launch(self.worker, lane.next_launch)
 
     def _wait(self) -> None:
-        idle = self._lane is None or self._lane.is_done
+        # One that is to report waits for the session to begin, which no message tells.
+        idle = self._lane is None or (self._lane.is_done and not self._finishing)
         if idle and self.patience.is_asleep:
             self._receive()
         else:

@@ -119,6 +119,7 @@ class ProcessStarter(_Starter):
             paces=paces_from(self.devices, index),
             host=options.host,
             paced=are_paced(self.devices),
+            answer_timeout_s=options.answer_timeout_s,
         )
 
 
