@@ -19,11 +19,6 @@ from dynpartition.hardware.wire import DATA, Frame, Wire
 
 LOAD_BYTES = 1 << 17
 """What is ready together goes in one message, up to about this."""
-NAP_S = 50e-6
-SPINS = 2000
-SLEEPY = 200_000
-"""Rounds without anything to do before naps get long."""
-LONG_NAP_S = 1e-3
 
 
 class Ferry:
@@ -119,23 +114,3 @@ def _loads(orders: Sequence[CopyOrder]) -> Iterator[list[CopyOrder]]:
             some, size = [], 0
     if some:
         yield some
-
-
-class Pace:
-    """Paces a loop beside a thread that waits for the wire: it lets go of Python's lock."""
-
-    def __init__(self, *, polite: bool) -> None:
-        self._first = SPINS if polite else 0
-        self._rounds = self._first
-
-    def reset(self) -> None:
-        """Note progress."""
-        self._rounds = self._first
-
-    def pause(self) -> None:
-        """Spend a moment, longer the longer nothing has happened."""
-        self._rounds += 1
-        if self._rounds <= SPINS:
-            time.sleep(0)
-        else:
-            time.sleep(NAP_S if self._rounds < SLEEPY else LONG_NAP_S)

@@ -18,7 +18,8 @@ from dynpartition.cluster import Device
 from dynpartition.errors import DeviceError
 from dynpartition.hardware.control import CONTROL_BYTES, Control
 from dynpartition.hardware.devices import available_cores, core_of
-from dynpartition.hardware.ferry import Ferry, Pace
+from dynpartition.hardware.doorbell import Doorbell
+from dynpartition.hardware.ferry import Ferry
 from dynpartition.hardware.hosts import world
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import (
@@ -113,7 +114,7 @@ class HostServer:
         here = Device(setup.names[index].partition("/")[2], "cpu")
         cores = available_cores()[world().local_rank :]  # ranks of one machine stand side by side
         core = core_of(here, cores)
-        self._pace = Pace(polite=len(cores) < 2 or core is None)
+        self._bell = Doorbell.create()
         fds = [(block.fd, block.size_bytes) for block in blocks]
         given = msgspec.structs.replace(
             setup,
@@ -124,8 +125,11 @@ class HostServer:
             core=core,
             polite=core is None,
             beyond=[i for i in range(len(setup.names)) if i != index],
+            bells=[self._bell.ends],
         )
-        self._worker = WorkerProcess(setup.names[index], [block.fd for block in blocks])
+        shared = [*(block.fd for block in blocks), *self._bell.ends]
+        self._worker = WorkerProcess(setup.names[index], shared)
+        self._bell.also(self._worker.channel.fileno())
         try:
             with suppress(OSError):  # a worker that has died says why below
                 self._worker.channel.send(given)
@@ -148,10 +152,8 @@ class HostServer:
                 self._pass_on()
                 busy = True
             self._show()
-            if busy:
-                self._pace.reset()
-            else:
-                self._pace.pause()
+            if not busy:
+                self._bell.sleep(STATE_EVERY_NS / 1e9)
 
     def _pass_on(self) -> None:
         try:
@@ -188,6 +190,7 @@ class HostServer:
             pass  # the relay is gone, or our worker, as `run` finds out
         finally:
             self._is_over = True
+            self._bell.wake()
 
     def _hear(self, frame: Frame) -> None:
         if frame.kind == DATA:
@@ -215,3 +218,4 @@ class HostServer:
         end_workers([self._worker])
         for block in self._blocks:
             block.close()
+        self._bell.close()

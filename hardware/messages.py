@@ -157,6 +157,8 @@ class Setup(msgspec.Struct, tag=True):
     host: int = 0
     paced: bool = False
     """Whether transfers of any device are slowed."""
+    bells: list[tuple[int, int]] = []
+    """What wakes those who pass on to other hosts; a relay has its own alone."""
     answer_timeout_s: float = 60.0
     """How long another host may take to answer."""
 
@@ -290,6 +292,10 @@ class Channel:
                 raise EOFError
             rest = rest[count:]
         return data
+
+    def fileno(self) -> int:
+        """Return the file descriptor, to wait for messages and for others at once."""
+        return self._socket.fileno()
 
     def poll(self, timeout_s: float) -> bool:
         """Return whether a message or the end of the stream is there, after waiting for it."""

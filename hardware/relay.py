@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dynpartition.device_spec import host_of
 from dynpartition.errors import DeviceError, DynPartitionError
 from dynpartition.hardware.control import CONTROL_BYTES, Control
-from dynpartition.hardware.ferry import Ferry, Pace
+from dynpartition.hardware.doorbell import Doorbell
+from dynpartition.hardware.ferry import Ferry
 from dynpartition.hardware.hosts import dial
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import (
@@ -49,6 +50,8 @@ from dynpartition.hardware.wire import (
 )
 from dynpartition.hardware.worker import run_worker
 
+LOOK_S = 0.1
+"""How long a sleep is at most."""
 PINGS = 64
 """How many answers the difference of the clocks is taken from: the fastest of them."""
 
@@ -119,7 +122,9 @@ class Relay:
         self._clock = RemoteClock()
         self._gone_epoch = 0
         self._why: str | None = None
-        self._pace = Pace(polite=setup.polite)
+        (ends,) = setup.bells
+        self._bell = Doorbell(ends)
+        self._bell.also(channel.fileno())
 
     def agree_on_time(self) -> None:
         """Ask the host for its time; before anything else is under way."""
@@ -137,15 +142,16 @@ class Relay:
         while True:
             if self._why is not None:
                 raise DeviceError(self._why)
-            busy = self._ferry.sweep()
-            if self._inbox.channel.poll(0):
-                self._pass_on()
-                busy = True
-            busy |= self._pass_go()
-            if busy:
-                self._pace.reset()
-            else:
-                self._pace.pause()
+            if not self.step():
+                self._bell.sleep(LOOK_S)
+
+    def step(self) -> bool:
+        """Pass on what there is to say to the host; return whether there was anything."""
+        busy = self._ferry.sweep()
+        if self._inbox.channel.poll(0):
+            self._pass_on()
+            busy = True
+        return self._pass_go() or busy
 
     def _pass_go(self) -> bool:
         """Let the host begin a session that has begun here; return whether it was told."""
@@ -179,6 +185,8 @@ class Relay:
             self._why = str(error)
         except Exception as error:  # noqa: BLE001 – whatever it is, nobody would listen any longer
             self._why = f"what its host said was not understood: {error!r}"
+        finally:
+            self._bell.wake()
 
     def _hear(self, frame: Frame) -> None:
         control, worker = self._control, self._worker

@@ -119,8 +119,14 @@ class ProcessStarter(_Starter):
             paces=paces_from(self.devices, index),
             host=options.host,
             paced=are_paced(self.devices),
+            bells=self._bells(index),
             answer_timeout_s=options.answer_timeout_s,
         )
+
+    def _bells(self, index: int) -> list[tuple[int, int]]:
+        """Return what a device's worker rings or, where it is a relay, is woken by."""
+        bells = self.memory.bells
+        return [bells[index].ends] if index in bells else [bell.ends for bell in bells.values()]
 
 
 class ThreadStarter(_Starter):

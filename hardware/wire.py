@@ -19,6 +19,8 @@ FRAME_BYTES = 2048
 """The outputs of one task mostly fit; an Ethernet of 1 Gbit/s needs 16 µs for it."""
 _HEAD = struct.Struct("=5q")
 _INLINE_BYTES = FRAME_BYTES - _HEAD.size
+_KEPT_BYTES = 1 << 23
+"""Memory for messages up to this is kept: new pages cost as much as the copy into them."""
 _FOREVER = datetime.timedelta(days=1000)
 
 HELLO, SETUP, WEIGHTS, MESSAGE, GO, STATE, DATA, PING, PONG, ENDED, BYE = range(11)
@@ -50,6 +52,7 @@ class Wire:
         self._coming = torch.zeros(FRAME_BYTES, dtype=torch.uint8)
         self._frame_view = self._frame.numpy().data
         self._coming_view = self._coming.numpy().data
+        self._more, self._more_coming = _Buffer(), _Buffer()
 
     def send(
         self,
@@ -70,7 +73,7 @@ class Wire:
                 self._transmit(self._frame)
             else:
                 self._transmit(self._frame)
-                more = torch.empty(size, dtype=torch.uint8)
+                more = self._more.of(size)
                 _join(more.numpy().data, parts)
                 self._transmit(more, tag=1)
 
@@ -86,7 +89,7 @@ class Wire:
         if size <= _INLINE_BYTES:
             payload = self._coming_view[_HEAD.size : _HEAD.size + size]
         else:
-            more = torch.empty(size, dtype=torch.uint8)
+            more = self._more_coming.of(size)
             self._fetch(more, tag=1)
             payload = more.numpy().data
         return Frame(kind, a, b, c, payload)
@@ -99,6 +102,21 @@ class Wire:
     def close(self) -> None:
         """Leave the group."""
         dist.destroy_process_group()
+
+
+class _Buffer:
+    """Memory for one message at a time."""
+
+    def __init__(self) -> None:
+        self._kept = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, size: int) -> torch.Tensor:
+        """Return uint8 (size,), which lasts until the next."""
+        if size > _KEPT_BYTES:
+            return torch.empty(size, dtype=torch.uint8)
+        if size > len(self._kept):
+            self._kept = torch.empty(size, dtype=torch.uint8)
+        return self._kept[:size]
 
 
 def _join(target: memoryview, parts: Iterable[memoryview]) -> None:

@@ -23,6 +23,7 @@ import torch
 from dynpartition.errors import DeviceError, DynPartitionError
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena, trim_heap
 from dynpartition.hardware.messages import Channel, Ready, Setup
@@ -59,6 +60,8 @@ def end_with_caller(lifeline_fd: int) -> None:
 
 def _attach(setup: Setup) -> Site:
     control = Control(SharedBlock(setup.control_fd, CONTROL_BYTES))
+    for ends in setup.bells:
+        control.bell.add(Doorbell(ends))
     arenas = [None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas]
     model = _rebuilt_model(setup)
     delay = run_delay(setup.sample_run_delay)

@@ -16,7 +16,7 @@ from dynpartition.errors import DeviceError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.devices import uncalibrated_profile
 from dynpartition.hardware.messages import CopyStamp, LaunchStamp, Report
-from dynpartition.hardware.relay import RemoteClock
+from dynpartition.hardware.relay import RemoteClock, versions
 from dynpartition.hardware.tracing import copy_stamps
 from dynpartition.models import build_model
 
@@ -86,6 +86,19 @@ def test_the_next_session_has_the_device_again(found):
     for run in found["after"]:
         assert run["equal"] and not run["lost"] and not run["wrong"], run
     assert any("host1/cpu:0" in run["devices"] for run in found["after"])
+
+
+def test_a_rank_that_does_not_answer_in_time_is_named(found):
+    error, relays_left = found["late"]
+    assert "host1 does not answer within 0.5 s; look at what its rank wrote" in error
+    assert not relays_left
+
+
+def test_two_versions_are_both_named(found):
+    """The same rank works afterwards, with the same version, in all other runs."""
+    error, relays_left = found["strange"]
+    assert f"host1 has dynpartition 0.0.1, but rank 0 has {versions()}" in error
+    assert not relays_left
 
 
 def test_devices_that_are_not_there_are_named(found):

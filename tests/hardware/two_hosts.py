@@ -13,7 +13,7 @@ from dynpartition import drive, parse_devices
 from dynpartition.calibration.probe import Chain, Probe, ProbeConfig
 from dynpartition.contract import Scheduler
 from dynpartition.errors import DynPartitionError
-from dynpartition.hardware import HardwareBackend, hosts
+from dynpartition.hardware import HardwareBackend, host_server, hosts
 from dynpartition.models import ModelInput, build_model, generate_inputs, merge_inputs, run_eagerly
 from dynpartition.plan import Launch
 from dynpartition.validator import find_violations
@@ -76,16 +76,18 @@ def play(backend, workload, scheduler):
     }
 
 
+def children_of(pid, part):
+    """Return the children of a process that run a part of the hardware package."""
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += (task / "children").read_text().split()
+    words = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, line in words.items() if f"hardware.{part}".encode() in line]
+
+
 def worker_of(rank_pid):
     """Return the process that runs the device of another rank of this machine."""
-    children = []
-    for task in Path(f"/proc/{rank_pid}/task").iterdir():
-        children += (task / "children").read_text().split()
-    (worker,) = {
-        int(child)
-        for child in children
-        if b"hardware.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-    }
+    (worker,) = children_of(rank_pid, "worker")
     return worker
 
 
@@ -130,6 +132,30 @@ def reveals_and_losses(found, file):
             Path(file).write_text(json.dumps(found))
 
 
+def bad_starts(found):
+    """The other rank does not answer at first; then it answers, and has another version."""
+    model = build_model("moe", SIZES["moe"])
+    for name, limit_s in (("late", 0.5), ("strange", 60.0)):
+        try:
+            HardwareBackend(model, parse_devices(DEVICES), answer_timeout_s=limit_s).close()
+        except DynPartitionError as error:
+            found[name] = str(error), len(children_of(os.getpid(), "relay"))
+        hosts.store().set(name, "")
+
+
+def serve_badly_at_first():
+    """What the other rank does meanwhile, and then serve as it should."""
+    same, asked = host_server.versions, []
+
+    def versions():
+        asked.append(0)
+        return same() if len(asked) > 1 else "dynpartition 0.0.1"
+
+    hosts.store().wait(["late"])
+    host_server.versions = versions
+    hosts.serve()
+
+
 def mistakes(found):
     model = build_model("moe", SIZES["moe"])
     for devices in ("cpu:0,host2/cpu:0", "host1/cpu:0", "cpu:0,host1/cpu:0,host1/cpu:1"):
@@ -154,15 +180,17 @@ def shaped(file):
 
 def main(file):
     found = {}
+    bad_starts(found)
     mistakes(found)
     answers(found)
     reveals_and_losses(found, file)
 
 
 if __name__ == "__main__":
+    is_shaped = sys.argv[2:] == ["shaped"]
     if hosts.world().rank:
-        hosts.serve()
-    elif sys.argv[2:] == ["shaped"]:
+        hosts.serve() if is_shaped else serve_badly_at_first()
+    elif is_shaped:
         try:
             shaped(sys.argv[1])
         finally:

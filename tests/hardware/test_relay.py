@@ -1,0 +1,127 @@
+"""What passes on between hosts: in which order, and how it sleeps until there is something."""
+
+import socket
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from dynpartition import parse_devices
+from dynpartition.hardware.blocks import SharedMemory
+from dynpartition.hardware.compute import Repeater
+from dynpartition.hardware.doorbell import Doorbell
+from dynpartition.hardware.lane import Site
+from dynpartition.hardware.messages import Channel, CopyOrder, Finish, Report, Segment, Setup
+from dynpartition.hardware.patience import Spinner
+from dynpartition.hardware.relay import Relay
+from dynpartition.hardware.server import Server
+from dynpartition.hardware.wire import DATA, GO, MESSAGE
+
+LONG_S = 20.0
+"""More than anything here takes on the busiest machine; nothing waits for so long."""
+NAMES = ["cpu:0", "host1/cpu:0"]
+
+
+@pytest.fixture
+def memory():
+    """What rank 0 shares with the workers of cpu:0 and of another host's device."""
+    memory = SharedMemory(parse_devices(",".join(NAMES)), [4096, 4096], {}, weights=False)
+    yield memory
+    memory.close()
+
+
+@pytest.fixture
+def ends():
+    """Both ends of the channel between the caller and a worker."""
+    ours, theirs = (Channel(end.detach()) for end in socket.socketpair())
+    yield ours, theirs
+    for end in (ours, theirs):
+        end.close()
+
+
+class RecordedWire:
+    """Notes what is sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, kind, payload=(), **numbers):
+        self.sent.append((kind, b"".join(bytes(part) for part in payload)))
+
+    def kinds(self):
+        return [kind for kind, _ in self.sent if kind in (GO, MESSAGE, DATA)]
+
+
+@pytest.fixture
+def relay(memory, ends):
+    """A relay of host1/cpu:0, its wire, and what the caller writes to."""
+    setup = Setup(
+        *(("", ""), [], {}, (0, 0), "", 0, 1, NAMES, 1.0, None, False),
+        *(memory.control_block.fd, [(block.fd, 4096) if block else None for block in memory.blocks]),
+        sample_run_delay=False,
+        bells=[memory.bells[1].ends],
+    )
+    wire = RecordedWire()
+    return Relay(setup, ends[1], wire), wire, ends[0]
+
+
+def test_a_session_begins_before_it_is_to_finish(relay, memory):
+    """The caller says both while the relay has no core: it sees both at once."""
+    passing, wire, caller = relay
+    caller.send(Segment(1, b"", [], [], serial=1))
+    assert passing.step() and not passing.step()
+    memory.control.go(1)
+    caller.send(Finish(1, drain=True, serial=2))
+    assert passing.step() and not passing.step()
+    assert wire.kinds() == [MESSAGE, GO, MESSAGE]
+
+
+def test_outputs_leave_with_their_flags(relay, memory):
+    passing, wire, caller = relay
+    caller.send(Segment(1, b"", [], [CopyOrder(7, 0, 1, [(8, 0, 4)])], serial=1))
+    passing.step()
+    memory.arenas[0].octets[8:12] = b"abcd"
+    memory.control.flags[7] = 1
+    assert passing.step() and not passing.step()
+    assert wire.sent[-1] == (DATA, (7).to_bytes(8, "little") + b"abcd")
+
+
+def test_a_worker_that_is_to_finish_wakes_when_its_session_begins(memory, ends):
+    """However late that is, it reports: it does not sleep until there is a message."""
+    caller, theirs = ends
+    own = Site("cpu:0", 0, {}, [memory.arenas[0]], memory.control, Repeater(1.0))
+    server = Server(0, theirs, own, Spinner(polite=True))
+
+    def serve():
+        with suppress(EOFError):
+            server.serve()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    for message in (Segment(1, b"", [], []), Finish(1, drain=True)):
+        message.serial = memory.control.ring(0)
+        caller.send(message)
+    time.sleep(0.05)  # it would be asleep by now
+    memory.control.go(1)
+    assert caller.poll(LONG_S), "the worker sleeps"
+    report = caller.receive()
+    assert isinstance(report, Report) and report.epoch == 1
+    server.is_dismissed = True
+    memory.control.ring(0)
+    caller.send(Finish(1, drain=True, serial=3))
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+
+
+def test_a_bell_ends_the_sleep_of_another_process_or_the_next_one():
+    bell = Doorbell.create()
+    other = Doorbell(bell.ends)  # as a process has it that was given the ends
+    for _ in range(100_000):  # never too full to ring, nor do strokes add up
+        other.wake()
+    assert bell.sleep(LONG_S)
+    assert not bell.sleep(0.01)
+    other.wake()
+    assert bell.sleep(LONG_S)
+    bell.close()
+    bell.wake()  # goes nowhere
