@@ -34,7 +34,9 @@ class Doorbell:
 
     def wake(self) -> None:
         """End the sleep of the other process, or its next one; what it waits for lies there."""
-        with suppress(OSError):  # full of strokes, which is as good; or nobody sleeps there any more
+        with suppress(
+            OSError
+        ):  # full of strokes, which is as good; or nobody sleeps there any more
             os.write(self.ends[1], b"\0")
 
     def also(self, fd: int) -> None:

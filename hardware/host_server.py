@@ -34,7 +34,7 @@ from dynpartition.hardware.messages import (
 )
 from dynpartition.hardware.pool import end_workers
 from dynpartition.hardware.process import WorkerProcess
-from dynpartition.hardware.relay import PINGS, versions
+from dynpartition.hardware.relay import PINGS, clock_name, versions
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.starting import START_TIMEOUT_S
 from dynpartition.hardware.wire import (
@@ -61,6 +61,7 @@ STATE_EVERY_NS = 20_000_000
 def serve_backend(store: Store) -> None:
     """Serve one backend until it is closed, or its relay or our worker is gone."""
     mine = versions()
+    store.set("clock/1", clock_name())
     store.set("versions/1", mine)
     try:
         store.wait(["versions/0"], datetime.timedelta(seconds=HELLO_TIMEOUT_S))

@@ -6,6 +6,7 @@ arenas. What it is told it passes on to the host, where the real worker is.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -53,7 +54,7 @@ from dynpartition.hardware.worker import run_worker
 LOOK_S = 0.1
 """How long a sleep is at most."""
 PINGS = 64
-"""How many answers the difference of the clocks is taken from: the fastest of them."""
+"""How many answers the difference of the clocks is taken from."""
 
 
 def versions() -> str:
@@ -67,25 +68,38 @@ def versions() -> str:
 
 
 class RemoteClock:
-    """The clock of the other host, as this one's: answers to pings bound the difference."""
+    """The clock of the other host, as this one's: answers to pings bound the difference.
 
-    def __init__(self) -> None:
-        self._samples: list[tuple[int, int]] = []  # round trip, difference
+    Nothing arrives before it was sent: every way there is an upper bound of how far the other clock
+    is ahead, every way back a lower one. `is_same`: both ends read one clock, those of ranks on one
+    machine; no ping could tell that as well.
+    """
+
+    def __init__(self, *, is_same: bool = False) -> None:
+        self._is_same = is_same
+        self._bounds: list[tuple[int, int]] = []  # lower, upper
 
     def note(self, sent_ns: int, there_ns: int, back_ns: int) -> None:
         """Take in an answer that was sent at `there_ns` of the other clock."""
-        sample = back_ns - sent_ns, there_ns - (sent_ns + back_ns) // 2
-        self._samples = [*self._samples[1 - PINGS :], sample]
+        self._bounds = [*self._bounds[1 - PINGS :], (there_ns - back_ns, there_ns - sent_ns)]
 
     @property
     def ahead_ns(self) -> int:
-        """How far the other clock is ahead, to within half of the fastest round trip."""
-        return min(self._samples)[1]
+        """How far the other clock is ahead, to within half of `doubt_ns`."""
+        return 0 if self._is_same else (self._lower_ns + self._upper_ns) // 2
 
     @property
-    def round_trip_ns(self) -> int:
-        """The fastest round trip."""
-        return min(self._samples)[0]
+    def doubt_ns(self) -> int:
+        """How far the bounds are from each other: the fastest way there and back, at most."""
+        return 0 if self._is_same else self._upper_ns - self._lower_ns
+
+    @property
+    def _lower_ns(self) -> int:
+        return max(lower for lower, _ in self._bounds)
+
+    @property
+    def _upper_ns(self) -> int:
+        return min(upper for _, upper in self._bounds)
 
     def local(self, report: Report) -> Report:
         """Return a report of the other host by this one's clock."""
@@ -111,7 +125,7 @@ class RemoteClock:
 class Relay:
     """Passes on what the caller and the host have to say to each other."""
 
-    def __init__(self, setup: Setup, channel: Channel, wire: Wire) -> None:
+    def __init__(self, setup: Setup, channel: Channel, wire: Wire, clock: RemoteClock) -> None:
         self._worker, self._device = setup.worker, setup.device
         self._inbox, self._wire = Inbox(channel), wire
         self._control = Control(SharedBlock(setup.control_fd, CONTROL_BYTES))
@@ -119,7 +133,7 @@ class Relay:
             None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas
         ]
         self._ferry = Ferry(wire, self._control, arenas, lambda order: order.dst == setup.device)
-        self._clock = RemoteClock()
+        self._clock = clock
         self._gone_epoch = 0
         self._why: str | None = None
         (ends,) = setup.bells
@@ -209,12 +223,22 @@ class Relay:
             raise DeviceError(bytes(frame.payload).decode())
 
 
-def connect(setup: Setup) -> Wire:
-    """Return the wire to the host of a device, once it has its weights and its worker is ready."""
+def clock_name() -> str:
+    """Return what processes have in common that read one clock; empty where nobody knows."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip() + os.readlink("/proc/self/ns/time")
+    except OSError:
+        return ""
+
+
+def connect(setup: Setup) -> tuple[Wire, RemoteClock]:
+    """Return the wire to the host of a device, which has been told all, and the host's clock."""
     host = host_of(setup.names[setup.device])
     store = dial(host, setup.answer_timeout_s)
     mine = versions()
     store.set("versions/0", mine)
+    name = clock_name()
     theirs = store.get("versions/1").decode()
     if theirs != mine:
         raise DeviceError(
@@ -225,16 +249,16 @@ def connect(setup: Setup) -> Wire:
     master = SharedBlock(*setup.master)
     wire.send(SETUP, [encode(setup)])
     wire.send(WEIGHTS, [master.view[: setup.master[1]]])
-    return wire
+    return wire, RemoteClock(is_same=bool(name) and store.get("clock/1").decode() == name)
 
 
 def _serve(channel: Channel, setup: Setup) -> None:
-    wire = connect(setup)
+    wire, clock = connect(setup)
     try:
         frame = wire.receive()
         if frame.kind == ENDED:
             raise DeviceError(bytes(frame.payload).decode())
-        relay = Relay(setup, channel, wire)
+        relay = Relay(setup, channel, wire, clock)
         relay.agree_on_time()
         channel.send(Ready())
         relay.run()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynpartition import Device, parse_devices
 from dynpartition.device_spec import host_of
@@ -16,7 +18,7 @@ from dynpartition.errors import DeviceError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.devices import uncalibrated_profile
 from dynpartition.hardware.messages import CopyStamp, LaunchStamp, Report
-from dynpartition.hardware.relay import RemoteClock, versions
+from dynpartition.hardware.relay import PINGS, RemoteClock, clock_name, versions
 from dynpartition.hardware.tracing import copy_stamps
 from dynpartition.models import build_model
 
@@ -148,11 +150,11 @@ def test_links_between_hosts_are_those_of_rank_zero():
     assert not {("cuda:0", "host1/cpu:0"), ("host1/cpu:0", "host2/cpu:0")} & links
 
 
-def test_clocks_of_two_hosts_are_compared_by_the_fastest_answer():
+def test_clocks_of_two_hosts_are_compared_by_the_fastest_ways():
     clock = RemoteClock()
     clock.note(1_000, 5_001_500, 2_000)  # as far there as back: 5 ms ahead
     clock.note(10_000, 5_900_000, 1_000_000)  # slow: says little
-    assert (clock.ahead_ns, clock.round_trip_ns) == (5_000_000, 1_000)
+    assert (clock.ahead_ns, clock.doubt_ns) == (5_000_000, 1_000)
     launches = [LaunchStamp(3, 5_000_100, 5_000_200, 1, 0)]
     report = clock.local(Report(7, launches, [CopyStamp(0, 5_000_300, 5_000_400)]))
     assert (report.launches[0].start_ns, report.copies[0].end_ns) == (100, 400)
@@ -167,3 +169,25 @@ def test_stamps_of_both_ends_make_one():
         (0, 10, 25),
         (1, 29, 30),
     ]
+
+
+@given(
+    ahead_ns=st.integers(-(10**15), 10**15),
+    ways=st.lists(st.tuples(*[st.integers(1, 10**7)] * 2), min_size=1, max_size=100),
+)
+def test_clocks_are_never_farther_off_than_said(ahead_ns, ways):
+    """Whatever the ways there and back take, and however unlike they are."""
+    clock, now_ns = RemoteClock(), 0
+    for there_ns, back_ns in ways:
+        clock.note(now_ns, now_ns + there_ns + ahead_ns, now_ns + there_ns + back_ns)
+        now_ns += there_ns + back_ns
+    last = ways[-PINGS:]
+    assert clock.doubt_ns == min(t for t, _ in last) + min(b for _, b in last)
+    assert abs(clock.ahead_ns - ahead_ns) <= clock.doubt_ns / 2 + 1
+
+
+def test_ranks_of_one_machine_read_one_clock():
+    clock = RemoteClock(is_same=True)
+    clock.note(1_000, 1_900, 2_000)
+    assert (clock.ahead_ns, clock.doubt_ns) == (0, 0)
+    assert clock_name() == clock_name()

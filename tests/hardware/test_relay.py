@@ -14,7 +14,7 @@ from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.messages import Channel, CopyOrder, Finish, Report, Segment, Setup
 from dynpartition.hardware.patience import Spinner
-from dynpartition.hardware.relay import Relay
+from dynpartition.hardware.relay import Relay, RemoteClock
 from dynpartition.hardware.server import Server
 from dynpartition.hardware.wire import DATA, GO, MESSAGE
 
@@ -58,12 +58,15 @@ def relay(memory, ends):
     """A relay of host1/cpu:0, its wire, and what the caller writes to."""
     setup = Setup(
         *(("", ""), [], {}, (0, 0), "", 0, 1, NAMES, 1.0, None, False),
-        *(memory.control_block.fd, [(block.fd, 4096) if block else None for block in memory.blocks]),
+        *(
+            memory.control_block.fd,
+            [(block.fd, 4096) if block else None for block in memory.blocks],
+        ),
         sample_run_delay=False,
         bells=[memory.bells[1].ends],
     )
     wire = RecordedWire()
-    return Relay(setup, ends[1], wire), wire, ends[0]
+    return Relay(setup, ends[1], wire, RemoteClock(is_same=True)), wire, ends[0]
 
 
 def test_a_session_begins_before_it_is_to_finish(relay, memory):
