@@ -35,6 +35,7 @@ from dynpartition.hardware.messages import (
 from dynpartition.hardware.pool import end_workers
 from dynpartition.hardware.process import WorkerProcess
 from dynpartition.hardware.relay import PINGS, clock_name, versions
+from dynpartition.hardware.settings import preferred
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.starting import START_TIMEOUT_S
 from dynpartition.hardware.wire import (
@@ -88,7 +89,8 @@ def _serve(wire: Wire) -> None:
         wire.send(STATE)  # ready
         for _ in range(PINGS):
             server.answer(wire.receive())
-        server.run()
+        with preferred():
+            server.run()
     except DeviceError as error:
         wire.send(ENDED, [str(error).encode()])
     finally:

@@ -32,6 +32,7 @@ from dynpartition.hardware.messages import (
     decode,
     encode,
 )
+from dynpartition.hardware.settings import preferred
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.wire import (
     BYE,
@@ -261,7 +262,8 @@ def _serve(channel: Channel, setup: Setup) -> None:
         relay = Relay(setup, channel, wire, clock)
         relay.agree_on_time()
         channel.send(Ready())
-        relay.run()
+        with preferred():
+            relay.run()
     except WireFailed as error:
         what = " ".join(str(error).split())
         raise DeviceError(f"the connection to its host is gone: {what}") from error
