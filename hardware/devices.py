@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link
 from dynpartition.device_spec import check_parts, host_of, sm_count
 from dynpartition.errors import DeviceError, ProfileError, did_you_mean
-from dynpartition.hardware.hosts import check_hosts
+from dynpartition.hardware.hosts import check_hosts, world
 from dynpartition.hardware.pacing import are_paced, pace_between
 from dynpartition.profile import Profile
 
@@ -67,6 +67,17 @@ def core_of(device: Device, cores: Sequence[int]) -> int | None:
     """Return the core that a CPU device stays on; None when there are too few."""
     number = device_number(device)
     return cores[number] if number < len(cores) else None
+
+
+def spare_core(cores: Sequence[int], names: Sequence[str], number: int) -> int | None:
+    """Return a core without a device; None when there are too few.
+
+    `cores`: all of this machine, of which every rank here and every CPU device of rank 0 has one.
+    `names`: of all devices. `number`: how many want one of the others before.
+    """
+    own = [name for name in names if name.startswith("cpu")]
+    first = max(world().local_size, len(own))
+    return cores[first + number] if first + number < len(cores) else None
 
 
 def check_devices(devices: Sequence[Device], n_cuda: int) -> None:

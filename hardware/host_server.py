@@ -15,9 +15,10 @@ import msgspec
 from torch.distributed.distributed_c10d import Store
 
 from dynpartition.cluster import Device
+from dynpartition.device_spec import host_of
 from dynpartition.errors import DeviceError
 from dynpartition.hardware.control import CONTROL_BYTES, Control
-from dynpartition.hardware.devices import available_cores, core_of
+from dynpartition.hardware.devices import available_cores, core_of, spare_core
 from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.ferry import Ferry
 from dynpartition.hardware.hosts import world
@@ -89,7 +90,7 @@ def _serve(wire: Wire) -> None:
         wire.send(STATE)  # ready
         for _ in range(PINGS):
             server.answer(wire.receive())
-        with preferred():
+        with preferred(server.core):
             server.run()
     except DeviceError as error:
         wire.send(ENDED, [str(error).encode()])
@@ -115,8 +116,14 @@ class HostServer:
         arenas = [arena if here else None for here in own]
         self._ferry = Ferry(wire, self._control, arenas, lambda order: order.src == index)
         here = Device(setup.names[index].partition("/")[2], "cpu")
-        cores = available_cores()[world().local_rank :]  # ranks of one machine stand side by side
-        core = core_of(here, cores)
+        there, cores = world(), available_cores()
+        core = core_of(here, cores[there.local_rank :])  # ranks of one machine stand side by side
+        relays = [name for name in setup.names if host_of(name)]
+        spare = spare_core(
+            cores, setup.names, there.local_rank and len(relays) + there.local_rank - 1
+        )
+        self.core = core if spare is None else spare
+        """Where this process passes on: beside its device, if no core is left for it."""
         self._bell = Doorbell.create()
         fds = [(block.fd, block.size_bytes) for block in blocks]
         given = msgspec.structs.replace(

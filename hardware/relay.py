@@ -262,7 +262,7 @@ def _serve(channel: Channel, setup: Setup) -> None:
         relay = Relay(setup, channel, wire, clock)
         relay.agree_on_time()
         channel.send(Ready())
-        with preferred():
+        with preferred(setup.core):
             relay.run()
     except WireFailed as error:
         what = " ".join(str(error).split())

@@ -20,20 +20,20 @@ def stay_on(core: int | None) -> None:
 
 
 @contextmanager
-def preferred() -> Iterator[None]:
-    """Let this process's threads go before others inside the block, where the system lets it.
+def preferred(core: int | None) -> Iterator[None]:
+    """Keep this process's threads on `core`, and before others, inside the block.
 
-    For those that pass on between hosts: they compute little, and devices wait for it. Threads that
-    are started inside go first for as long as they live.
+    For those that pass on between hosts: they compute little, and devices wait for it. Only as far
+    as the platform lets it; threads that are started inside stay so for as long as they live.
     """
-    before = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads()}
+    before = [(thread, _priority(thread), _affinity(thread)) for thread in _threads()]
     try:
-        for thread in before:
-            _set_priority(thread, PREFERRED)
+        for thread, _, affinity in before:
+            _set(thread, PREFERRED, affinity if core is None else {core})
         yield
     finally:
-        for thread, priority in before.items():
-            _set_priority(thread, priority)
+        for thread, priority, affinity in before:
+            _set(thread, priority, affinity)
 
 
 def _threads() -> list[int]:
@@ -42,9 +42,20 @@ def _threads() -> list[int]:
     return [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else [0]
 
 
-def _set_priority(thread: int, priority: int) -> None:
-    with suppress(PermissionError, ProcessLookupError):  # not ours to set; or it has ended
-        os.setpriority(os.PRIO_PROCESS, thread, priority)
+def _priority(thread: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, thread)
+
+
+def _affinity(thread: int) -> set[int]:
+    return os.sched_getaffinity(thread) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _set(thread: int, priority: int, affinity: set[int]) -> None:
+    with suppress(ProcessLookupError):  # it has ended
+        if affinity:
+            os.sched_setaffinity(thread, affinity)
+        with suppress(PermissionError):  # as for most users
+            os.setpriority(os.PRIO_PROCESS, thread, priority)
 
 
 @contextmanager

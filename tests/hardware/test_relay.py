@@ -1,5 +1,6 @@
 """What passes on between hosts: in which order, and how it sleeps until there is something."""
 
+import os
 import socket
 import threading
 import time
@@ -8,14 +9,17 @@ from contextlib import suppress
 import pytest
 
 from dynpartition import parse_devices
+from dynpartition.hardware import devices
 from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.doorbell import Doorbell
+from dynpartition.hardware.hosts import World
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.messages import Channel, CopyOrder, Finish, Report, Segment, Setup
 from dynpartition.hardware.patience import Spinner
 from dynpartition.hardware.relay import Relay, RemoteClock
 from dynpartition.hardware.server import Server
+from dynpartition.hardware.settings import PREFERRED, preferred
 from dynpartition.hardware.wire import DATA, GO, MESSAGE
 
 LONG_S = 20.0
@@ -128,3 +132,45 @@ def test_a_bell_ends_the_sleep_of_another_process_or_the_next_one():
     assert bell.sleep(LONG_S)
     bell.close()
     bell.wake()  # goes nowhere
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "n_ranks", "names", "number", "core"),
+    [
+        (2, 2, NAMES, 0, None),
+        (4, 2, NAMES, 0, 2),
+        (4, 2, NAMES, 1, 3),
+        (4, 2, ["cpu:0", "cpu:1", "cpu:2", "host1/cpu:0"], 0, 3),
+        (4, 2, ["cpu:0", "cuda:0", "host1/cpu:0"], 2, None),
+        (8, 1, NAMES, 0, 1),  # the only rank of its machine
+    ],
+)
+def test_who_passes_on_has_a_core_without_a_device_if_there_is_one(
+    monkeypatch, n_cores, n_ranks, names, number, core
+):
+    monkeypatch.setattr(devices, "world", lambda: World(0, n_ranks, 0, n_ranks))
+    assert devices.spare_core(range(n_cores), names, number) == core
+
+
+def test_threads_get_their_core_and_priority_back():
+    """Also those that others have started; those that are started inside are preferred, too."""
+    stop, found = threading.Event(), {}
+    outer = threading.Thread(target=stop.wait)
+    outer.start()
+
+    def state(thread):
+        return os.sched_getaffinity(thread), os.getpriority(os.PRIO_PROCESS, thread)
+
+    before = [state(t) for t in (0, outer.native_id)]
+    core = min(before[0][0])
+    with preferred(core):
+        inner = threading.Thread(target=lambda: found.update(inner=state(0)))
+        inner.start()
+        inner.join()
+        assert [state(t)[0] for t in (0, outer.native_id)] == [{core}] * 2
+        assert found["inner"] == state(0)
+        assert state(0)[1] in (PREFERRED, before[0][1])  # as far as this user may
+    after = [state(t) for t in (0, outer.native_id)]
+    stop.set()
+    outer.join()
+    assert after == before
