@@ -118,10 +118,8 @@ class HostServer:
         here = Device(setup.names[index].partition("/")[2], "cpu")
         there, cores = world(), available_cores()
         core = core_of(here, cores[there.local_rank :])  # ranks of one machine stand side by side
-        relays = [name for name in setup.names if host_of(name)]
-        spare = spare_core(
-            cores, setup.names, there.local_rank and len(relays) + there.local_rank - 1
-        )
+        relays = sum(host_of(name) > 0 for name in setup.names) if there.local_rank else 0
+        spare = spare_core(cores, setup.names, max(0, relays + there.local_rank - 1))
         self.core = core if spare is None else spare
         """Where this process passes on: beside its device, if no core is left for it."""
         self._bell = Doorbell.create()

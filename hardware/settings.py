@@ -52,7 +52,7 @@ def _affinity(thread: int) -> set[int]:
 
 def _set(thread: int, priority: int, affinity: set[int]) -> None:
     with suppress(ProcessLookupError):  # it has ended
-        if affinity:
+        if affinity and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(thread, affinity)
         with suppress(PermissionError):  # as for most users
             os.setpriority(os.PRIO_PROCESS, thread, priority)
