@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from dynpartition.hardware.tracing import copy_stamps
 from dynpartition.models import build_model
 
 SCRIPT = Path(__file__).parent / "two_hosts.py"
+THREE_DEVICES = "cpu:0,cpu:1,host1/cpu:0"
 WHOLE_RUN_S = 240
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="PyTorch has no gloo here"
@@ -68,12 +70,17 @@ def found(tmp_path_factory):
     return json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("name", ["treelstm", "moe"])
-def test_any_plan_on_two_hosts_gives_the_eager_answer(found, name):
+@pytest.mark.parametrize(
+    ("name", "devices"), [("treelstm", THREE_DEVICES), ("moe", "cpu:0,host1/cpu:0")]
+)
+def test_any_plan_on_two_hosts_gives_the_eager_answer(found, name, devices):
     assert len(found[name]) >= 6
     for run in found[name]:
         assert run["equal"] and not run["lost"] and not run["wrong"], run
-    assert {"cpu:0", "host1/cpu:0"} == {device for run in found[name] for device in run["devices"]}
+    names = devices.split(",")
+    assert set(names) == {device for run in found[name] for device in run["devices"]}
+    pairs = {pair for run in found[name] for pair in run["pairs"]}
+    assert pairs == {" ".join(pair) for pair in permutations(names, 2)}
     assert sum(run["transfers"] for run in found[name]) > 50
 
 

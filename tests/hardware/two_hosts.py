@@ -18,7 +18,7 @@ from dynpartition.models import ModelInput, build_model, generate_inputs, merge_
 from dynpartition.plan import Launch
 from dynpartition.validator import find_violations
 
-DEVICES = "cpu:0,host1/cpu:0"
+DEVICES, THREE_DEVICES = "cpu:0,host1/cpu:0", "cpu:0,cpu:1,host1/cpu:0"
 SIZES = {"treelstm": {"input_dim": 24, "hidden_dim": 12}, "moe": {"width": 32}}
 TOLERANCE_NS = 20_000_000
 """Clocks of hosts agree to half of a round trip; on a busy machine that is milliseconds."""
@@ -70,6 +70,7 @@ def play(backend, workload, scheduler):
         "equal": equal,
         "devices": sorted({launch.device for launch in outcome.plan.launches}),
         "transfers": len(outcome.trace.transfers),
+        "pairs": sorted({f"{span.src} {span.dst}" for span in outcome.trace.transfers}),
         "zero": sum(span.end_ns <= span.start_ns for span in outcome.trace.transfers),
         "wrong": [] if lost else wrong,
         "lost": lost,
@@ -102,10 +103,10 @@ def rank_one():
 
 
 def answers(found):
-    """Random plans of a tree, alone and several at once."""
+    """Random plans of a tree, alone and several at once; another device here sends there, too."""
     model = build_model("treelstm", SIZES["treelstm"])
     inputs = generate_inputs(model, 6, seed=1)
-    with HardwareBackend(model, parse_devices(DEVICES)) as backend:
+    with HardwareBackend(model, parse_devices(THREE_DEVICES)) as backend:
         runs = [play(backend, inputs[seed % 6], Anyhow(seed)) for seed in range(6)]
         found["treelstm"] = [*runs, play(backend, merge_inputs(inputs[:3]), Anyhow(9))]
 
