@@ -40,10 +40,11 @@ Workers = Literal["auto", "processes", "threads"]
 class HardwareBackend(Backend):
     """Runs inputs of one model on `devices`, in parallel.
 
-    The first CPU device is the calling thread; every other one is a worker; CUDA devices are driven
-    by the calling thread. Weights are copied when the backend is made, except to devices with a
-    memory cap, where they come and go (docs/hardware.md, "Memory"), and to threads. One session at
-    a time. Raises DeviceError for devices that are not there or do not start.
+    The first CPU device is the calling thread; every other one is a worker, and so are all devices
+    of other hosts; CUDA devices of this host are driven by the calling thread. Weights are copied
+    when the backend is made, except to devices with a memory cap, where they come and go
+    (docs/hardware.md, "Memory"), and to threads. One session at a time. Raises DeviceError for
+    devices that are not there or do not start.
 
     `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
     own. `streams` replaces CUDA, for tests; it ends with the backend. `clock`: what stamps are read

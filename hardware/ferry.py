@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Ferry:
         arenas: Sequence[Arena | None],
         leaves: Callable[[CopyOrder], bool],
     ) -> None:
-        """`leaves`: whether a transfer leaves this machine; the others arrive here."""
+        """`leaves`: whether a transfer leaves this machine; of the others, some arrive here."""
         self.epoch = 0
         self._wire, self._control, self._arenas = wire, control, arenas
         self._leaves = leaves
@@ -96,6 +96,12 @@ class Ferry:
         """Return when transfers of this session have come, by the clock of this machine."""
         with self._lock:
             return list(self._landed)
+
+    def came_from(self, devices: Container[int], device: int) -> list[int]:
+        """Return the transfers of this session to `device` that others of this machine made."""
+        with self._lock:
+            orders = [o for o in self._orders.values() if o.dst == device and o.src in devices]
+        return [order.copy for order in orders if self._flags[order.copy] == self.epoch]
 
     def _octets(self, device: int) -> memoryview:
         arena = self._arenas[device]

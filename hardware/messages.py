@@ -148,8 +148,10 @@ class Setup(msgspec.Struct, tag=True):
     """Whether stamps are in virtual time."""
     source: str = ""
     """The user's function that builds the model with `config`; empty: the class does."""
-    arena_bytes: int = 0
-    """Of its own arena, where another host has to make it."""
+    arena_bytes: list[int] = []
+    """Per device, for another host that has to make the arenas of its own."""
+    backend: str = ""
+    """Which backend this is of all that a host may serve."""
     beyond: list[int] = []
     """Devices on other hosts than this worker."""
     paces: Paces = msgspec.field(default_factory=dict)
@@ -209,6 +211,8 @@ class Report(msgspec.Struct, tag=True):
     """Cells whose weights are on the device, where they come and go."""
     run_delay_ns: int = 0
     """How long a CPU device's thread waited for a core from its first segment to here."""
+    arrived: list[int] = []
+    """Transfers that have come from devices of the same host, where that is not the caller's."""
 
 
 class Failure(msgspec.Struct, tag=True):
@@ -216,8 +220,8 @@ class Failure(msgspec.Struct, tag=True):
 
     text: str
     traceback: str
-    out_of_memory: bool = False
-    """Whether another device may succeed."""
+    others_may: bool = False
+    """Whether another device may succeed: this one had no memory, or is lost."""
 
 
 Message = Segment | Finish | Setup | Ready | Report | Failure

@@ -280,6 +280,6 @@ def _no_name(launch: int) -> str:
 
 def _failed(message: Failure, worker: int) -> DeviceLost:
     text = message.text
-    error = WorkerLost(text, worker) if message.out_of_memory else DeviceLost(text)
+    error = WorkerLost(text, worker) if message.others_may else DeviceLost(text)
     error.add_note(message.traceback)
     return error

@@ -11,10 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
 
 from dynpartition.device_spec import host_of
 from dynpartition.errors import DeviceError, DynPartitionError
-from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.control import CONTROL_BYTES, Arrivals, Control
 from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.ferry import Ferry
 from dynpartition.hardware.hosts import dial
@@ -22,6 +26,7 @@ from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import (
     Channel,
     CopyStamp,
+    Failure,
     Inbox,
     LaunchStamp,
     LoadStamp,
@@ -51,6 +56,8 @@ from dynpartition.hardware.wire import (
     WireFailed,
 )
 from dynpartition.hardware.worker import run_worker
+
+Stamp = TypeVar("Stamp", LaunchStamp, CopyStamp, LoadStamp)
 
 LOOK_S = 0.1
 """How long a sleep is at most."""
@@ -105,22 +112,16 @@ class RemoteClock:
     def local(self, report: Report) -> Report:
         """Return a report of the other host by this one's clock."""
         ahead_ns = self.ahead_ns
-        return Report(
-            report.epoch,
-            [
-                LaunchStamp(
-                    s.launch, s.start_ns - ahead_ns, s.end_ns - ahead_ns, s.repeats, s.run_delay_ns
-                )
-                for s in report.launches
-            ],
-            [CopyStamp(s.copy, s.start_ns - ahead_ns, s.end_ns - ahead_ns) for s in report.copies],
-            [
-                LoadStamp(s.device, s.cell, s.start_ns - ahead_ns, s.end_ns - ahead_ns)
-                for s in report.loads
-            ],
-            report.held,
-            report.run_delay_ns,
+        return msgspec.structs.replace(
+            report,
+            launches=[_earlier(stamp, ahead_ns) for stamp in report.launches],
+            copies=[_earlier(stamp, ahead_ns) for stamp in report.copies],
+            loads=[_earlier(stamp, ahead_ns) for stamp in report.loads],
         )
+
+
+def _earlier(stamp: Stamp, ns: int) -> Stamp:
+    return msgspec.structs.replace(stamp, start_ns=stamp.start_ns - ns, end_ns=stamp.end_ns - ns)
 
 
 class Relay:
@@ -133,7 +134,11 @@ class Relay:
         arenas: Sequence[Arena | None] = [
             None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas
         ]
-        self._ferry = Ferry(wire, self._control, arenas, lambda order: order.dst == setup.device)
+        here = [not host_of(name) for name in setup.names]
+        self._ferry = Ferry(
+            *(wire, self._control, arenas),
+            leaves=lambda order: order.dst == setup.device and here[order.src],
+        )
         self._clock = clock
         self._gone_epoch = 0
         self._why: str | None = None
@@ -215,6 +220,9 @@ class Relay:
         elif frame.kind == MESSAGE:
             message = decode(frame.payload)
             if isinstance(message, Report):
+                arrivals = Arrivals(control, message.epoch)
+                for copy in message.arrived:  # as if they had come by here
+                    arrivals.set(copy)
                 message = self._clock.local(message)
                 message.copies += self._ferry.landed()
             self._inbox.channel.send(message)
@@ -234,7 +242,7 @@ def clock_name() -> str:
 
 
 def connect(setup: Setup) -> tuple[Wire, RemoteClock]:
-    """Return the wire to the host of a device, which has been told all, and the host's clock."""
+    """Return a wire to the host of a device, and the host's clock."""
     host = host_of(setup.names[setup.device])
     store = dial(host, setup.answer_timeout_s)
     mine = versions()
@@ -242,23 +250,39 @@ def connect(setup: Setup) -> tuple[Wire, RemoteClock]:
     name = clock_name()
     theirs = store.get("versions/1").decode()
     if theirs != mine:
-        raise DeviceError(
-            f"host{host} has {theirs}, but rank 0 has {mine}; install the same on both"
-        )
-    wire = Wire(store, rank=0)
+        raise Refused(f"host{host} has {theirs}, but rank 0 has {mine}; install the same on both")
+    is_same = bool(name) and store.get("clock/1").decode() == name
+    return Wire(store, rank=0), RemoteClock(is_same=is_same)
+
+
+def _greet(setup: Setup, wire: Wire) -> None:
+    """Say which device is wanted, and send the weights if nobody has for its host."""
     wire.send(HELLO)
-    master = SharedBlock(*setup.master)
     wire.send(SETUP, [encode(setup)])
-    wire.send(WEIGHTS, [master.view[: setup.master[1]]])
-    return wire, RemoteClock(is_same=bool(name) and store.get("clock/1").decode() == name)
+    if wire.receive().kind == WEIGHTS:  # the first device of its host
+        master = SharedBlock(*setup.master)
+        wire.send(WEIGHTS, [master.view[: setup.master[1]]])
 
 
 def _serve(channel: Channel, setup: Setup) -> None:
-    wire, clock = connect(setup)
     try:
+        relay_frames(channel, setup, *connect(setup))
+    except Refused as error:
+        channel.send(Failure(str(error), ""))
+        raise
+
+
+class Refused(DeviceError):
+    """Raised when a host says why it cannot provide a device."""
+
+
+def relay_frames(channel: Channel, setup: Setup, wire: Wire, clock: RemoteClock) -> None:
+    """Relay between the caller and a host until the caller hangs up."""
+    try:
+        _greet(setup, wire)
         frame = wire.receive()
         if frame.kind == ENDED:
-            raise DeviceError(bytes(frame.payload).decode())
+            raise Refused(bytes(frame.payload).decode())
         relay = Relay(setup, channel, wire, clock)
         relay.agree_on_time()
         channel.send(Ready())
@@ -268,7 +292,8 @@ def _serve(channel: Channel, setup: Setup) -> None:
         what = " ".join(str(error).split())
         raise DeviceError(f"the connection to its host is gone: {what}") from error
     except EOFError:
-        wire.send(BYE)
+        with suppress(WireFailed):  # the host has gone too
+            wire.send(BYE)
         raise
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -20,13 +21,14 @@ def stay_on(core: int | None) -> None:
 
 
 @contextmanager
-def preferred(core: int | None) -> Iterator[None]:
-    """Keep this process's threads on `core`, and before others, inside the block.
+def preferred(core: int | None, leave: Collection[int] = ()) -> Iterator[None]:
+    """Keep this process's threads on `core`, and before others, inside the block; not `leave`.
 
     For those that pass on between hosts: they compute little, and devices wait for it. Only as far
     as the platform lets it; threads that are started inside stay so for as long as they live.
     """
-    before = [(thread, _priority(thread), _affinity(thread)) for thread in _threads()]
+    threads = [thread for thread in _threads() if thread not in leave]
+    before = [(thread, _priority(thread), _affinity(thread)) for thread in threads]
     try:
         for thread, _, affinity in before:
             _set(thread, PREFERRED, affinity if core is None else {core})
@@ -34,6 +36,34 @@ def preferred(core: int | None) -> Iterator[None]:
     finally:
         for thread, priority, affinity in before:
             _set(thread, priority, affinity)
+
+
+class PreferredThreads:
+    """`preferred` for blocks that overlap: from the first that begins to the last that ends.
+
+    The threads of the process stay on the core of the first.
+    """
+
+    def __init__(self, leave: Collection[int] = ()) -> None:
+        self._leave = leave
+        self._lock = threading.Lock()
+        self._n_blocks = 0
+        self._scope = ExitStack()
+
+    @contextmanager
+    def preferred(self, core: int | None) -> Iterator[None]:
+        """Be one of the blocks."""
+        with self._lock:
+            if not self._n_blocks:
+                self._scope.enter_context(preferred(core, self._leave))
+            self._n_blocks += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_blocks -= 1
+                if not self._n_blocks:
+                    self._scope.close()
 
 
 def _threads() -> list[int]:

@@ -102,6 +102,9 @@ class ProcessStarter(_Starter):
     def _setup(self, number: int) -> Setup:
         index, memory, options = self.index_of(number), self.memory, self.options
         device, source = self.devices[index], self.model.source
+        # Workers leave GPUs to their driver; a relay knows of their memory only the mirror.
+        mirrors = memory.mirrors if host_of(device.name) else {}
+        blocks = [mirrors.get(at, block) for at, block in enumerate(memory.blocks)]
         return Setup(
             model=("", "") if source else _importable(type(self.model)),
             import_path=list(sys.path),
@@ -116,11 +119,12 @@ class ProcessStarter(_Starter):
             core=self._core(index),
             polite=options.polite,
             control_fd=memory.control_block.fd,
-            arenas=[None if b is None else (b.fd, b.size_bytes) for b in memory.blocks],
+            arenas=[None if b is None else (b.fd, b.size_bytes) for b in blocks],
             sample_run_delay=options.sample_run_delay,
             stock=options.stocks.get(index),
             virtual=options.virtual,
-            arena_bytes=options.arena_bytes[index],
+            arena_bytes=list(options.arena_bytes),
+            backend=memory.name,
             beyond=elsewhere(self.devices),
             paces=paces_from(self.devices, index),
             host=options.host,

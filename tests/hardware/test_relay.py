@@ -19,7 +19,7 @@ from dynpartition.hardware.messages import Channel, CopyOrder, Finish, Report, S
 from dynpartition.hardware.patience import Spinner
 from dynpartition.hardware.relay import Relay, RemoteClock
 from dynpartition.hardware.server import Server
-from dynpartition.hardware.settings import PREFERRED, preferred
+from dynpartition.hardware.settings import PREFERRED, PreferredThreads, preferred
 from dynpartition.hardware.wire import DATA, GO, MESSAGE
 
 LONG_S = 20.0
@@ -142,6 +142,7 @@ def test_a_bell_ends_the_sleep_of_another_process_or_the_next_one():
         (4, 2, NAMES, 1, 3),
         (4, 2, ["cpu:0", "cpu:1", "cpu:2", "host1/cpu:0"], 0, 3),
         (4, 2, ["cpu:0", "cuda:0", "host1/cpu:0"], 2, None),
+        (4, 2, ["cpu:0", "host1/cpu:0", "host1/cpu:1", "host1/cuda:5"], 0, 3),
         (8, 1, NAMES, 0, 1),  # the only rank of its machine
     ],
 )
@@ -150,6 +151,19 @@ def test_who_passes_on_has_a_core_without_a_device_if_there_is_one(
 ):
     monkeypatch.setattr(devices, "world", lambda: World(0, n_ranks, 0, n_ranks))
     assert devices.spare_core(range(n_cores), names, number) == core
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "rank", "expected"), [(5, 1, True), (6, 1, False), (2, 2, True), (3, 2, False)]
+)
+def test_gpus_of_other_hosts_wait_politely_where_cores_are_few(
+    monkeypatch, n_cores, rank, expected
+):
+    """Ranks 0 and 1 share a machine; rank 2 has one of its own."""
+    world = World(1, 3, 1, 2) if rank == 1 else World(2, 3, 0, 1)
+    monkeypatch.setattr(devices, "world", lambda: world)
+    names = ["cpu:0", "host1/cpu:0", "host1/cuda:0", "host1/cuda:1", "host2/cpu:0", "host2/cuda:0"]
+    assert devices.are_crowded(range(n_cores), names) == expected
 
 
 def test_threads_get_their_core_and_priority_back():
@@ -174,3 +188,34 @@ def test_threads_get_their_core_and_priority_back():
     stop.set()
     outer.join()
     assert after == before
+
+
+def test_blocks_that_overlap_share_a_core_from_the_first_to_the_last():
+    """Those that are left out, and all after the last, are as before."""
+    stop, left = threading.Event(), []
+    outer = threading.Thread(target=stop.wait)
+    outer.start()
+
+    def states():
+        return [
+            (os.sched_getaffinity(thread), os.getpriority(os.PRIO_PROCESS, thread))
+            for thread in (0, outer.native_id)
+        ]
+
+    before = states()
+    first, last = min(before[0][0]), max(before[0][0])
+    threads = PreferredThreads([outer.native_id])
+    one, other = threads.preferred(first), threads.preferred(last)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    left.append(states())
+    other.__exit__(None, None, None)
+    after = states()
+    with threads.preferred(last):
+        left.append(states())
+    assert [state[0][0] for state in left] == [{first}, {last}]
+    assert [state[1] for state in left] == [before[1]] * 2
+    assert after == states() == before
+    stop.set()
+    outer.join()
