@@ -14,6 +14,7 @@ from dynpartition.calibration.numbers import Number, measured
 from dynpartition.calibration.observations import Launched, Observations
 from dynpartition.cluster import AffineCost, Cluster
 from dynpartition.errors import CalibrationError
+from dynpartition.hardware.devices import driven_by_workers
 from dynpartition.profile import Curve, Dispatch, Noise, Profile
 
 
@@ -108,9 +109,9 @@ def _fit_dispatch(
     numbers: dict[str, Number],
 ) -> Dispatch:
     own = [device for name, device in devices.items() if not is_driven(cluster, name)]
-    kinds = [device.kind for device in cluster.devices]
-    # One CPU device, and GPUs: the caller's thread drives all of them.
-    one_thread = kinds.count("cpu") == 1 and len(kinds) > 1
+    # One CPU device, and GPUs of its host: the caller's thread drives all of them.
+    workers = driven_by_workers(cluster.devices, cluster.host_index)
+    one_thread = not workers and len(cluster.devices) > 1
     notes: dict[str, list[float]] = defaultdict(list)
     for note in good.notes:
         notes[note.what].append(note.ns)

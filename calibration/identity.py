@@ -24,10 +24,10 @@ def identities(devices: Sequence[Device]) -> dict[str, dict[str, object]]:
     cores, name = available_cores(), cpu_name()
     found: dict[str, dict[str, object]] = {}
     for device in devices:
-        if device.kind == "cuda":
+        if host_of(device.name):
+            found[device.name] = {"kind": device.kind, "host": host_of(device.name)}
+        elif device.kind == "cuda":
             found[device.name] = _gpu(int(gpu_of(device.name).partition(":")[2]))
-        elif host_of(device.name):
-            found[device.name] = {"kind": "cpu", "host": host_of(device.name)}
         else:
             core = core_of(device, cores)
             pinned = core is not None and hasattr(os, "sched_setaffinity")

@@ -241,8 +241,9 @@ def run_once(
     with backend.open(item) as session:
         outcome = drive(session, scheduler, backend.profile)
         if session.lost:
+            why = "; ".join(session.lost.values())
             raise CalibrationError(
-                f"{', '.join(session.lost)} was lost while it was measured; calibrate again"
+                f"{', '.join(session.lost)} was lost while it was measured ({why}); calibrate again"
             )
         times = HostTimes(dict(session.seen_ns), session.dispatch_ns, session.push_ns)
         return outcome, times, session.waited_ns

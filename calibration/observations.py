@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from dynpartition.cluster import Cluster
+from dynpartition.device_spec import host_of
 from dynpartition.graph import TaskGraph
 from dynpartition.trace import LaunchSpan, Trace, TransferSpan
 
@@ -258,7 +259,10 @@ def _moves(
     blocks = {(link.src, link.dst): link.blocked_devices for link in cluster.links}
     place = {task: span.device for span in trace.launches for task in span.tasks}
     known = {reveal.task: reveal.known_ns for reveal in trace.reveals}
+    joined = _joined(trace)
     for number, move in enumerate(trace.transfers):
+        if number in joined:
+            continue
         start_ns = move.start_ns
         if move.src in blocks.get((move.src, move.dst), ()):
             # The device goes on to the copy at once, so what lies before it is a part of it, unless
@@ -270,6 +274,18 @@ def _moves(
     for number, load in enumerate(trace.loads, len(trace.transfers)):
         # The same link carries them, and they are the largest.
         yield Moved(run, number, cluster.host, load.device, load.bytes, load.end_ns - load.start_ns)
+
+
+def _joined(trace: Trace) -> set[int]:
+    """Return the transfers between hosts, by number, that began when those before had come.
+
+    What is ready together travels in one message there: their own times are a few microseconds, and
+    tell nothing of what a transfer takes that has the link for itself.
+    """
+    between = [m for m in trace.transfers if host_of(m.src) != host_of(m.dst)]
+    ends = {(move.src, move.dst, move.end_ns) for move in between}
+    starts = [(move.src, move.dst, move.start_ns) for move in trace.transfers]
+    return {number for number, start in enumerate(starts) if start in ends}
 
 
 def _asked_ns(

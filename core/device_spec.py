@@ -34,8 +34,8 @@ def parse_devices(text: str) -> tuple[Device, ...]:
 
     `x0.5` slows a device to half speed (0.01 ≤ speed ≤ 1); `@4GB` caps its memory; `~500MBps+20us`
     slows the links of a CPU device to 500 MB/s and 20 µs; `cuda:0/sm32` is a part of a GPU with 32
-    multiprocessors, and `cuda:0/sm32.1` another one of that size; `host1/cpu:0` is the CPU device
-    of rank 1 of torchrun.
+    multiprocessors, and `cuda:0/sm32.1` another one of that size; `host1/cpu:0` and
+    `host1/cuda:0` are devices of rank 1 of torchrun.
     Raises DeviceError naming the item that is wrong.
     """
     devices = tuple(parse_device(item.strip()) for item in text.split(","))
@@ -67,7 +67,7 @@ def check_parts(names: Sequence[str]) -> None:
 
 def gpu_of(name: str) -> str:
     """Return the GPU that a device is, or is a part of: `cuda:0` for `cuda:0/sm32`."""
-    return name.partition("/")[0]
+    return name if host_of(name) else name.partition("/")[0]
 
 
 def sm_count(name: str) -> int | None:
@@ -80,6 +80,12 @@ def host_of(name: str) -> int:
     """Return the host that a device belongs to: 1 for `host1/cpu:0`, 0 for this one's."""
     match = _ITEM.fullmatch(name)
     return int(match["host"] or 0) if match else 0
+
+
+def is_gpu(name: str) -> bool:
+    """Return whether a device is a GPU, of any host, or a part of one."""
+    match = _ITEM.fullmatch(name)
+    return match is not None and match["kind"] == "cuda"
 
 
 def _instead(name: str) -> str:
@@ -95,14 +101,14 @@ def parse_device(item: str) -> Device:
         raise DeviceError(
             f"device {item!r} is not understood; write cpu:0, cuda:1, cpu:1x0.5 (slowed to half"
             " speed), cuda:0@4GB (memory cap), cpu:1~500MBps (slowed links), cuda:0/sm32 (32"
-            " multiprocessors of it) or host1/cpu:0 (of torchrun's rank 1)"
+            " multiprocessors of it), host1/cpu:0 or host1/cuda:0 (of torchrun's rank 1)"
         )
     if match["sms"] and match["kind"] == "cpu":
         raise DeviceError(f"device {item!r}: only GPUs have parts; write cpu:{match['number']}")
-    if match["host"] and match["kind"] == "cuda":
+    if match["host"] and match["sms"]:
         raise DeviceError(
-            f"device {item!r}: only CPU devices of other hosts can be used so far; write"
-            f" host{match['host']}/cpu:0"
+            f"device {item!r}: GPUs of other hosts have no parts; write"
+            f" host{match['host']}/cuda:{match['number']}"
         )
     kind: DeviceKind = "cpu" if match["kind"] == "cpu" else "cuda"
     speed = float(match["speed"] or 1)

@@ -19,6 +19,7 @@ from dynpartition.hardware.devices import (
     uncalibrated_profile,
 )
 from dynpartition.hardware.execution import Machine
+from dynpartition.hardware.hosts import ANSWER_TIMEOUT_S
 from dynpartition.hardware.kept import PLANS_MAX, KeptPlans
 from dynpartition.hardware.ledger import find_stocks
 from dynpartition.hardware.machine import MachineOptions, build_machine
@@ -39,10 +40,11 @@ Workers = Literal["auto", "processes", "threads"]
 class HardwareBackend(Backend):
     """Runs inputs of one model on `devices`, in parallel.
 
-    The first CPU device is the calling thread; every other one is a worker; CUDA devices are driven
-    by the calling thread. Weights are copied when the backend is made, except to devices with a
-    memory cap, where they come and go (docs/hardware.md, "Memory"), and to threads. One session at
-    a time. Raises DeviceError for devices that are not there or do not start.
+    The first CPU device is the calling thread; every other one is a worker, and so are all devices
+    of other hosts; CUDA devices of this host are driven by the calling thread. Weights are copied
+    when the backend is made, except to devices with a memory cap, where they come and go
+    (docs/hardware.md, "Memory"), and to threads. One session at a time. Raises DeviceError for
+    devices that are not there or do not start.
 
     `arena_bytes` caps the outputs and inputs of one session per device that names no cap of its
     own. `streams` replaces CUDA, for tests; it ends with the backend. `clock`: what stamps are read
@@ -52,7 +54,8 @@ class HardwareBackend(Backend):
     that makes no progress in one launch for `stall_timeout_s` seconds counts as lost; `math.inf`:
     never. What happens then: docs/hardware.md, "Failures". `workers`: whether CPU devices but the
     first are processes, or threads, which pay where cells are long (docs/hardware.md, "Processes or
-    threads"); `auto`: what the profile was measured with, else processes.
+    threads"); `auto`: what the profile was measured with, else processes. `answer_timeout_s`: how
+    long the rank of another host may take to answer (docs/scale-out.md).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class HardwareBackend(Backend):
         plans_kept: int = PLANS_MAX,
         stall_timeout_s: float = STALL_TIMEOUT_S,
         workers: Workers = "auto",
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
         streams: StreamApi[Any, Any] | None = None,
     ) -> None:
         self.model = model
@@ -82,9 +86,10 @@ class HardwareBackend(Backend):
             self._capacity_bytes,
             sample_run_delay,
             self._stocks,
-            _checked_timeout(stall_timeout_s),
+            _checked_timeout("stall_timeout_s", stall_timeout_s),
             threads=_are_threads(workers, self._profile, self.devices),
             virtual=_is_virtual(clock, self.devices),
+            answer_timeout_s=_checked_timeout("answer_timeout_s", answer_timeout_s),
         )
         try:
             api.prepare(self.devices)
@@ -165,9 +170,9 @@ def _close(machine: Machine, api: StreamApi[Any, Any]) -> None:
         api.close()
 
 
-def _checked_timeout(seconds: float) -> float:
+def _checked_timeout(name: str, seconds: float) -> float:
     if not seconds > 0:  # NaN too
-        raise DeviceError(f"stall_timeout_s is {seconds}; give seconds above 0, or math.inf")
+        raise DeviceError(f"{name} is {seconds}; give seconds above 0, or math.inf")
     return seconds
 
 

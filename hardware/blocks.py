@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from dynpartition.cluster import Device
 from dynpartition.device_spec import host_of
 from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.devices import elsewhere, gpus_here
+from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.weights import Master, master_bytes
@@ -36,19 +39,31 @@ class SharedMemory:
             for device, size in zip(devices, arena_bytes, strict=True)
         ]
         self.arenas = [None if block is None else Arena.on(block) for block in self.blocks]
+        self.mirrors = {
+            index: SharedBlock.create(arena_bytes[index])
+            for index in (gpus_here(devices) if elsewhere(devices) else ())
+        }
+        """GPU → where what it exchanges with other hosts lies as in its own memory."""
+        self.name = uuid.uuid4().hex
+        """Tells other hosts which devices share memory."""
         self.master_block = SharedBlock.create(master_bytes(cells))
         self.master = Master.on(self.master_block, cells)
+        self.bells = {n: Doorbell.create() for n in elsewhere(devices)}
+        """By device of another host: what wakes who passes on for it."""
+        for bell in self.bells.values():
+            self.control.bell.add(bell)
         self.has_weights = weights
         if weights:
             self.master.write(cells)
 
     @property
     def fds(self) -> list[int]:
-        """The files that workers map."""
-        return [block.fd for block in self._all()]
+        """The files that workers map, and the bells that they ring."""
+        bells = [end for bell in self.bells.values() for end in bell.ends]
+        return [*(block.fd for block in self._all()), *bells]
 
     def _all(self) -> list[SharedBlock]:
-        blocks = (self.control_block, self.master_block, *self.blocks)
+        blocks = (self.control_block, self.master_block, *self.blocks, *self.mirrors.values())
         return [block for block in blocks if block is not None]
 
     def close(self) -> None:
@@ -56,3 +71,7 @@ class SharedMemory:
         self.arenas.clear()
         for block in self._all():
             block.close()
+        for bell in self.bells.values():
+            self.control.bell.dismiss(bell)
+            bell.close()
+        self.bells.clear()

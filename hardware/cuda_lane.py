@@ -7,6 +7,9 @@ One compute stream per device, and a copy stream for each direction:
 Between two CUDA devices the receiver's in stream copies. Bytes that come from a CPU device are
 copied once its flag is set; bytes that go to one set its flag once their event has happened. Both
 are looked after by `CudaGroup.pump`, which the caller's walk calls all the time.
+
+Devices that another process drives, on this host or another, reach a GPU by its mirror only: host
+memory in which every byte lies where it lies in the GPU's arena.
 """
 
 from __future__ import annotations
@@ -58,7 +61,14 @@ class CudaGroup:
         graphs: Mapping[int, GraphCache],
         arenas: Sequence[Arena | None],
         arrivals: Arrivals,
+        *,
+        mirrors: Mapping[int, Arena],
     ) -> None:
+        """`arenas`: of the GPUs here, and of CPU devices as far as this process can reach them.
+
+        `mirrors`: of the GPUs here, where they have some, and of those of other processes that can
+        be reached.
+        """
         self.api = api
         self.streams = streams
         """By device index."""
@@ -67,9 +77,10 @@ class CudaGroup:
         self.arrived: dict[int, Any] = {}
         """Transfer to a CUDA device → event of its arrival."""
         self.leaving: dict[int, Any] = {}
-        """Transfer to a CPU device → event; until its flag is set."""
+        """Transfer to a device that is not driven here → event; until its flag is set."""
         self._queues: dict[int, deque[int]] = {}
         """CUDA device → its transfers of `leaving`, which happen in this order."""
+        self._mirrors = mirrors
         self._coming: dict[int, CopyOrder] = {}
         self._spans: list[tuple[CopyOrder, Any, Any, int, int]] = []
         """With when the host began and ended to enqueue it."""
@@ -79,14 +90,22 @@ class CudaGroup:
         self._arrivals = arrivals
 
     def expect(self, order: CopyOrder) -> None:
-        """Fetch this transfer from its CPU device once its flag is set."""
+        """Fetch this transfer, from a device that is not driven here, once its flag is set."""
         self._coming[order.copy] = order
 
     def pump(self) -> None:
         """Begin the copies whose bytes are ready and set the flags of those that have arrived."""
+        self.fetch()
+        self.announce()
+
+    def fetch(self) -> None:
+        """Begin the copies to CUDA devices whose bytes are ready."""
         for copy in [copy for copy in self._coming if self._arrivals.has(copy)]:
             order = self._coming.pop(copy)
             self.arrived[copy] = self.push(order, self.streams[order.dst].incoming)
+
+    def announce(self) -> None:
+        """Set the flags of the copies from CUDA devices that have arrived."""
         for queue in self._queues.values():
             while queue and self.api.has_happened(self.leaving[queue[0]]):
                 copy = queue.popleft()
@@ -94,7 +113,7 @@ class CudaGroup:
                 self._arrivals.set(copy)
 
     def send(self, order: CopyOrder, stream: Any, after: Any) -> None:
-        """Copy to a CPU device on `stream`, after an event; `pump` sets the flag."""
+        """Copy to a device that is not driven here, after an event; `pump` sets the flag."""
         self.leaving[order.copy] = self.push(order, stream, after)
         self._queues.setdefault(order.src, deque()).append(order.copy)
 
@@ -113,10 +132,16 @@ class CudaGroup:
 
     def _copy(self, order: CopyOrder) -> None:
         source, target = self._arenas[order.src], self._arenas[order.dst]
-        assert source is not None
-        assert target is not None
+        from_mirror, to_mirror = source is None, False
+        if source is None:
+            source = self._mirrors[order.dst]
+        if target is None:
+            target = self._mirrors.get(order.dst)
+        if target is None:  # another host: its relay takes the bytes from here
+            target, to_mirror = self._mirrors[order.src], True
         for src, dst, size in order.spans:
-            target.raw[dst : dst + size].copy_(source.raw[src : src + size], non_blocking=True)
+            begin, end = dst if from_mirror else src, src if to_mirror else dst
+            target.raw[end : end + size].copy_(source.raw[begin : begin + size], non_blocking=True)
 
     def drop(self) -> None:
         """Forget all transfers: their events can be asked nothing any more."""
@@ -139,6 +164,15 @@ def begun_by(start_ns: int, end_ns: int, enqueued_ns: int) -> tuple[int, int]:
     lies between is the host's time, not the device's.
     """
     return min(max(start_ns, enqueued_ns), end_ns), end_ns
+
+
+def graphs_of(api: Api, stream: Any, site: Site) -> GraphCache:
+    """Return the captured calls of a device, none so far; `stream`: where it computes."""
+    arena = site.arenas[site.index]
+    assert arena is not None
+    some_go = site.shelf is not None and not site.shelf.holds_all_at_first
+    unsteady = set(site.cells) if some_go else set()
+    return GraphCache(api, stream, site.cells, arena, unsteady=unsteady)
 
 
 class CudaLane(Lane):
@@ -171,6 +205,11 @@ class CudaLane(Lane):
         for order in segment.copies:
             if order.dst == self.site.index and order.src not in self._group.streams:
                 self._group.expect(order)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all launches that were enqueued have ended."""
+        return not self._begun or self._api.has_happened(self._ended[self._begun[-1][0]])
 
     def _has_arrived(self, copy: int) -> bool:
         event = self._group.arrived.get(copy)

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Sequence
 
 from dynpartition.cluster import AffineCost, Blocks, Cluster, Device, Link
-from dynpartition.device_spec import check_parts, host_of, sm_count
+from dynpartition.device_spec import check_parts, host_of, is_gpu, sm_count
 from dynpartition.errors import DeviceError, ProfileError, did_you_mean
-from dynpartition.hardware.hosts import check_hosts
+from dynpartition.hardware.hosts import check_hosts, world
 from dynpartition.hardware.pacing import are_paced, pace_between
 from dynpartition.profile import Profile
 
@@ -54,8 +54,17 @@ def device_number(device: Device) -> int:
 
 
 def driven_by_workers(devices: Sequence[Device], host: int) -> list[int]:
-    """Return the indices of the devices that are workers: all CPU devices but the caller's own."""
-    return [i for i, device in enumerate(devices) if device.kind == "cpu" and i != host]
+    """Return the indices of the devices that are workers.
+
+    These are all CPU devices but the caller's own, and all devices of other hosts.
+    """
+    own = {host, *gpus_here(devices)}
+    return [i for i in range(len(devices)) if i not in own]
+
+
+def gpus_here(devices: Sequence[Device]) -> list[int]:
+    """Return the indices of the GPUs of this host, which the caller drives."""
+    return [i for i, d in enumerate(devices) if d.kind == "cuda" and not host_of(d.name)]
 
 
 def elsewhere(devices: Sequence[Device]) -> list[int]:
@@ -69,6 +78,35 @@ def core_of(device: Device, cores: Sequence[int]) -> int | None:
     return cores[number] if number < len(cores) else None
 
 
+def spare_core(cores: Sequence[int], names: Sequence[str], number: int) -> int | None:
+    """Return a core without a device; None when there are too few.
+
+    `cores`: all of this machine, of which every rank here and every CPU device of them has one.
+    `names`: of all devices. `number`: how many want one of the others before.
+    """
+    ranks = _ranks_here()
+    devices = [Device(n, "cpu") for n in names if not is_gpu(n) and host_of(n) in ranks]
+    taken = [host_of(d.name) - ranks[0] + device_number(d) for d in devices]
+    first = max(len(ranks), 1 + max(taken, default=0))
+    return cores[first + number] if first + number < len(cores) else None
+
+
+def are_crowded(cores: Sequence[int], names: Sequence[str]) -> bool:
+    """Return whether some devices of this machine have no core, if each rank needs one besides.
+
+    The process that drives a GPU needs one, too. `names`: of all devices.
+    """
+    ranks = _ranks_here()
+    return sum(host_of(name) in ranks for name in names) + len(ranks) > len(cores)
+
+
+def _ranks_here() -> range:
+    """Return the ranks of this machine."""
+    there = world()
+    first = there.rank - there.local_rank
+    return range(first, first + there.local_size)
+
+
 def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
     """Raise DeviceError for devices that are not there; warn where there are too few cores."""
     check_hosts([device.name for device in devices], [host_of(d.name) for d in devices])
@@ -78,8 +116,8 @@ def check_devices(devices: Sequence[Device], n_cuda: int) -> None:
         raise DeviceError(
             f"--devices {names}: inputs and answers pass through a CPU device; add cpu:0"
         )
-    for device in devices:
-        if device.kind == "cuda" and device_number(device) >= n_cuda:
+    for device in (devices[index] for index in gpus_here(devices)):
+        if device_number(device) >= n_cuda:
             raise DeviceError(f"{device.name} is not there: {_what_cuda(n_cuda)}")
     check_parts([device.name for device in devices])
     if are_paced(devices) and len(cpus) < len(devices):
@@ -120,17 +158,14 @@ def uncalibrated_profile(devices: Sequence[Device]) -> Profile:
 
 
 def _reach(src: Device, dst: Device) -> bool:
-    """Return whether outputs go straight from one device to the other.
-
-    From and to other hosts they go by the CPU devices of this one.
-    """
+    """Return whether outputs can go from one device to the other: not between two other hosts."""
     hosts = host_of(src.name), host_of(dst.name)
-    return hosts == (0, 0) or (0 in hosts and src.kind == dst.kind == "cpu")
+    return hosts[0] == hosts[1] or 0 in hosts
 
 
 def _link(src: Device, dst: Device) -> Link:
     # Between CPU devices the producer's own core copies.
-    if host_of(src.name) or host_of(dst.name):
+    if host_of(src.name) != host_of(dst.name):
         return Link(src.name, dst.name, _BETWEEN_HOSTS)
     blocks: Blocks | None = "src" if (src.kind, dst.kind) == ("cpu", "cpu") else None
     slowed = pace_between(src, dst)

@@ -38,6 +38,8 @@ class Machine:
     cuda: Sequence[Site]
     arenas: Sequence[Arena | None]
     """Of all devices."""
+    mirrors: Mapping[int, Arena]
+    """GPU → host memory for what it exchanges with other hosts; none where there are none."""
     api: Api
     streams: Mapping[int, DeviceStreams]
     graphs: Mapping[int, GraphCache]
@@ -116,7 +118,7 @@ class Machine:
                 self.pool.close()
 
     def _release_gpus(self) -> None:
-        for arena in self.pool.memory.arenas:
+        for arena in (*self.pool.memory.arenas, *self.mirrors.values()):
             if arena is not None:
                 self.api.unpin(arena.raw)
         self.api.unpin(self.pool.memory.master.raw)
@@ -152,7 +154,8 @@ class Execution:
             machine.pool.control, self._epoch, paced=machine.host.waits_for_times
         )
         self._group = CudaGroup(
-            machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals
+            *(machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals),
+            mirrors=machine.mirrors,
         )
         self._walk = Walk(machine.host, machine.working_gpus, self._epoch, self._group)
         self.clock = DecisionClock("virtual" if machine.host.virtual else "wall")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 
@@ -19,11 +19,6 @@ from dynpartition.hardware.wire import DATA, Frame, Wire
 
 LOAD_BYTES = 1 << 17
 """What is ready together goes in one message, up to about this."""
-NAP_S = 50e-6
-SPINS = 2000
-SLEEPY = 200_000
-"""Rounds without anything to do before naps get long."""
-LONG_NAP_S = 1e-3
 
 
 class Ferry:
@@ -36,7 +31,7 @@ class Ferry:
         arenas: Sequence[Arena | None],
         leaves: Callable[[CopyOrder], bool],
     ) -> None:
-        """`leaves`: whether a transfer leaves this machine; the others arrive here."""
+        """`leaves`: whether a transfer leaves this machine; of the others, some arrive here."""
         self.epoch = 0
         self._wire, self._control, self._arenas = wire, control, arenas
         self._leaves = leaves
@@ -102,6 +97,12 @@ class Ferry:
         with self._lock:
             return list(self._landed)
 
+    def came_from(self, devices: Container[int], device: int) -> list[int]:
+        """Return the transfers of this session to `device` that others of this machine made."""
+        with self._lock:
+            orders = [o for o in self._orders.values() if o.dst == device and o.src in devices]
+        return [order.copy for order in orders if self._flags[order.copy] == self.epoch]
+
     def _octets(self, device: int) -> memoryview:
         arena = self._arenas[device]
         assert arena is not None
@@ -119,23 +120,3 @@ def _loads(orders: Sequence[CopyOrder]) -> Iterator[list[CopyOrder]]:
             some, size = [], 0
     if some:
         yield some
-
-
-class Pace:
-    """Paces a loop beside a thread that waits for the wire: it lets go of Python's lock."""
-
-    def __init__(self, *, polite: bool) -> None:
-        self._first = SPINS if polite else 0
-        self._rounds = self._first
-
-    def reset(self) -> None:
-        """Note progress."""
-        self._rounds = self._first
-
-    def pause(self) -> None:
-        """Spend a moment, longer the longer nothing has happened."""
-        self._rounds += 1
-        if self._rounds <= SPINS:
-            time.sleep(0)
-        else:
-            time.sleep(NAP_S if self._rounds < SLEEPY else LONG_NAP_S)

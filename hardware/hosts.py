@@ -1,7 +1,7 @@
 """The machines that torchrun has started this program on: rank K is `hostK`, rank 0 drives.
 
-Rank 0 runs the command or script. The other ranks serve: each runs one CPU device for the backends
-that rank 0 opens, one after the other, until rank 0 ends. They meet through torchrun's store.
+Rank 0 runs the command or script. The other ranks serve: each runs its devices for the backends
+that rank 0 opens, until rank 0 ends. They meet through torchrun's store.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import datetime
 import os
 import signal
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dynpartition.errors import DeviceError
+from dynpartition.hardware.process import GPU_WORKER, starting_thread
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 ANSWER_TIMEOUT_S = 60.0
-_OPEN, _END = "open", "end"
+"""How long a rank may take to answer, by default."""
+_FOREVER_S = 1000 * 86_400.0
+_OPEN, _GONE, _END = "open", "gone", "end"
+"""What rank 0 wants, or wants no longer, of a rank."""
 
 
 @dataclass(frozen=True)
@@ -69,48 +74,63 @@ def check_hosts(names: list[str], hosts: list[int]) -> None:
                 f" by `torchrun --standalone --nproc-per-node {host + 1} -m dynpartition …`, or on"
                 " several machines with --nnodes"
             )
-        if host and hosts.count(host) > 1:
-            raise DeviceError(
-                f"{name}: a rank runs one device; start one more rank for each, and call their"
-                " devices host1/cpu:0, host2/cpu:0, …"
-            )
 
 
-def dial(host: int) -> Store:
-    """Call a host for a backend; return the store where both ends of its wire meet.
+def dial(host: int, timeout_s: float) -> Store:
+    """Call a host for one device of a backend; return the store where both ends of its wire meet.
 
-    Raises DeviceError when the host does not answer.
+    Raises DeviceError when the host does not answer within `timeout_s`.
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
     shared = store()
     number = shared.add(f"dials/{host}", 1)
     shared.set(f"dial/{host}/{number}", _OPEN)
+    limit = datetime.timedelta(seconds=min(timeout_s, _FOREVER_S))
     try:
-        shared.wait([f"answer/{host}/{number}"], datetime.timedelta(seconds=ANSWER_TIMEOUT_S))
+        shared.wait([f"answer/{host}/{number}"], limit)
     except RuntimeError:
+        shared.set(f"dial/{host}/{number}", _GONE)
         raise DeviceError(
-            f"host{host} does not answer within {ANSWER_TIMEOUT_S:g} s; look at what its rank wrote"
+            f"host{host} does not answer within {timeout_s:g} s; look at what its rank wrote"
         ) from None
     return PrefixStore(f"wire/{host}/{number}", shared)
 
 
-def serve() -> None:
-    """Serve rank 0 until it ends; to be called by all other ranks instead of their program."""
+def serve(gpu_worker: str = GPU_WORKER) -> None:
+    """Serve rank 0 until it ends; to be called by all other ranks instead of their program.
+
+    `gpu_worker`: the module that is run for each GPU; tests have one that needs none.
+    """
     from torch.distributed.distributed_c10d import PrefixStore
 
-    from dynpartition.hardware.host_server import serve_backend
+    from dynpartition.hardware.host_memory import HostMemories
+    from dynpartition.hardware.host_server import serve_device, start_process
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is rank 0's to handle
     own, shared, number = world().rank, store(), 0
+    memories, start = HostMemories({starting_thread()}), start_process(gpu_worker)
+    devices: list[threading.Thread] = []
+
+    def answer(number: int) -> None:
+        # A connection of its own: one that waits lets nobody else ask.
+        serve_device(PrefixStore(f"wire/{own}/{number}", store()), memories, start)
+
     while True:
         number += 1
         key = f"dial/{own}/{number}"
-        shared.wait([key], datetime.timedelta(days=1000))
-        if shared.get(key).decode() == _END:
-            return
+        shared.wait([key], datetime.timedelta(seconds=_FOREVER_S))
+        wanted = shared.get(key).decode()
+        if wanted == _END:
+            break
+        if wanted == _GONE:
+            continue
         shared.set(f"answer/{own}/{number}", _OPEN)
-        serve_backend(PrefixStore(f"wire/{own}/{number}", shared))
+        devices = [device for device in devices if device.is_alive()]
+        devices.append(threading.Thread(target=answer, args=(number,)))
+        devices[-1].start()
+    for device in devices:
+        device.join()
 
 
 def release() -> None:

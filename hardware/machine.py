@@ -8,10 +8,10 @@ from typing import Any
 
 from dynpartition.cluster import Device
 from dynpartition.hardware.compute import Repeater
-from dynpartition.hardware.cuda_lane import Api, DeviceStreams
-from dynpartition.hardware.devices import available_cores, core_of, elsewhere
+from dynpartition.hardware.cuda_lane import Api, DeviceStreams, graphs_of
+from dynpartition.hardware.devices import available_cores, core_of, elsewhere, gpus_here
 from dynpartition.hardware.execution import Machine
-from dynpartition.hardware.graphs import GraphCache
+from dynpartition.hardware.hosts import ANSWER_TIMEOUT_S
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Stock
@@ -41,6 +41,8 @@ class MachineOptions:
     """Whether workers are threads of this process."""
     virtual: bool = False
     """Whether stamps are in virtual time; only without CUDA devices."""
+    answer_timeout_s: float = ANSWER_TIMEOUT_S
+    """How long another host may take to answer."""
 
 
 def build_machine(
@@ -62,6 +64,7 @@ def build_machine(
         stall_timeout_s=options.stall_timeout_s,
         threads=options.threads,
         virtual=options.virtual,
+        answer_timeout_s=options.answer_timeout_s,
     )
     pool = start_pool(model, devices, pool_options)
     try:
@@ -74,11 +77,12 @@ def build_machine(
 def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) -> Machine:
     """Return the machine around a pool, with the devices that the caller drives."""
     devices, options = pool.devices, pool.options
-    cuda = [index for index, device in enumerate(devices) if device.kind == "cuda"]
+    cuda = gpus_here(devices)
     arenas = list(pool.memory.arenas)
     for index in cuda:
         arenas[index] = Arena(api.arena(devices[index], options.arena_bytes[index]))
-    for arena in pool.memory.arenas:
+    mirrors = {index: Arena.on(block) for index, block in pool.memory.mirrors.items()}
+    for arena in (*pool.memory.arenas, *mirrors.values()):
         if cuda and arena is not None:
             api.pin(arena.raw)
     if not options.stocks.keys().isdisjoint(cuda):
@@ -104,9 +108,10 @@ def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) ->
         host=_host_site(model, pool),
         cuda=list(driven.values()),
         arenas=arenas,
+        mirrors=mirrors,
         api=api,
         streams=streams,
-        graphs={index: _graphs(api, streams[index], site) for index, site in driven.items()},
+        graphs={at: graphs_of(api, streams[at].compute, site) for at, site in driven.items()},
         core=core,
     )
 
@@ -129,13 +134,4 @@ def _host_site(model: DynamicModel[Any], pool: Pool) -> Site:
         paces=paces_from(pool.devices, options.host),
         host=options.host,
         paced=are_paced(pool.devices),
-    )
-
-
-def _graphs(api: Api, streams: DeviceStreams, site: Site) -> GraphCache:
-    arena = site.arenas[site.index]
-    assert arena is not None
-    some_go = site.shelf is not None and not site.shelf.holds_all_at_first
-    return GraphCache(
-        api, streams.compute, site.cells, arena, unsteady=set(site.cells) if some_go else set()
     )

@@ -148,8 +148,10 @@ class Setup(msgspec.Struct, tag=True):
     """Whether stamps are in virtual time."""
     source: str = ""
     """The user's function that builds the model with `config`; empty: the class does."""
-    arena_bytes: int = 0
-    """Of its own arena, where another host has to make it."""
+    arena_bytes: list[int] = []
+    """Per device, for another host that has to make the arenas of its own."""
+    backend: str = ""
+    """Which backend this is of all that a host may serve."""
     beyond: list[int] = []
     """Devices on other hosts than this worker."""
     paces: Paces = msgspec.field(default_factory=dict)
@@ -157,6 +159,10 @@ class Setup(msgspec.Struct, tag=True):
     host: int = 0
     paced: bool = False
     """Whether transfers of any device are slowed."""
+    bells: list[tuple[int, int]] = []
+    """What wakes those who pass on to other hosts; a relay has its own alone."""
+    answer_timeout_s: float = 60.0
+    """How long another host may take to answer."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -205,6 +211,8 @@ class Report(msgspec.Struct, tag=True):
     """Cells whose weights are on the device, where they come and go."""
     run_delay_ns: int = 0
     """How long a CPU device's thread waited for a core from its first segment to here."""
+    arrived: list[int] = []
+    """Transfers that have come from devices of the same host, where that is not the caller's."""
 
 
 class Failure(msgspec.Struct, tag=True):
@@ -212,8 +220,8 @@ class Failure(msgspec.Struct, tag=True):
 
     text: str
     traceback: str
-    out_of_memory: bool = False
-    """Whether another device may succeed."""
+    others_may: bool = False
+    """Whether another device may succeed: this one had no memory, or is lost."""
 
 
 Message = Segment | Finish | Setup | Ready | Report | Failure
@@ -288,6 +296,10 @@ class Channel:
                 raise EOFError
             rest = rest[count:]
         return data
+
+    def fileno(self) -> int:
+        """Return the file descriptor, to wait for messages and for others at once."""
+        return self._socket.fileno()
 
     def poll(self, timeout_s: float) -> bool:
         """Return whether a message or the end of the stream is there, after waiting for it."""

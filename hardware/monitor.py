@@ -14,6 +14,7 @@ from typing import Any
 from dynpartition.cluster import Device
 from dynpartition.device_spec import gpu_of
 from dynpartition.errors import DeviceError
+from dynpartition.hardware.devices import gpus_here
 from dynpartition.trace import MonitorSample
 
 PERIOD_S = 0.1
@@ -147,8 +148,8 @@ class GpuMonitor:
 
 
 def monitor_of(devices: Sequence[Device], period_s: float = PERIOD_S) -> GpuMonitor:
-    """Return a monitor of the GPUs that `devices` are on; it does nothing where there are none."""
-    gpus = {gpu_of(device.name) for device in devices if device.kind == "cuda"}
+    """Return a monitor of the GPUs of this host that `devices` are on; else it does nothing."""
+    gpus = {gpu_of(devices[index].name) for index in gpus_here(devices)}
     if not gpus:
         return GpuMonitor(None, {}, period_s)
     import pynvml

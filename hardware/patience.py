@@ -89,19 +89,30 @@ class Listener:
         return True
 
 
+class Sleeper(Protocol):
+    """Somebody who waits for the bell."""
+
+    def wake(self) -> None:
+        """End the pause, or the next one."""
+
+
 class Bell:
-    """Wakes all threads of this process that listen. Silent where nobody does."""
+    """Wakes all threads of this process that listen, and others' that do. Silent where none do."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: tuple[Sleeper, ...] = ()
+
+    def add(self, sleeper: Sleeper) -> None:
+        """Wake `sleeper` too from now on."""
+        self._listeners = (*self._listeners, sleeper)
 
     def listener(self) -> Listener:
         """Return a new listener."""
         listener = Listener()
-        self._listeners = (*self._listeners, listener)
+        self.add(listener)
         return listener
 
-    def dismiss(self, listener: Patience) -> None:
+    def dismiss(self, listener: Patience | Sleeper) -> None:
         """Wake a listener no more."""
         self._listeners = tuple(one for one in self._listeners if one is not listener)
 

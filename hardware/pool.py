@@ -13,6 +13,7 @@ from dynpartition.errors import DeviceError, DeviceLost
 from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.control import NO_LAUNCH
 from dynpartition.hardware.devices import driven_by_workers
+from dynpartition.hardware.hosts import ANSWER_TIMEOUT_S
 from dynpartition.hardware.losses import WorkerLost
 from dynpartition.hardware.messages import Failure, Message, Order, Segment, Stock
 from dynpartition.hardware.patience import Patience
@@ -48,6 +49,8 @@ class PoolOptions:
     """How long a worker may show no sign of life in one launch."""
     virtual: bool = False
     """Whether stamps are in virtual time."""
+    answer_timeout_s: float = ANSWER_TIMEOUT_S
+    """How long another host may take to answer."""
 
 
 class _Watch:
@@ -277,6 +280,6 @@ def _no_name(launch: int) -> str:
 
 def _failed(message: Failure, worker: int) -> DeviceLost:
     text = message.text
-    error = WorkerLost(text, worker) if message.out_of_memory else DeviceLost(text)
+    error = WorkerLost(text, worker) if message.others_may else DeviceLost(text)
     error.add_note(message.traceback)
     return error

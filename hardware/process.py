@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,11 @@ from functools import cache
 from typing import IO
 
 from dynpartition.errors import DeviceError
-from dynpartition.hardware.messages import NAP_S, Channel, Ready
+from dynpartition.hardware.messages import NAP_S, Channel, Failure, Ready
 from dynpartition.hardware.transport import WorkerOnSocket
 
 WORKER, RELAY = "dynpartition.hardware.worker", "dynpartition.hardware.relay"
+GPU_WORKER = "dynpartition.hardware.gpu_worker"
 _TAIL_BYTES = 4000
 _END_TIMEOUT_S = 1.0
 
@@ -30,6 +32,11 @@ def _lasting_thread(caller: int) -> ThreadPoolExecutor:
     Linux kills workers when the thread ends that started them (see `worker.end_with_caller`).
     """
     return ThreadPoolExecutor(1, thread_name_prefix="dynpartition-starter")
+
+
+def starting_thread() -> int:
+    """Return the number of the thread that starts workers: they begin with its settings."""
+    return _lasting_thread(os.getpid()).submit(threading.get_native_id).result()
 
 
 class WorkerProcess(WorkerOnSocket):
@@ -108,6 +115,8 @@ class WorkerProcess(WorkerOnSocket):
             message = self.channel.receive()
         except (EOFError, OSError):
             raise self._no_start() from None
+        if isinstance(message, Failure):
+            raise DeviceError(message.text)
         assert isinstance(message, Ready)
 
     def _no_start(self) -> DeviceError:

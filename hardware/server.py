@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
 from dynpartition.errors import DeviceLost
-from dynpartition.hardware.lane import CpuLane, Lane, Site
-from dynpartition.hardware.losses import OutOfMemoryOn
-from dynpartition.hardware.messages import Channel, Failure, Finish, Inbox, Segment
+from dynpartition.hardware.lane import CpuLane, Site
+from dynpartition.hardware.losses import Loss
+from dynpartition.hardware.messages import Channel, Failure, Finish, Inbox, Report, Segment
 from dynpartition.hardware.patience import Patience
+
+
+class Run(Protocol):
+    """One session on one device, as `Lane` defines it."""
+
+    epoch: int
+
+    def extend(self, segment: Segment) -> None:
+        """Append a segment."""
+
+    def step(self) -> bool:
+        """Do the next instruction; False when it has to wait or there is none."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all so far has been done."""
+
+    @property
+    def must_go_on(self) -> bool:
+        """Whether a launch ends, or outputs leave, before all else."""
+
+    @property
+    def next_launch(self) -> int:
+        """Plan position of the launch that is next."""
+
+    def report(self) -> Report:
+        """Return what has been done."""
+
+
+OpenRun = Callable[[int, bool], Run]
+"""Epoch, and whether its session goes on after a loss → the run. What it takes to prepare the
+device is done here: the clock starts later."""
 
 
 class Server:
@@ -19,8 +53,15 @@ class Server:
     Between two instructions it looks at its mail and at whether it has been dismissed.
     """
 
-    def __init__(self, number: int, channel: Channel, site: Site, patience: Patience) -> None:
-        """`number`: of the worker, among all of the backend."""
+    def __init__(
+        self,
+        number: int,
+        channel: Channel,
+        site: Site,
+        patience: Patience,
+        open_run: OpenRun | None = None,
+    ) -> None:
+        """`number`: of the worker, among all of the backend. `open_run`: default, on this core."""
         self.worker = number
         self.inbox = Inbox(channel)
         self.control = site.control
@@ -28,7 +69,8 @@ class Server:
         self.patience = patience
         self.is_dismissed = False
         """Whether to end at the next opportunity; for callers in the same process."""
-        self._lane: Lane | None = None
+        self._open_run = open_run or self._on_this_core
+        self._lane: Run | None = None
         self._kept: dict[int, Segment] = {}
         self._finishing = False
 
@@ -64,17 +106,19 @@ class Server:
         lane = self._lane
         if lane is None or not self.control.has_gone(lane.epoch):
             return False
-        if lane.is_done and self._finishing:
+        if self._finishing and lane.is_done:
             self._report(lane)
             return True
         self._publish(lane)
         return lane.step()
 
-    def _publish(self, lane: Lane) -> None:
+    def _publish(self, lane: Run) -> None:
         self.control.set_launch(self.worker, lane.next_launch)
 
     def _wait(self) -> None:
-        idle = self._lane is None or self._lane.is_done
+        # One that is to report waits for its session to begin, or for what a GPU has begun, which
+        # no message tells.
+        idle = self._lane is None or (self._lane.is_done and not self._finishing)
         if idle and self.patience.is_asleep:
             self._receive()
         else:
@@ -91,9 +135,7 @@ class Server:
 
     def _extend(self, segment: Segment) -> None:
         if self._lane is None:
-            if self.site.shelf is not None and not segment.goes_on:
-                self.site.shelf.reset()  # before the clock starts, which waits for this worker
-            self._lane = CpuLane(self.site, segment.epoch)
+            self._lane = self._open_run(segment.epoch, segment.goes_on)
             self._finishing = False
         if segment.is_kept:
             segment = self._kept[segment.number]
@@ -103,6 +145,11 @@ class Server:
         self._publish(self._lane)
         self.control.set_ready(self.worker, self._lane.epoch)
 
+    def _on_this_core(self, epoch: int, goes_on: bool) -> Run:
+        if self.site.shelf is not None and not goes_on:
+            self.site.shelf.reset()
+        return CpuLane(self.site, epoch)
+
     def _finish(self, message: Finish) -> None:
         if self._lane is None:
             return  # it has reported by itself, before it was told that others are lost
@@ -111,7 +158,7 @@ class Server:
         else:
             self._report(self._lane)
 
-    def _report(self, lane: Lane) -> None:
+    def _report(self, lane: Run) -> None:
         self.inbox.channel.send(lane.report())
         self.control.bell.ring()
         self._lane = None
@@ -119,4 +166,4 @@ class Server:
 
 def failure_of(error: DeviceLost) -> Failure:
     """Return what the caller is told of a launch that has failed."""
-    return Failure(str(error), traceback.format_exc(), isinstance(error, OutOfMemoryOn))
+    return Failure(str(error), traceback.format_exc(), isinstance(error, Loss))

@@ -16,7 +16,13 @@ from dynpartition.device_spec import host_of
 from dynpartition.errors import DeviceError
 from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.compute import Repeater
-from dynpartition.hardware.devices import available_cores, core_of, driven_by_workers, elsewhere
+from dynpartition.hardware.devices import (
+    available_cores,
+    core_of,
+    driven_by_workers,
+    elsewhere,
+    spare_core,
+)
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.messages import Channel, Ready, Setup
 from dynpartition.hardware.pacing import are_paced, paces_from
@@ -96,6 +102,9 @@ class ProcessStarter(_Starter):
     def _setup(self, number: int) -> Setup:
         index, memory, options = self.index_of(number), self.memory, self.options
         device, source = self.devices[index], self.model.source
+        # Workers leave GPUs to their driver; a relay knows of their memory only the mirror.
+        mirrors = memory.mirrors if host_of(device.name) else {}
+        blocks = [mirrors.get(at, block) for at, block in enumerate(memory.blocks)]
         return Setup(
             model=("", "") if source else _importable(type(self.model)),
             import_path=list(sys.path),
@@ -107,19 +116,35 @@ class ProcessStarter(_Starter):
             device=index,
             names=[d.name for d in self.devices],
             speed=device.speed,
-            core=None if host_of(device.name) else core_of(device, available_cores()),
+            core=self._core(index),
             polite=options.polite,
             control_fd=memory.control_block.fd,
-            arenas=[None if b is None else (b.fd, b.size_bytes) for b in memory.blocks],
+            arenas=[None if b is None else (b.fd, b.size_bytes) for b in blocks],
             sample_run_delay=options.sample_run_delay,
             stock=options.stocks.get(index),
             virtual=options.virtual,
-            arena_bytes=options.arena_bytes[index],
+            arena_bytes=list(options.arena_bytes),
+            backend=memory.name,
             beyond=elsewhere(self.devices),
             paces=paces_from(self.devices, index),
             host=options.host,
             paced=are_paced(self.devices),
+            bells=self._bells(index),
+            answer_timeout_s=options.answer_timeout_s,
         )
+
+    def _core(self, index: int) -> int | None:
+        """Return where a worker runs: a relay beside the caller, if no core is left for it."""
+        devices, cores = self.devices, available_cores()
+        if not host_of(devices[index].name):
+            return core_of(devices[index], cores)
+        spare = spare_core(cores, [d.name for d in devices], elsewhere(devices).index(index))
+        return core_of(devices[self.options.host], cores) if spare is None else spare
+
+    def _bells(self, index: int) -> list[tuple[int, int]]:
+        """Return what a device's worker rings or, where it is a relay, is woken by."""
+        bells = self.memory.bells
+        return [bells[index].ends] if index in bells else [bell.ends for bell in bells.values()]
 
 
 class ThreadStarter(_Starter):

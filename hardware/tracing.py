@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dynpartition.cluster import Cluster
-from dynpartition.device_spec import host_of
+from dynpartition.device_spec import host_of, is_gpu
 from dynpartition.graph import TaskGraph
 from dynpartition.hardware.messages import CopyStamp, LaunchStamp, LoadStamp, Report
 from dynpartition.plan import Plan
@@ -98,15 +98,21 @@ def copy_stamps(reports: Sequence[Report]) -> list[CopyStamp]:
     return [stamps[copy] for copy in sorted(stamps)]
 
 
+def _is_passed_on(src: str, dst: str) -> bool:
+    """Return whether others than the two ends carry a transfer, a part of its way each."""
+    gpus_apart = is_gpu(src) and is_gpu(dst) and host_of(src) > 0  # each has its own process
+    return host_of(src) != host_of(dst) or gpus_apart
+
+
 def _in_turn(spans: list[TransferSpan]) -> list[TransferSpan]:
-    """Return the spans with those between hosts one after the other, link by link.
+    """Return the spans with those that are passed on one after the other, link by link.
 
     A transfer there is pushed before it has the link: it begins when the one before has come.
     """
     free_ns: dict[tuple[str, str], int] = {}
     for at in sorted(range(len(spans)), key=lambda at: spans[at].end_ns):
         span = spans[at]
-        if host_of(span.src) or host_of(span.dst):
+        if _is_passed_on(span.src, span.dst):
             link = span.src, span.dst
             start_ns = max(span.start_ns, free_ns.get(link, span.start_ns))
             spans[at] = replace(span, start_ns=start_ns)

@@ -51,10 +51,12 @@ class Walk:
                 self.group.api.start_clock()
 
     def settle(self) -> None:
-        """Wait until all CUDA devices are idle."""
+        """Wait until all CUDA devices are idle, and announce what has left them."""
         if self._cuda:
             with _cuda_errors():
                 self.group.api.synchronize()
+                while self.group.leaving:  # relays to other hosts have sent nothing of it yet
+                    self.group.announce()
 
     def drop_gpus(self) -> None:
         """Forget the CUDA devices: nothing can be asked of them any more."""

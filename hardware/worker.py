@@ -23,6 +23,7 @@ import torch
 from dynpartition.errors import DeviceError, DynPartitionError
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.control import CONTROL_BYTES, Control
+from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.lane import Site, run_delay
 from dynpartition.hardware.memory import Arena, trim_heap
 from dynpartition.hardware.messages import Channel, Ready, Setup
@@ -59,8 +60,10 @@ def end_with_caller(lifeline_fd: int) -> None:
 
 def _attach(setup: Setup) -> Site:
     control = Control(SharedBlock(setup.control_fd, CONTROL_BYTES))
+    for ends in setup.bells:
+        control.bell.add(Doorbell(ends))
     arenas = [None if a is None else Arena.on(SharedBlock(*a)) for a in setup.arenas]
-    model = _rebuilt_model(setup)
+    model = rebuilt_model(setup)
     delay = run_delay(setup.sample_run_delay)
     name, index = setup.names[setup.device], setup.device
     repeater = Repeater(setup.speed)
@@ -91,7 +94,8 @@ def _shelf(setup: Setup, model: DynamicModel[object]) -> Shelf | None:
     return shelf
 
 
-def _rebuilt_model(setup: Setup) -> DynamicModel[object]:
+def rebuilt_model(setup: Setup) -> DynamicModel[object]:
+    """Return the caller's model; DeviceError where its weights are not of the same shapes."""
     sys.path += [entry for entry in setup.import_path if entry not in sys.path]
     model = _built_model(setup)
     if layout_of(model.cells) != setup.layout:

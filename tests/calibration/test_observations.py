@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
+
 from dynpartition import (
     AffineCost,
     Cell,
@@ -74,6 +76,26 @@ def test_a_launch_keeps_its_device_from_when_it_could_start() -> None:
         ("a", "cpu:1", 40, 4, True),
         ("b", "cpu:1", 10, 3, False),
     ]
+
+
+@pytest.mark.parametrize(("there", "told"), [("cpu:1", [9, 2, 1, 20]), ("host1/cpu:0", [9, 20])])
+def test_what_came_with_others_from_another_host_tells_nothing_of_its_link(
+    there: str, told: list[int]
+) -> None:
+    """Three transfers in one message, which took 9 ns, and one behind them in another.
+
+    cpu:0 → there   |51 60|60 62|62 63|   |80 100|
+    """
+    graph, trace = one_run()
+    spans = [(51, 60), (60, 62), (62, 63), (80, 100)]
+    moves = tuple(TransferSpan("cpu:0", there, (0,), 8, *span) for span in spans)
+    launches = tuple(
+        replace(one, device=one.device.replace("cpu:1", there)) for one in trace.launches
+    )
+    devices = (Device("cpu:0", "cpu"), Device(there, "cpu"))
+    cluster = Cluster(devices, (Link("cpu:0", there, AffineCost(0, 1)),))
+    seen = observe(3, graph, cluster, Trace(110, launches, moves), HostTimes({}))
+    assert [move.ns for move in seen.moves] == told
 
 
 def test_first_uses_and_edges_are_told() -> None:

@@ -13,12 +13,15 @@ from dynpartition import drive, parse_devices
 from dynpartition.calibration.probe import Chain, Probe, ProbeConfig
 from dynpartition.contract import Scheduler
 from dynpartition.errors import DynPartitionError
-from dynpartition.hardware import HardwareBackend, hosts
+from dynpartition.hardware import HardwareBackend, host_server, hosts
 from dynpartition.models import ModelInput, build_model, generate_inputs, merge_inputs, run_eagerly
 from dynpartition.plan import Launch
 from dynpartition.validator import find_violations
 
 DEVICES = "cpu:0,host1/cpu:0"
+MORE_DEVICES = "cpu:0,cpu:1,host1/cpu:0,host1/cpu:1,host1/cuda:0"
+GPU_WORKER = "fake_gpu_worker"
+GPU_DEVICES = "cpu:0,cuda:0,host1/cpu:0,host1/cuda:0"
 SIZES = {"treelstm": {"input_dim": 24, "hidden_dim": 12}, "moe": {"width": 32}}
 TOLERANCE_NS = 20_000_000
 """Clocks of hosts agree to half of a round trip; on a busy machine that is milliseconds."""
@@ -70,22 +73,25 @@ def play(backend, workload, scheduler):
         "equal": equal,
         "devices": sorted({launch.device for launch in outcome.plan.launches}),
         "transfers": len(outcome.trace.transfers),
+        "pairs": sorted({f"{span.src} {span.dst}" for span in outcome.trace.transfers}),
         "zero": sum(span.end_ns <= span.start_ns for span in outcome.trace.transfers),
         "wrong": [] if lost else wrong,
         "lost": lost,
     }
 
 
+def children_of(pid, part):
+    """Return the children of a process that run a module whose name ends so."""
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += (task / "children").read_text().split()
+    words = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, line in words.items() if f"{part}\0".encode() in line]
+
+
 def worker_of(rank_pid):
     """Return the process that runs the device of another rank of this machine."""
-    children = []
-    for task in Path(f"/proc/{rank_pid}/task").iterdir():
-        children += (task / "children").read_text().split()
-    (worker,) = {
-        int(child)
-        for child in children
-        if b"hardware.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
-    }
+    (worker,) = children_of(rank_pid, "hardware.worker")
     return worker
 
 
@@ -100,12 +106,18 @@ def rank_one():
 
 
 def answers(found):
-    """Random plans of a tree, alone and several at once."""
+    """Random plans of a tree, alone and several at once; then the GPU dies in a run."""
     model = build_model("treelstm", SIZES["treelstm"])
     inputs = generate_inputs(model, 6, seed=1)
-    with HardwareBackend(model, parse_devices(DEVICES)) as backend:
+
+    def kill():
+        for gpu in children_of(rank_one(), GPU_WORKER):  # none when asked again after the loss
+            os.kill(gpu, signal.SIGKILL)
+
+    with HardwareBackend(model, parse_devices(MORE_DEVICES)) as backend:
         runs = [play(backend, inputs[seed % 6], Anyhow(seed)) for seed in range(6)]
         found["treelstm"] = [*runs, play(backend, merge_inputs(inputs[:3]), Anyhow(9))]
+        found["GPU killed"] = play(backend, inputs[0], Anyhow(0, kill))
 
 
 def reveals_and_losses(found, file):
@@ -130,9 +142,33 @@ def reveals_and_losses(found, file):
             Path(file).write_text(json.dumps(found))
 
 
+def bad_starts(found):
+    """The other rank does not answer at first; then it answers, and has another version."""
+    model = build_model("moe", SIZES["moe"])
+    for name, limit_s in (("late", 0.5), ("strange", 60.0)):
+        try:
+            HardwareBackend(model, parse_devices(DEVICES), answer_timeout_s=limit_s).close()
+        except DynPartitionError as error:
+            found[name] = str(error), len(children_of(os.getpid(), "relay"))
+        hosts.store().set(name, "")
+
+
+def serve_badly_at_first():
+    """What the other rank does meanwhile, and then serve as it should."""
+    same, asked = host_server.versions, []
+
+    def versions():
+        asked.append(0)
+        return same() if len(asked) > 1 else "dynpartition 0.0.1"
+
+    hosts.store().wait(["late"])
+    host_server.versions = versions
+    hosts.serve(GPU_WORKER)
+
+
 def mistakes(found):
     model = build_model("moe", SIZES["moe"])
-    for devices in ("cpu:0,host2/cpu:0", "host1/cpu:0", "cpu:0,host1/cpu:0,host1/cpu:1"):
+    for devices in ("cpu:0,host2/cpu:0", "host1/cpu:0", "cpu:0,host1/cuda:7"):
         try:
             HardwareBackend(model, parse_devices(devices))
         except DynPartitionError as error:
@@ -152,19 +188,32 @@ def shaped(file):
     Path(file).write_text(json.dumps(moved))
 
 
+def real_gpu(file):
+    """Random plans on a GPU that both ranks see; there is no stand-in here."""
+    found = {}
+    for name in SIZES:
+        model = build_model(name, SIZES[name])
+        items = generate_inputs(model, 3, seed=4)
+        with HardwareBackend(model, parse_devices(GPU_DEVICES)) as backend:
+            found[name] = [play(backend, items[seed % 3], Anyhow(seed)) for seed in range(6)]
+    Path(file).write_text(json.dumps(found))
+
+
 def main(file):
     found = {}
+    bad_starts(found)
     mistakes(found)
     answers(found)
     reveals_and_losses(found, file)
 
 
 if __name__ == "__main__":
+    part = {"shaped": shaped, "gpu": real_gpu}.get(sys.argv[-1])
     if hosts.world().rank:
-        hosts.serve()
-    elif sys.argv[2:] == ["shaped"]:
+        hosts.serve() if part else serve_badly_at_first()
+    elif part:
         try:
-            shaped(sys.argv[1])
+            part(sys.argv[1])
         finally:
             hosts.release()
     else:
