@@ -1,24 +1,26 @@
 """The compiled observation against one computed from the readable estimate."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynpartition import Dispatch, Plan, PricedGraph
+from dynpartition import Dispatch, Plan
 from dynpartition.agent import env_kernel as kernel
 from dynpartition.agent.batch import Batch
 from dynpartition.agent.conformance import small_worlds
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.partial import PartialPlan
-from dynpartition.errors import DynPartitionError
 from dynpartition.sim.worlds import random_world
 from tests.agent.observer import Observer
-from tests.agent.worlds import tree_graph, two_cpus, with_first_uses
+from tests.agent.worlds import (
+    can_be_scheduled,
+    half_of_batches,
+    run_uncompiled,
+    tree_graph,
+    two_cpus,
+    with_first_uses,
+)
 
 HOSTS = [
     Dispatch(host_mode="processes", handoff_ns=3_000),
@@ -71,27 +73,14 @@ def test_on_trees_with_every_host_and_blocking_copies(dispatch, blocks, seed):
 def test_on_random_hostile_worlds(seed):
     """Shared buses, absent links, missing costs, reveals, arrivals, staging, every host mode."""
     world = random_world(seed)
-    try:
-        PricedGraph(world.graph, world.profile)
-        Facts(world.graph, world.profile)
-    except DynPartitionError:
-        return  # nothing can run it
-    cluster = world.profile.cluster
-    reach_host = [cluster.link_index(d, cluster.host_index) for d in range(len(cluster.devices))]
-    reach_host[cluster.host_index] = 0
-    if world.graph.revealers and min(reach_host) < 0:
-        return  # schedulers see what is revealed, and cannot know where a revealer must not go
+    if not can_be_scheduled(world):
+        return
     play_both(world.graph, with_first_uses(world.profile, seed), seed)
 
 
 def test_goes_on_from_launches_of_several_tasks():
-    world = next(w for w in (random_world(seed) for seed in range(10**6)) if has_batches(w.plan))
-    planned = Plan(world.plan.launches[: len(world.plan) // 2 + 1])
+    world, planned = half_of_batches()
     play_both(world.graph, world.profile, 0, planned=planned)
-
-
-def has_batches(plan: Plan) -> bool:
-    return any(len(launch.tasks) > 1 for launch in plan.launches[: len(plan) // 2])
 
 
 def test_an_illegal_choice_changes_nothing():
@@ -138,10 +127,4 @@ print("equal")
 
 
 def test_the_source_gives_the_same_numbers_without_compilation():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.stdout, done.returncode) == ("equal\n", 0), done.stderr
+    assert run_uncompiled(PROGRAM) == "equal\n"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +16,6 @@ from dynpartition import (
     Dispatch,
     GraphWorkload,
     Plan,
-    PricedGraph,
     Profile,
     TaskGraph,
     check_plan,
@@ -34,7 +30,6 @@ from dynpartition.agent.facts import Facts
 from dynpartition.agent.observe import BATCH_FEATURES, FEATURES
 from dynpartition.contract import INFEASIBLE_NS, FixedPlan
 from dynpartition.errors import (
-    DynPartitionError,
     OutOfDeviceMemory,
     PlanError,
     ProfileError,
@@ -45,7 +40,15 @@ from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
 from dynpartition.sim.worlds import random_world
 from tests.agent.observer import JoinObserver
-from tests.agent.worlds import graph_of, tree_graph, two_cpus, with_first_uses
+from tests.agent.worlds import (
+    can_be_scheduled,
+    graph_of,
+    half_of_batches,
+    run_uncompiled,
+    tree_graph,
+    two_cpus,
+    with_first_uses,
+)
 
 HOSTS = [
     Dispatch(host_mode="processes", handoff_ns=3_000, bookkeeping_ns=700),
@@ -121,28 +124,15 @@ def test_on_trees_with_every_host_and_blocking_copies(dispatch, blocks):
 def test_on_random_hostile_worlds(seed):
     """Shared buses, absent links, own durations, little memory, staging, every host mode."""
     world = random_world(seed)
-    try:
-        PricedGraph(world.graph, world.profile)
-        Facts(world.graph, world.profile)
-    except DynPartitionError:
-        return  # nothing can run it
-    cluster = world.profile.cluster
-    reach_host = [cluster.link_index(d, cluster.host_index) for d in range(len(cluster.devices))]
-    reach_host[cluster.host_index] = 0
-    if world.graph.revealers and min(reach_host) < 0:
-        return  # schedulers see what is revealed, and cannot know where a revealer must not go
+    if not can_be_scheduled(world):
+        return
     play_both(world.graph, with_first_uses(world.profile, seed), seed)
 
 
 def test_goes_on_from_launches_of_several_tasks():
     """What has been launched before is closed."""
-    world = next(w for w in (random_world(seed) for seed in range(10**6)) if has_batches(w.plan))
-    planned = Plan(world.plan.launches[: len(world.plan) // 2 + 1])
+    world, planned = half_of_batches()
     play_both(world.graph, world.profile, 0, planned=planned)
-
-
-def has_batches(plan: Plan) -> bool:
-    return any(len(launch.tasks) > 1 for launch in plan.launches[: len(plan) // 2])
 
 
 def test_launches_of_their_own_look_as_without_batching():
@@ -400,13 +390,7 @@ print("equal")
 
 
 def test_the_source_gives_the_same_numbers_without_compilation():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.stdout, done.returncode) == ("equal\n", 0), done.stderr
+    assert run_uncompiled(PROGRAM) == "equal\n"
 
 
 def test_slots_grow_for_larger_graphs_and_keep_what_others_play():

@@ -1,8 +1,5 @@
 """Compiled list schedulers against their definitions in Python."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +19,7 @@ from dynpartition.contract import GraphWorkload, Scheduler, run
 from dynpartition.errors import DynPartitionError, SchedulerError
 from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.worlds import random_world
-from tests.agent.worlds import with_first_uses
+from tests.agent.worlds import can_be_scheduled, run_uncompiled, with_first_uses
 
 COMPILED = (
     *("heft", "peft", "cpop", "min-min", "lookahead", "best-single"),
@@ -53,20 +50,15 @@ def compare(graph, profile, planned=None):
 def test_on_random_hostile_worlds(seed):
     """Shared buses, absent links, missing costs, reveals, arrivals, staging, every host mode."""
     world = random_world(seed)
-    try:
-        Facts(world.graph, world.profile)
-    except DynPartitionError:
-        return  # nothing can run it
-    cluster = world.profile.cluster
-    reach_host = [cluster.link_index(d, cluster.host_index) for d in range(len(cluster.devices))]
-    reach_host[cluster.host_index] = 0
-    if world.graph.revealers and min(reach_host) < 0:
-        return  # schedulers see what is revealed, and cannot know where a revealer must not go
+    if not can_be_scheduled(world):
+        return
     profile = with_first_uses(world.profile, seed)
     compare(world.graph, profile)
     weights = cell_weights(world.graph.cells, profile)
     if weights is not None and any(
-        weights.barred[world.graph.cell_of[launch.tasks[0]], cluster.index(launch.device)]
+        weights.barred[
+            world.graph.cell_of[launch.tasks[0]], world.profile.cluster.index(launch.device)
+        ]
         for launch in world.plan.launches
     ):
         return  # such a plan has no end that could be estimated
@@ -182,10 +174,4 @@ print("equal")
 
 
 def test_the_source_gives_the_same_choices_without_compilation():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.stdout, done.returncode) == ("equal\n", 0), done.stderr
+    assert run_uncompiled(PROGRAM) == "equal\n"

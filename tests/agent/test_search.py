@@ -1,8 +1,5 @@
 """The search engine: prices are the simulator's, and no result is worse than its starts."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +24,7 @@ from dynpartition.sim.backend import SimBackend
 from dynpartition.sim.reference import simulate
 from dynpartition.sim.worlds import random_world
 from dynpartition.validator import check_trace
+from tests.agent.worlds import run_uncompiled
 
 
 def random_plan(graph, profile, problem, rng, joined=0.0):
@@ -299,14 +297,5 @@ for seed in (3, 4):
 
 
 def test_the_source_finds_the_same_without_compilation():
-    outputs = []
-    for disabled in ("0", "1"):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM],
-            env=os.environ | {"NUMBA_DISABLE_JIT": disabled},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
+    outputs = [run_uncompiled(PROGRAM, disabled=each) for each in "01"]
     assert outputs[0] == outputs[1] != ""

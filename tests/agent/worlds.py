@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,13 +18,17 @@ from dynpartition import (
     Dispatch,
     GraphWorkload,
     Link,
+    Plan,
     Profile,
     Task,
     TaskGraph,
     parse_devices,
 )
+from dynpartition.agent.facts import Facts
 from dynpartition.agent.synthetic import random_tree
 from dynpartition.cluster import Blocks
+from dynpartition.errors import DynPartitionError
+from dynpartition.sim.world_maker import World, random_world
 
 CELLS = (Cell("leaf"), Cell("composer"), Cell("output"))
 COST_NS = {"leaf": 40_000, "composer": 60_000, "output": 20_000}
@@ -102,3 +109,39 @@ def with_first_uses(profile: Profile, seed: int) -> Profile:
         for cell in names
     }
     return replace(profile, dispatch=replace(profile.dispatch, first_use_ns=first))
+
+
+def can_be_scheduled(world: World) -> bool:
+    """Return whether schedulers can serve a random world: something runs, and values get home.
+
+    They see what is revealed, and cannot know where a revealer must not go.
+    """
+    try:
+        Facts(world.graph, world.profile)
+    except DynPartitionError:
+        return False  # nothing can run it
+    cluster = world.profile.cluster
+    reach_host = [cluster.link_index(d, cluster.host_index) for d in range(len(cluster.devices))]
+    reach_host[cluster.host_index] = 0
+    return not world.graph.revealers or min(reach_host) >= 0
+
+
+def half_of_batches() -> tuple[World, Plan]:
+    """Return a random world, and the first half of its plan, which has launches of several."""
+    for world in map(random_world, range(10**6)):
+        half = world.plan.launches[: len(world.plan) // 2]
+        if any(len(launch.tasks) > 1 for launch in half):
+            return world, Plan(world.plan.launches[: len(half) + 1])
+    raise AssertionError("no random world has batches")
+
+
+def run_uncompiled(program: str, *, disabled: str = "1") -> str:
+    """Return what a program prints whose kernels are not compiled; `disabled` "0": are."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | {"NUMBA_DISABLE_JIT": disabled},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
