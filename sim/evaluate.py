@@ -267,7 +267,8 @@ def _joined(plans: Sequence[IntArray]) -> IntArray:
     """Return the rows of all plans, (sum N, 3)."""
     if len({plan.shape[1] for plan in plans}) > 1:
         plans = [_with_joins(plan) for plan in plans]
-    return _with_joins(np.concatenate(plans))
+    # The compiler makes other code for other kinds of arrays.
+    return np.ascontiguousarray(_with_joins(np.concatenate(plans)), dtype=np.int64)
 
 
 def _with_joins(choices: IntArray) -> IntArray:

@@ -18,7 +18,7 @@ from dynpartition.errors import OutOfDeviceMemory, PlanError, ProfileError
 from dynpartition.formats import load_shipped
 from dynpartition.plan import Plan, chosen_launches
 from dynpartition.profile import Dispatch, HostMode, Noise, Profile
-from dynpartition.sim import SimBackend, evaluate
+from dynpartition.sim import SimBackend, evaluate, kernel
 from dynpartition.sim.evaluate import evaluate_many
 from dynpartition.sim.prepared import PreparedGraph
 from dynpartition.sim.reference import simulate
@@ -266,6 +266,18 @@ def test_a_batch_in_arrays_is_a_launch() -> None:
     ]
     expected = simulate(graph, profile, world.plan).makespan_ns
     assert evaluate_many([graph], [np.array(rows, dtype=np.int64)], profile).tolist() == [expected]
+
+
+def test_choices_may_be_any_integers_in_any_layout() -> None:
+    random = np.random.default_rng(5)
+    graph, profile = plainly(random_world(0).graph, random_world(0).profile)
+    prepared = PreparedGraph(PricedGraph(graph, profile))
+    plan = random_plan(graph, len(profile.cluster.devices), random)
+    expected = evaluate_many([prepared], [plan], profile).tolist()
+    versions = len(kernel.lower_plans.signatures)
+    for other in (plan.astype(np.int32), np.asfortranarray(plan), plan.astype(np.uint8)):
+        assert evaluate_many([prepared], [other], profile).tolist() == expected
+    assert len(kernel.lower_plans.signatures) == versions
 
 
 def test_an_illegal_plan_is_the_error_of_the_slow_path() -> None:
