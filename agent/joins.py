@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynpartition.profile import Curve
 from dynpartition.types import IntArray
 
 if TYPE_CHECKING:
@@ -31,23 +30,14 @@ def join_tables(facts: Facts) -> JoinTables:
     graph, prices = facts.graph, facts.prices
     counts = np.bincount(graph.cell_of, minlength=len(graph.cells))
     first = np.cumsum(counts) - counts
-    batch_ns = np.zeros((len(graph), prices.n_devices), dtype=np.int64)
-    apart = np.zeros_like(batch_ns)
-    for name, own in graph.durations.items():
-        apart[:, prices.priced.cluster.index(name)] = own >= 0
-    curves = facts.profile.cell_prices(graph.cells).curves
-    for cell, row in enumerate(curves):
-        n = int(counts[cell])
-        for device, curve in enumerate(row):
+    apart = prices.priced.own_cost.copy()
+    batch_ns = np.zeros_like(apart)
+    for cell, n in enumerate(counts.tolist()):
+        for device, curve in enumerate(prices.priced.curves_of(cell)):
             if curve is None:
                 apart[graph.cell_of == cell, device] = 1
             else:
                 extra_ns = prices.bookkeeping_ns[device] * np.arange(1, n + 1)
                 rows = slice(first[cell], first[cell] + n)
-                batch_ns[rows, device] = _durations_ns(curve, n) + extra_ns
+                batch_ns[rows, device] = np.array(curve.up_to(n), dtype=np.int64) + extra_ns
     return JoinTables(first, batch_ns, apart)
-
-
-def _durations_ns(curve: Curve, count: int) -> IntArray:
-    """Return int64 (count,): how long launches of 1, 2, … tasks last."""
-    return np.array([curve.at(k) for k in range(1, count + 1)], dtype=np.int64)

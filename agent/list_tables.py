@@ -174,9 +174,8 @@ class ListMachine:
         for cell, row in enumerate(curves):
             for device, curve in enumerate(row):
                 if curve is not None and curve.at(2) < 2 * curve.at(1):
-                    extra_ns = int(self.bookkeeping_ns[device])
-                    counts = range(1, count_max + 1)
-                    table[cell, device, 1:] = [curve.at(k) + k * extra_ns for k in counts]
+                    extra_ns = self.bookkeeping_ns[device] * np.arange(1, count_max + 1)
+                    table[cell, device, 1:] = np.array(curve.up_to(count_max)) + extra_ns
         if (table < 0).all():
             return np.ascontiguousarray(table[:, :, :2])
         return table

@@ -41,6 +41,10 @@ class Curve:
         """Return the duration of a launch of `k` tasks, in ns."""
         return curve_ns(self.batch, self.duration_ns, k)
 
+    def up_to(self, count: int) -> list[int]:
+        """Return the durations of launches of 1, 2, … `count` tasks, in ns."""
+        return [self.at(k) for k in range(1, count + 1)]
+
     @property
     def is_proportional(self) -> bool:
         """Whether k tasks take k times as long as one: one point, at batch 1."""

@@ -91,8 +91,8 @@ def _batch_tables(
         for device, curve in enumerate(priced.curves_of(cell)):
             if curve is None or curve.is_proportional:
                 continue
-            alone_ns = curve.at(1)
-            adds_ns = [curve.at(k) - k * alone_ns for k in range(1, count + 1)]
+            lasts_ns = curve.up_to(count)
+            adds_ns = [ns - k * lasts_ns[0] for k, ns in enumerate(lasts_ns, start=1)]
             # What does not fit makes the graph one for Python; see _longest_ns.
             kept = [max(-kernel.NEVER, min(ns, kernel.NEVER)) for ns in adds_ns]
             batch_ns[begin : begin + count, device] = kept
