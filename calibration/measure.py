@@ -34,7 +34,7 @@ from dynpartition.calibration.reaching import cells_of, reaching
 from dynpartition.cluster import Cluster, Device
 from dynpartition.errors import CalibrationError
 from dynpartition.hardware import HardwareBackend
-from dynpartition.hardware.backend import Workers
+from dynpartition.hardware.backend import GpuLinkKind, Workers
 from dynpartition.hardware.devices import elsewhere
 from dynpartition.hardware.locking import choose_workers
 from dynpartition.hardware.virtual import ClockKind
@@ -61,6 +61,7 @@ def calibrate(
     seed: int = 0,
     clock: ClockKind = "wall",
     workers: Workers = "auto",
+    gpu_links: GpuLinkKind = "auto",
     noise: bool = False,
     progress: Progress = lambda share: None,
     provenance: Mapping[str, object] | None = None,
@@ -69,9 +70,10 @@ def calibrate(
 
     Randomised placements and each single device are run again and again in random order, so that a
     slow phase of the machine touches all alike. Stamps of their launches and transfers make the
-    numbers; then all are re-fitted to the makespans. `workers`: see `HardwareBackend`; `auto` finds
-    out what suits the cells. `noise`: whether simulations of the profile scatter as launches did.
-    Raises CalibrationError without inputs, or when a cell or a link was not measured often enough.
+    numbers; then all are re-fitted to the makespans. `workers`, `gpu_links`: see `HardwareBackend`;
+    by itself it finds out which workers suit the cells. `noise`: whether simulations of the profile
+    scatter as launches did. Raises CalibrationError without inputs, or when a cell or a link was
+    not measured often enough.
     """
     if not inputs:
         raise CalibrationError("calibration needs at least one input")
@@ -82,7 +84,8 @@ def calibrate(
     more, uncalled = reaching(model, inputs, seed=seed, seconds=search_s)
     inputs = [*inputs, *more]
     kind, why = _suiting_workers(workers, devices, inputs)
-    with HardwareBackend(model, devices, clock=clock, workers=kind) as backend:
+    options: dict[str, Any] = {"clock": clock, "gpu_links": gpu_links}
+    with HardwareBackend(model, devices, workers=kind, **options) as backend:
         cluster = backend.profile.cluster
         fit_inputs, check_inputs = _divided(inputs)
         fit_jobs = make_jobs(fit_inputs, cluster, rng, FIT_JOBS, largest=True)
@@ -92,7 +95,7 @@ def calibrate(
         measure_jobs(backend, [*fit_jobs, *check_jobs], rng, main_s, main)
         measure_more(backend, fit_jobs, main_s)
     probe = _part(progress, 1 - _PROBE_SHARE, 1.0)
-    probe_jobs = _probe(devices, cluster, rng, seconds * _PROBE_SHARE, clock, probe)
+    probe_jobs = _probe(devices, cluster, rng, seconds * _PROBE_SHARE, options, probe)
     probed = observations_of(probe_jobs, cluster)
     traces = [outcome.trace for job in probe_jobs for outcome, _ in job.outcomes]
     pairs = find_pairs(cluster, traces)
@@ -106,9 +109,7 @@ def calibrate(
     works = count_work(model, inputs)
     story = {
         **(provenance or {}),
-        "clock": clock,
-        "workers": kind,
-        **({"workers_because": why} if why else {}),
+        **_manner(clock, kind, why, gpu_links),
         "devices": identities(devices),
         "cells": {cell: asdict(work) for cell, work in works.items()},
         "operators": _operators(cluster, fitted, works, probed),
@@ -138,6 +139,16 @@ def _suiting_workers(
     return choice.workers, str(choice)
 
 
+def _manner(clock: ClockKind, workers: Workers, why: str, gpu_links: GpuLinkKind) -> dict[str, str]:
+    """Return how a profile was measured, as backends that are given it look for it."""
+    manner: dict[str, str] = {"clock": clock, "workers": workers}
+    if why:
+        manner["workers_because"] = why
+    if gpu_links == "nccl":
+        manner["gpu_links"] = gpu_links
+    return manner
+
+
 def _part(progress: Progress, begin: float, end: float) -> Progress:
     return lambda share: progress(begin + share * (end - begin))
 
@@ -152,13 +163,13 @@ def _probe(
     cluster: Cluster,
     rng: np.random.Generator,
     seconds: float,
-    clock: ClockKind,
+    options: Mapping[str, Any],
     progress: Progress,
 ) -> list[MeasuredJob]:
     """Run cells and transfers of many sizes on the same devices."""
     model = Probe(ProbeConfig())
     uncapped = [replace(device, memory_bytes=None) for device in devices]
-    with HardwareBackend(model, uncapped, clock=clock) as backend:
+    with HardwareBackend(model, uncapped, **options) as backend:
         jobs = make_jobs(generate_inputs(model, PROBE_JOBS, seed=0), cluster, rng, PROBE_JOBS)
         measure_jobs(backend, jobs, rng, seconds, progress)
     return jobs

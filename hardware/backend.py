@@ -22,6 +22,7 @@ from dynpartition.hardware.execution import Machine
 from dynpartition.hardware.hosts import ANSWER_TIMEOUT_S
 from dynpartition.hardware.kept import PLANS_MAX, KeptPlans
 from dynpartition.hardware.ledger import find_stocks
+from dynpartition.hardware.links import connectable
 from dynpartition.hardware.machine import MachineOptions, build_machine
 from dynpartition.hardware.monitor import PERIOD_S, GpuMonitor, monitor_of
 from dynpartition.hardware.pool import STALL_TIMEOUT_S
@@ -35,6 +36,7 @@ ARENA_BYTES = 256 << 20
 """Default arena of a device without a memory cap; on CPUs only what is used costs memory."""
 
 Workers = Literal["auto", "processes", "threads"]
+GpuLinkKind = Literal["auto", "host", "nccl"]
 
 
 class HardwareBackend(Backend):
@@ -55,7 +57,9 @@ class HardwareBackend(Backend):
     never. What happens then: docs/hardware.md, "Failures". `workers`: whether CPU devices but the
     first are processes, or threads, which pay where cells are long (docs/hardware.md, "Processes or
     threads"); `auto`: what the profile was measured with, else processes. `answer_timeout_s`: how
-    long the rank of another host may take to answer (docs/scale-out.md).
+    long the rank of another host may take to answer. `gpu_links`: whether GPUs of rank 0 and of
+    other ranks exchange by way of host memory, or are connected by NCCL; `auto`: as the profile was
+    measured, else the former (docs/scale-out.md).
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class HardwareBackend(Backend):
         stall_timeout_s: float = STALL_TIMEOUT_S,
         workers: Workers = "auto",
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        gpu_links: GpuLinkKind = "auto",
         streams: StreamApi[Any, Any] | None = None,
     ) -> None:
         self.model = model
@@ -90,6 +95,7 @@ class HardwareBackend(Backend):
             threads=_are_threads(workers, self._profile, self.devices),
             virtual=_is_virtual(clock, self.devices),
             answer_timeout_s=_checked_timeout("answer_timeout_s", answer_timeout_s),
+            connected=_connected(gpu_links, self._profile, self.devices),
         )
         try:
             api.prepare(self.devices)
@@ -187,6 +193,21 @@ def _are_threads(workers: str, profile: Profile, devices: Sequence[Device]) -> b
             raise DeviceError("workers are threads, but other hosts need processes; use these")
         return False
     return workers == "threads" or (workers == "auto" and is_of_threads)
+
+
+def _connected(kind: str, profile: Profile, devices: Sequence[Device]) -> list[int]:
+    """Return the GPUs here that are to be connected with those of other hosts."""
+    if kind not in get_args(GpuLinkKind):
+        raise DeviceError(f"gpu_links is {kind!r}; {did_you_mean(kind, get_args(GpuLinkKind))}")
+    able = connectable(devices)
+    if kind == "nccl" and not able:
+        names = ", ".join(device.name for device in devices)
+        raise DeviceError(
+            f"gpu_links is 'nccl', but among {names} no whole GPU of this host has a GPU of another"
+            " one to be connected with; leave it out"
+        )
+    is_wanted = kind == "nccl" or (kind == "auto" and profile.provenance.get("gpu_links") == "nccl")
+    return able if is_wanted else []
 
 
 def _is_virtual(clock: ClockKind, devices: Sequence[Device]) -> bool:

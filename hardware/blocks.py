@@ -27,10 +27,12 @@ class SharedMemory:
         cells: Mapping[str, nn.Module],
         *,
         weights: bool,
+        connected: Sequence[int] = (),
     ) -> None:
         """`arena_bytes`: per device; those on other hosts have theirs there.
 
-        `weights`: whether devices read weights from here.
+        `weights`: whether devices read weights from here. `connected`: GPUs here that are to be
+        connected with those of other hosts.
         """
         self.control_block = SharedBlock.create(CONTROL_BYTES)
         self.control = Control(self.control_block)
@@ -52,6 +54,9 @@ class SharedMemory:
         """By device of another host: what wakes who passes on for it."""
         for bell in self.bells.values():
             self.control.bell.add(bell)
+        self.connected = list(connected)
+        self.meetings: dict[int, str] = {}
+        """Worker of a GPU of another host → where `connected` meet it."""
         self.has_weights = weights
         if weights:
             self.master.write(cells)

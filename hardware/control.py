@@ -22,6 +22,8 @@ CONTROL_BYTES = 8 * (LINES * LINE_WORDS + 2 * FLAGS_MAX)
 NO_LAUNCH = 1 << 62
 """Where a worker is that has done all it knows of."""
 
+_CUE_BITS = FLAGS_MAX.bit_length()
+"""Of a cue: the number; the epoch lies above."""
 _GO, _BELL, _READY, _FAILED, _LAUNCH, _BEAT = range(6)
 _lock = threading.Lock()
 
@@ -58,7 +60,7 @@ class Control:
         self.flags = words[LINES * LINE_WORDS : times]
         """Per transfer: the epoch in which it arrived last."""
         self.times = words[times:]
-        """Per transfer: when that was, in virtual time or over slowed links; else untouched."""
+        """Per transfer: when that was, in virtual time or over slowed links; or its cue."""
 
     def go(self, epoch: int) -> None:
         """Let all workers begin session `epoch`."""
@@ -156,6 +158,27 @@ class Arrivals:
             return False
         fence()
         return not self._paced or time.perf_counter_ns() >= self._times[copy]
+
+
+class Cues:
+    """Which transfers between connected GPUs begin, and as which of their connection.
+
+    They lie where times do: no session has both.
+    """
+
+    def __init__(self, control: Control, epoch: int) -> None:
+        self._words, self._bell = control.times, control.bell
+        self._epoch = epoch << _CUE_BITS
+
+    def give(self, copy: int, number: int) -> None:
+        """Publish that transfer `copy` begins as the `number`th, counted from 1."""
+        self._words[copy] = self._epoch | number
+        self._bell.ring()
+
+    def number_of(self, copy: int) -> int:
+        """Return as which transfer `copy` begins; 0: it does not yet."""
+        word = self._words[copy]
+        return word - self._epoch if word >> _CUE_BITS << _CUE_BITS == self._epoch else 0
 
 
 def _word(worker: int, kind: int) -> int:

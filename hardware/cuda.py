@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 
 from dynpartition.cluster import Device
 from dynpartition.device_spec import gpu_of
 from dynpartition.hardware.green import GreenContexts, parts_of
+from dynpartition.hardware.messages import Pause
+from dynpartition.hardware.peer import Peer
 from dynpartition.hardware.streams import StreamApi
 from dynpartition.types import IntArray
 
@@ -174,6 +177,13 @@ class CudaStreams(StreamApi[torch.cuda.Stream, CudaEvent]):
     def relieve(self) -> None:
         """Give back the blocks that PyTorch keeps; that waits for the devices."""
         _cuda.empty_cache()
+
+    def join(self, device: Device, store: Store, rank: int, timeout_s: float, pause: Pause) -> Peer:
+        """Connect a whole GPU with one of another process by NCCL."""
+        from dynpartition.hardware.nccl import NcclPeer
+
+        gpu = torch.device(gpu_of(device.name))
+        return NcclPeer(gpu, store, rank, self._enter, timeout_s=timeout_s, pause=pause)
 
     def record(self, stream: torch.cuda.Stream) -> CudaEvent:
         """Return an event that happens when the stream has got this far."""

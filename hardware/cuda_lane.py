@@ -8,8 +8,9 @@ Between two CUDA devices the receiver's in stream copies. Bytes that come from a
 copied once its flag is set; bytes that go to one set its flag once their event has happened. Both
 are looked after by `CudaGroup.pump`, which the caller's walk calls all the time.
 
-Devices that another process drives, on this host or another, reach a GPU by its mirror only: host
-memory in which every byte lies where it lies in the GPU's arena.
+Devices that another process drives, on this host or another, reach a GPU by its mirror: host memory
+in which every byte lies where it lies in the GPU's arena. A GPU of another host may be connected
+with it besides (`direct.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from dynpartition.hardware.compute import LaunchCall
 from dynpartition.hardware.control import Arrivals
+from dynpartition.hardware.direct import DirectTransfers
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Lane, Site
 from dynpartition.hardware.memory import Arena
@@ -35,7 +37,7 @@ from dynpartition.hardware.messages import (
     RunOrder,
     Segment,
 )
-from dynpartition.hardware.streams import StreamApi
+from dynpartition.hardware.streams import StreamApi, begun_by
 
 Api = StreamApi[Any, Any]
 
@@ -63,11 +65,12 @@ class CudaGroup:
         arrivals: Arrivals,
         *,
         mirrors: Mapping[int, Arena],
+        direct: DirectTransfers,
     ) -> None:
         """`arenas`: of the GPUs here, and of CPU devices as far as this process can reach them.
 
         `mirrors`: of the GPUs here, where they have some, and of those of other processes that can
-        be reached.
+        be reached. `direct`: what goes over connections.
         """
         self.api = api
         self.streams = streams
@@ -84,25 +87,50 @@ class CudaGroup:
         self._coming: dict[int, CopyOrder] = {}
         self._spans: list[tuple[CopyOrder, Any, Any, int, int]] = []
         """With when the host began and ended to enqueue it."""
-        self.pushed_ns = 0
-        """How long the host has been busy with enqueueing transfers."""
+        self._pushed_ns = 0
         self._arenas = arenas
         self._arrivals = arrivals
+        self.direct = direct
+
+    @property
+    def pushed_ns(self) -> int:
+        """How long the host has been busy with enqueueing transfers."""
+        return self._pushed_ns + self.direct.pushed_ns
+
+    @property
+    def has_left(self) -> bool:
+        """Whether all that is for devices which are not driven here has left."""
+        return not self.leaving and self.direct.is_settled
 
     def expect(self, order: CopyOrder) -> None:
         """Fetch this transfer, from a device that is not driven here, once its flag is set."""
-        self._coming[order.copy] = order
+        if self.direct.pair_of(order) is not None:
+            self.direct.expect(order)
+        else:
+            self._coming[order.copy] = order
 
     def pump(self) -> None:
         """Begin the copies whose bytes are ready and set the flags of those that have arrived."""
         self.fetch()
         self.announce()
 
+    def settle(self) -> None:
+        """Note and announce what has arrived, once all devices are idle."""
+        self.direct.settle()
+        while self.leaving:
+            self.announce()
+
+    def arrival(self, copy: int) -> Any:
+        """Return the event of a transfer's arrival on a CUDA device; None: nothing is known."""
+        event = self.arrived.get(copy)
+        return self.direct.arrived.get(copy) if event is None else event
+
     def fetch(self) -> None:
         """Begin the copies to CUDA devices whose bytes are ready."""
         for copy in [copy for copy in self._coming if self._arrivals.has(copy)]:
             order = self._coming.pop(copy)
             self.arrived[copy] = self.push(order, self.streams[order.dst].incoming)
+        self.direct.pump()
 
     def announce(self) -> None:
         """Set the flags of the copies from CUDA devices that have arrived."""
@@ -114,6 +142,9 @@ class CudaGroup:
 
     def send(self, order: CopyOrder, stream: Any, after: Any) -> None:
         """Copy to a device that is not driven here, after an event; `pump` sets the flag."""
+        if self.direct.pair_of(order) is not None:
+            self.direct.offer(order, after)
+            return
         self.leaving[order.copy] = self.push(order, stream, after)
         self._queues.setdefault(order.src, deque()).append(order.copy)
 
@@ -126,7 +157,7 @@ class CudaGroup:
         self.api.enqueue(stream, lambda: self._copy(order))
         end = self.api.record(stream)
         after_ns = _now_ns()
-        self.pushed_ns += after_ns - before_ns
+        self._pushed_ns += after_ns - before_ns
         self._spans.append((order, start, end, before_ns, after_ns))
         return end
 
@@ -147,23 +178,16 @@ class CudaGroup:
         """Forget all transfers: their events can be asked nothing any more."""
         for pending in (self.arrived, self.leaving, self._queues, self._coming, self._spans):
             pending.clear()
+        self.direct.drop()
 
     def stamps(self) -> list[CopyStamp]:
         """Return when the transfers took place, once everything has ended."""
         clock = self.api.host_ns
-        return [
+        stamps = [
             CopyStamp(order.copy, *begun_by(clock(a), clock(b), after_ns), after_ns - before_ns)
             for order, a, b, before_ns, after_ns in self._spans
         ]
-
-
-def begun_by(start_ns: int, end_ns: int, enqueued_ns: int) -> tuple[int, int]:
-    """Return when enqueued work started and ended, given its events.
-
-    On an idle stream the first event happens at once, long before the work has been enqueued. What
-    lies between is the host's time, not the device's.
-    """
-    return min(max(start_ns, enqueued_ns), end_ns), end_ns
+        return stamps + self.direct.stamps()
 
 
 def graphs_of(api: Api, stream: Any, site: Site) -> GraphCache:
@@ -212,7 +236,7 @@ class CudaLane(Lane):
         return not self._begun or self._api.has_happened(self._ended[self._begun[-1][0]])
 
     def _has_arrived(self, copy: int) -> bool:
-        event = self._group.arrived.get(copy)
+        event = self._group.arrival(copy)
         if event is None:
             return False
         self._api.wait(self._streams.compute, event)

@@ -12,10 +12,12 @@ import torch
 
 from dynpartition.errors import DeviceLost
 from dynpartition.hardware.blueprint import Value
-from dynpartition.hardware.control import Arrivals
+from dynpartition.hardware.control import Arrivals, Cues
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, DeviceStreams
+from dynpartition.hardware.direct import LeadingTransfers
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site
+from dynpartition.hardware.links import GpuLinks
 from dynpartition.hardware.losses import GpusLost, Loss, WorkerLost, no_memory
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Finish, Report, Segment
@@ -43,6 +45,8 @@ class Machine:
     api: Api
     streams: Mapping[int, DeviceStreams]
     graphs: Mapping[int, GraphCache]
+    links: GpuLinks
+    """Connections of these GPUs with those of other hosts."""
     core: int | None
     """Where the caller runs meanwhile."""
     lost_gpus: dict[int, str] = field(default_factory=dict)
@@ -73,6 +77,7 @@ class Machine:
     def lose_gpus(self, why: str) -> None:
         """Do without CUDA from now on."""
         self.lost_gpus.update((site.index, why) for site in self.working_gpus)
+        self.links.lose(why)
 
     def refresh(self, has_finished: bool) -> None:
         """Get ready for a session, while none is open and before anything of it is written.
@@ -82,6 +87,7 @@ class Machine:
         self.pool.revive()
         if self.working_gpus:
             try:
+                self.links.reconnect()
                 self._capture_wanted(has_finished)
                 self._restock()
             except RuntimeError as error:
@@ -118,6 +124,7 @@ class Machine:
                 self.pool.close()
 
     def _release_gpus(self) -> None:
+        self.links.close()
         for arena in (*self.pool.memory.arenas, *self.mirrors.values()):
             if arena is not None:
                 self.api.unpin(arena.raw)
@@ -156,6 +163,10 @@ class Execution:
         self._group = CudaGroup(
             *(machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals),
             mirrors=machine.mirrors,
+            direct=LeadingTransfers(
+                *(machine.api, machine.links.of, machine.arenas, self._arrivals),
+                Cues(machine.pool.control, self._epoch),
+            ),
         )
         self._walk = Walk(machine.host, machine.working_gpus, self._epoch, self._group)
         self.clock = DecisionClock("virtual" if machine.host.virtual else "wall")
@@ -271,27 +282,36 @@ class Execution:
     def _give_up(self, loss: Loss) -> None:
         if isinstance(loss, WorkerLost):
             self._pool.discard(loss.worker, str(loss))
+            self._walk.part_from(self._machine.links)
         elif isinstance(loss, GpusLost):
             self._machine.lose_gpus(str(loss))
             self._walk.drop_gpus()
 
     def _come_to_rest(self) -> None:
         while self._walk.must_go_on:
-            self._walk.step()
+            try:
+                self._walk.step()
+            except WorkerLost as another:
+                self._give_up(another)
         self._stop(math.inf)
         self._settle()
 
     def _settle(self) -> None:
         """Wait until the CUDA devices are idle, and ask what was done here."""
-        self._walk.settle()
+        self._rest()
         self._done_here = self._walk.reports()
+
+    def _rest(self) -> None:
+        """Wait until the CUDA devices are idle; nothing comes from devices that are gone."""
+        self._walk.part_from(self._machine.links)
+        self._walk.settle()
 
     def abort(self) -> None:
         """Drop what has not begun and wait for the rest; a worker that takes too long is ended."""
         if self._given and not self.is_over:
             self._stop(ABORT_TIMEOUT_S)
             try:
-                self._walk.settle()
+                self._rest()
             except GpusLost as loss:
                 self._give_up(loss)
         self.is_over = True

@@ -2,6 +2,8 @@
 
 Devices announce a transfer by its flag, as to each other. At one end the flag lets a ferry send the
 bytes; at the other it writes them into the arena of the reader, and sets the flag there.
+
+Of transfers between connected GPUs (`direct.py`) only flags and cues go this way.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 
-from dynpartition.hardware.control import Arrivals, Control, fence
+from dynpartition.hardware.control import Arrivals, Control, Cues, fence
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import CopyOrder, CopyStamp, Segment
-from dynpartition.hardware.wire import DATA, Frame, Wire
+from dynpartition.hardware.wire import CUES, DATA, READY, Frame, Wire
 
 LOAD_BYTES = 1 << 17
 """What is ready together goes in one message, up to about this."""
@@ -30,15 +32,25 @@ class Ferry:
         control: Control,
         arenas: Sequence[Arena | None],
         leaves: Callable[[CopyOrder], bool],
+        *,
+        connected: Container[int] = (),
+        leads: bool = False,
     ) -> None:
-        """`leaves`: whether a transfer leaves this machine; of the others, some arrive here."""
+        """`leaves`: whether a transfer leaves this machine; of the others, some arrive here.
+
+        `connected`: GPUs of rank 0 whose transfers with the device do not pass here. `leads`:
+        whether this is the end of rank 0.
+        """
         self.epoch = 0
         self._wire, self._control, self._arenas = wire, control, arenas
-        self._leaves = leaves
+        self._leaves, self._connected, self._leads = leaves, connected, leads
         self._flags = np.frombuffer(control.flags, dtype=np.int64)
         self._orders: dict[int, CopyOrder] = {}
         self._due = np.empty(0, dtype=np.int64)
         """Transfers that are to leave."""
+        self._uncued: dict[int, CopyOrder] = {}
+        """Transfers between connected GPUs that have no cue yet; known at rank 0 only."""
+        self._cues = Cues(control, 0)
         self._kept: dict[int, Segment] = {}
         self._landed: list[CopyStamp] = []
         self._lock = threading.Lock()
@@ -54,12 +66,25 @@ class Ferry:
             if segment.epoch != self.epoch:
                 self.epoch, self._orders, self._landed = segment.epoch, {}, []
                 self._due = np.empty(0, dtype=np.int64)
+                self._uncued, self._cues = {}, Cues(self._control, self.epoch)
             self._orders.update((order.copy, order) for order in whole.copies)
-            leaving = [order.copy for order in whole.copies if self._leaves(order)]
+            if self._leads:
+                self._uncued.update((o.copy, o) for o in whole.copies if self._is_direct(o))
+            leaving = [order.copy for order in whole.copies if self._is_due(order)]
             self._due = np.concatenate([self._due, np.array(leaving, dtype=np.int64)])
+
+    def _is_direct(self, order: CopyOrder) -> bool:
+        return order.src in self._connected or order.dst in self._connected
+
+    def _is_due(self, order: CopyOrder) -> bool:
+        """Return whether a transfer leaves, or is said to be ready, once its flag is set."""
+        return self._leaves(order) and not (self._leads and self._is_direct(order))
 
     def sweep(self) -> bool:
         """Send all that is ready; return whether anything was."""
+        return self._send_ready() | self._send_cues()
+
+    def _send_ready(self) -> bool:
         with self._lock:
             if not len(self._due):
                 return False
@@ -69,16 +94,45 @@ class Ferry:
             ready, self._due = self._due[is_ready], self._due[~is_ready]
             fence()
             epoch, orders = self.epoch, [self._orders[copy] for copy in ready.tolist()]
-        for some in _loads(orders):
-            numbers = np.array([order.copy for order in some], dtype=np.int64)
-            parts: list[bytes | memoryview] = [numbers.tobytes()]
+        direct = [order.copy for order in orders if self._is_direct(order)]
+        if direct:
+            self._wire.send(READY, [_packed(direct)], b=epoch)
+        for some in _loads([order for order in orders if not self._is_direct(order)]):
+            parts: list[bytes | memoryview] = [_packed([order.copy for order in some])]
             for order in some:
                 source = self._octets(order.src)
                 parts += [source[src : src + size] for src, _, size in order.spans]
             self._wire.send(DATA, parts, a=len(some), b=epoch)
         return True
 
-    def land(self, frame: Frame) -> None:
+    def _send_cues(self) -> bool:
+        """Pass on which transfers rank 0 has begun."""
+        with self._lock:
+            epoch, cues = self.epoch, self._cues
+            given = [(c, n) for c in self._uncued if (n := cues.number_of(c))]
+            for copy, _ in given:
+                del self._uncued[copy]
+        if given:
+            self._wire.send(CUES, [_packed(given)], b=epoch)
+        return bool(given)
+
+    def hear(self, frame: Frame) -> bool:
+        """Take in what another ferry has sent; return whether it was that."""
+        if frame.kind == DATA:
+            self._land(frame)
+        elif frame.kind == READY:
+            arrivals = Arrivals(self._control, frame.b)
+            for copy in np.frombuffer(frame.payload, dtype=np.int64).tolist():
+                arrivals.set(copy)
+        elif frame.kind == CUES:
+            cues, numbers = Cues(self._control, frame.b), np.frombuffer(frame.payload, np.int64)
+            for copy, number in numbers.reshape(-1, 2).tolist():
+                cues.give(copy, number)
+        else:
+            return False
+        return True
+
+    def _land(self, frame: Frame) -> None:
         """Write what has come where it is read, and say so."""
         arrivals, at = Arrivals(self._control, frame.b), 8 * frame.a
         for copy in np.frombuffer(frame.payload[:at], dtype=np.int64).tolist():
@@ -107,6 +161,10 @@ class Ferry:
         arena = self._arenas[device]
         assert arena is not None
         return arena.octets
+
+
+def _packed(numbers: Sequence[int] | Sequence[tuple[int, int]]) -> bytes:
+    return np.array(numbers, dtype=np.int64).tobytes()
 
 
 def _loads(orders: Sequence[CopyOrder]) -> Iterator[list[CopyOrder]]:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from dynpartition.hardware.control import Arrivals
+from dynpartition.hardware.control import Arrivals, Cues
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, CudaLane, DeviceStreams
+from dynpartition.hardware.direct import FollowingTransfers, GpuLink, Pair
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.losses import WorkerLost, is_out_of_memory, no_memory
@@ -34,6 +35,8 @@ class GpuDevice:
         mirrors: Mapping[int, Arena],
     ) -> None:
         """`number`: of the worker. `mirrors`: of all GPUs of the host, by device."""
+        self.links: dict[Pair, GpuLink] = {}
+        """Connections with GPUs of rank 0."""
         self.number = number
         self.site = site
         self.api = api
@@ -84,10 +87,14 @@ class GpuRun:
         """Whether all that was planned has been done, when it was asked for its report."""
         self._device = device
         site, api = device.site, device.api
+        arrivals = Arrivals(site.control, epoch)
         self._group = CudaGroup(
             *(api, {site.index: device.streams}, {site.index: device.graphs}, site.arenas),
-            Arrivals(site.control, epoch),
+            arrivals,
             mirrors=device.mirrors,
+            direct=FollowingTransfers(
+                *(api, device.links, site.arenas, arrivals, Cues(site.control, epoch))
+            ),
         )
         self._lane = CudaLane(site, epoch, self._group)
 
@@ -113,7 +120,7 @@ class GpuRun:
     def is_done(self) -> bool:
         """Whether all so far has been computed, and what leaves has left."""
         with self._device.errors():
-            return self._lane.is_done and not self._group.leaving and self._lane.is_idle
+            return self._lane.is_done and self._group.has_left and self._lane.is_idle
 
     @property
     def must_go_on(self) -> bool:
@@ -129,6 +136,7 @@ class GpuRun:
         """Fetch what has come since, and wait until nothing is under way."""
         self._group.fetch()
         self._device.api.synchronize()
+        self._group.settle()
 
     def report(self) -> Report:
         """Wait for what has been begun, and return what was done.
@@ -138,8 +146,6 @@ class GpuRun:
         with self._device.errors():
             self.has_finished = self._lane.is_done
             self.catch_up()
-            while self._group.leaving:
-                self._group.announce()
             report, shelf = self._lane.report(), self._device.site.shelf
             report.copies += self._group.stamps()
             report.held = [] if shelf is None else list(shelf.held)

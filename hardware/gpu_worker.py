@@ -20,6 +20,7 @@ from dynpartition.hardware.devices import device_number
 from dynpartition.hardware.doorbell import Doorbell
 from dynpartition.hardware.gpu_run import GpuDevice
 from dynpartition.hardware.lane import Site
+from dynpartition.hardware.links import join_rank_0
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Channel, Failure, Ready, Setup
 from dynpartition.hardware.patience import Spinner
@@ -34,7 +35,7 @@ from dynpartition.models import DynamicModel
 def gpu_device(setup: Setup, model: DynamicModel[object], api: Api) -> GpuDevice:
     """Return the GPU that a setup asks for; DeviceError when it is not there."""
     name, index = setup.names[setup.device], setup.device
-    own = Device(name.partition("/")[2], "cuda", speed=setup.speed)
+    own = own_device(setup)
     _check_there(name, device_number(own), api.n_devices)
     api.prepare([own])
     control = Control(SharedBlock(setup.control_fd, CONTROL_BYTES))
@@ -66,6 +67,12 @@ def gpu_device(setup: Setup, model: DynamicModel[object], api: Api) -> GpuDevice
     return GpuDevice(setup.worker, site, api, streams, graphs, mirrors)
 
 
+def own_device(setup: Setup) -> Device:
+    """Return the device that a setup is for, by its name on its own host."""
+    name = setup.names[setup.device].partition("/")[2]
+    return Device(name, "cuda", speed=setup.speed)
+
+
 def _check_there(name: str, number: int, n_devices: int) -> None:
     if number < n_devices:
         return
@@ -79,6 +86,7 @@ def serve_gpu(channel: Channel, setup: Setup, api: Api) -> None:
     """Be the worker of a GPU until the caller hangs up."""
     torch.set_num_threads(1)
     device = started(channel, setup, lambda: gpu_device(setup, rebuilt_model(setup), api))
+    connect(channel, setup, device)
     gc.freeze()  # the model is not garbage: collections during a run are short
     patience = Spinner(polite=setup.polite)
     Server(setup.worker, channel, device.site, patience, device.open_run).serve()
@@ -98,6 +106,15 @@ def started(channel: Channel, setup: Setup, make: Callable[[], GpuDevice]) -> Gp
         raise DeviceError(what) from error
     channel.send(Ready())
     return device
+
+
+def connect(channel: Channel, setup: Setup, device: GpuDevice) -> None:
+    """Connect a GPU with those of rank 0 that it is to be; tell why, and raise, where it fails."""
+    try:
+        device.links.update(join_rank_0(setup, device.api, own_device(setup)))
+    except DeviceError as error:
+        channel.send(Failure(str(error), "", others_may=True))
+        raise
 
 
 def _serve(channel: Channel, setup: Setup) -> None:

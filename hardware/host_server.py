@@ -43,7 +43,6 @@ from dynpartition.hardware.starting import START_TIMEOUT_S
 from dynpartition.hardware.transport import Worker
 from dynpartition.hardware.wire import (
     BYE,
-    DATA,
     ENDED,
     GO,
     HELLO,
@@ -103,7 +102,10 @@ def serve_device(store: Store, memories: HostMemories, start: StartWorker) -> No
         return  # who called has gone
     if store.get("versions/0").decode() != mine:
         return  # rank 0 says so
-    wire = Wire(store, rank=1)
+    try:
+        wire = Wire(store, rank=1, timeout_s=HELLO_TIMEOUT_S)
+    except WireFailed:
+        return  # who called has gone since
     try:
         with suppress(WireFailed):  # the relay is gone, and with it whoever would listen
             serve_wire(wire, memories, start)
@@ -167,6 +169,7 @@ class HostServer:
         self._ferry = Ferry(
             *(wire, self._control, arenas),
             leaves=lambda order: order.src == index and order.dst not in memory.devices,
+            connected=setup.connected,
         )
         rank, core = world(), None
         if index not in memory.gpus:  # ranks of one machine stand side by side
@@ -250,9 +253,9 @@ class HostServer:
             self._bell.wake()
 
     def _hear(self, frame: Frame) -> None:
-        if frame.kind == DATA:
-            self._ferry.land(frame)
-        elif frame.kind == MESSAGE:
+        if self._ferry.hear(frame):
+            return
+        if frame.kind == MESSAGE:
             message = decode(frame.payload)
             assert isinstance(message, Segment | Finish)
             if isinstance(message, Segment):

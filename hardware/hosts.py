@@ -97,6 +97,13 @@ def dial(host: int, timeout_s: float) -> Store:
     return PrefixStore(f"wire/{host}/{number}", shared)
 
 
+def meeting(place: str, part: int) -> Store:
+    """Return a store in which two processes meet that know `place` and `part`, and nobody else."""
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    return PrefixStore(f"meeting/{place}/{part}", store())
+
+
 def serve(gpu_worker: str = GPU_WORKER) -> None:
     """Serve rank 0 until it ends; to be called by all other ranks instead of their program.
 

@@ -13,6 +13,7 @@ from dynpartition.hardware.devices import available_cores, core_of, elsewhere, g
 from dynpartition.hardware.execution import Machine
 from dynpartition.hardware.hosts import ANSWER_TIMEOUT_S
 from dynpartition.hardware.lane import Site, run_delay
+from dynpartition.hardware.links import GpuLinks
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import Stock
 from dynpartition.hardware.pacing import are_paced, paces_from
@@ -43,6 +44,8 @@ class MachineOptions:
     """Whether stamps are in virtual time; only without CUDA devices."""
     answer_timeout_s: float = ANSWER_TIMEOUT_S
     """How long another host may take to answer."""
+    connected: Sequence[int] = ()
+    """GPUs here that are to be connected with those of other hosts."""
 
 
 def build_machine(
@@ -65,16 +68,22 @@ def build_machine(
         threads=options.threads,
         virtual=options.virtual,
         answer_timeout_s=options.answer_timeout_s,
+        connected=options.connected,
     )
     pool = start_pool(model, devices, pool_options)
+    links = GpuLinks(api, pool)
     try:
-        return _driven(model, pool, api, core_of(devices[cpus[0]], cores))
+        links.connect()
+        return _driven(model, pool, links, api, core_of(devices[cpus[0]], cores))
     except BaseException:
+        links.close()
         pool.close()
         raise
 
 
-def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) -> Machine:
+def _driven(
+    model: DynamicModel[Any], pool: Pool, links: GpuLinks, api: Api, core: int | None
+) -> Machine:
     """Return the machine around a pool, with the devices that the caller drives."""
     devices, options = pool.devices, pool.options
     cuda = gpus_here(devices)
@@ -112,6 +121,7 @@ def _driven(model: DynamicModel[Any], pool: Pool, api: Api, core: int | None) ->
         api=api,
         streams=streams,
         graphs={at: graphs_of(api, streams[at].compute, site) for at, site in driven.items()},
+        links=links,
         core=core,
     )
 

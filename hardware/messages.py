@@ -163,6 +163,10 @@ class Setup(msgspec.Struct, tag=True):
     """What wakes those who pass on to other hosts; a relay has its own alone."""
     answer_timeout_s: float = 60.0
     """How long another host may take to answer."""
+    connected: list[int] = []
+    """GPUs of rank 0 that this GPU of another host is to be connected with."""
+    meeting: str = ""
+    """Where they meet."""
 
 
 class Ready(msgspec.Struct, tag=True):

@@ -51,6 +51,8 @@ class PoolOptions:
     """Whether stamps are in virtual time."""
     answer_timeout_s: float = ANSWER_TIMEOUT_S
     """How long another host may take to answer."""
+    connected: Sequence[int] = ()
+    """GPUs here that are to be connected with those of other hosts."""
 
 
 class _Watch:
@@ -183,6 +185,11 @@ class Pool:
         self.check_due_ns = now_ns + _CHECK_NS if self.alive else _NEVER_NS
         for number in self.alive:
             self._examine(number, name_cell, owes=number == owing)
+
+    def look_at(self, number: int) -> None:
+        """Raise DeviceLost if a worker is gone, with its own words where it left some."""
+        if self.workers[number].has_ended:
+            raise self._loss(number, _no_name)
 
     def _examine(self, number: int, name_cell: NameCell, *, owes: bool = True) -> None:
         if self.control.has_failed(number) or self.workers[number].has_ended:

@@ -41,7 +41,6 @@ from dynpartition.hardware.settings import preferred
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.hardware.wire import (
     BYE,
-    DATA,
     ENDED,
     GO,
     HELLO,
@@ -138,6 +137,8 @@ class Relay:
         self._ferry = Ferry(
             *(wire, self._control, arenas),
             leaves=lambda order: order.dst == setup.device and here[order.src],
+            connected=setup.connected,
+            leads=True,
         )
         self._clock = clock
         self._gone_epoch = 0
@@ -210,9 +211,9 @@ class Relay:
 
     def _hear(self, frame: Frame) -> None:
         control, worker = self._control, self._worker
-        if frame.kind == DATA:
-            self._ferry.land(frame)
-        elif frame.kind == STATE:
+        if self._ferry.hear(frame):
+            return
+        if frame.kind == STATE:
             control.set_launch(worker, frame.a)
             control.beat(worker)
             if frame.b:
@@ -252,7 +253,13 @@ def connect(setup: Setup) -> tuple[Wire, RemoteClock]:
     if theirs != mine:
         raise Refused(f"host{host} has {theirs}, but rank 0 has {mine}; install the same on both")
     is_same = bool(name) and store.get("clock/1").decode() == name
-    return Wire(store, rank=0), RemoteClock(is_same=is_same)
+    try:
+        wire = Wire(store, rank=0, timeout_s=setup.answer_timeout_s)
+    except WireFailed as error:
+        raise Refused(
+            f"host{host} has answered and is gone: {' '.join(str(error).split())}"
+        ) from error
+    return wire, RemoteClock(is_same=is_same)
 
 
 def _greet(setup: Setup, wire: Wire) -> None:

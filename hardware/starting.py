@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,12 +38,15 @@ from dynpartition.models import DynamicModel
 from dynpartition.models.capturing.model import CapturedModel
 
 START_TIMEOUT_S = 180.0
+_meetings = itertools.count()
 
 
 def start_pool(model: DynamicModel[Any], devices: Sequence[Device], options: PoolOptions) -> Pool:
     """Return a pool whose workers have started."""
     memory = SharedMemory(
-        devices, options.arena_bytes, model.cells, weights=needs_shared_weights(devices, options)
+        *(devices, options.arena_bytes, model.cells),
+        weights=needs_shared_weights(devices, options),
+        connected=options.connected,
     )
     kind = ThreadStarter if options.threads else ProcessStarter
     starter = kind(model, devices, options, memory)
@@ -105,6 +109,9 @@ class ProcessStarter(_Starter):
         # Workers leave GPUs to their driver; a relay knows of their memory only the mirror.
         mirrors = memory.mirrors if host_of(device.name) else {}
         blocks = [mirrors.get(at, block) for at, block in enumerate(memory.blocks)]
+        connected = memory.connected if self._is_far_gpu(index) else []
+        if connected:
+            memory.meetings[number] = f"{memory.name}/{number}/{next(_meetings)}"
         return Setup(
             model=("", "") if source else _importable(type(self.model)),
             import_path=list(sys.path),
@@ -131,7 +138,13 @@ class ProcessStarter(_Starter):
             paced=are_paced(self.devices),
             bells=self._bells(index),
             answer_timeout_s=options.answer_timeout_s,
+            connected=connected,
+            meeting=memory.meetings.get(number, ""),
         )
+
+    def _is_far_gpu(self, index: int) -> bool:
+        device = self.devices[index]
+        return device.kind == "cuda" and host_of(device.name) > 0
 
     def _core(self, index: int) -> int | None:
         """Return where a worker runs: a relay beside the caller, if no core is left for it."""

@@ -12,10 +12,15 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 
 from dynpartition.cluster import Device
 from dynpartition.hardware.green import SmLimits, parts_of, plan_splits
+from dynpartition.hardware.messages import Pause
+from dynpartition.hardware.peer import FakePeer, Peer, Step, meet
 from dynpartition.types import IntArray
+
+_LOOK_S = 50e-6
 
 StreamT = TypeVar("StreamT")
 EventT = TypeVar("EventT")
@@ -93,6 +98,14 @@ class StreamApi(ABC, Generic[StreamT, EventT]):
         """Give device memory back that is kept for later, before something is tried again."""
 
     @abstractmethod
+    def join(self, device: Device, store: Store, rank: int, timeout_s: float, pause: Pause) -> Peer:
+        """Connect `device` with a GPU of another process, which does the same as the other rank.
+
+        `rank`: 0 or 1. `store`: where both meet, and nobody else. Calls `pause` now and then, which
+        may raise. Raises DeviceError where they cannot be connected within `timeout_s`.
+        """
+
+    @abstractmethod
     def record(self, stream: StreamT) -> EventT:
         """Return an event that happens when the stream has got this far."""
 
@@ -117,6 +130,15 @@ class StreamApi(ABC, Generic[StreamT, EventT]):
         """Wait until all devices are idle."""
 
 
+def begun_by(start_ns: int, end_ns: int, enqueued_ns: int) -> tuple[int, int]:
+    """Return when enqueued work started and ended, given its events.
+
+    On an idle stream the first event happens at once, long before the work has been enqueued. What
+    lies between is the host's time, not the device's.
+    """
+    return min(max(start_ns, enqueued_ns), end_ns), end_ns
+
+
 @dataclass(slots=True, eq=False)
 class FakeEvent:
     """A point in a stand-in stream."""
@@ -126,9 +148,9 @@ class FakeEvent:
 
 @dataclass(slots=True, eq=False)
 class FakeStream:
-    """Work that has not been done yet: callables, and events to wait for."""
+    """Work that has not been done yet: callables, and what is to be waited for."""
 
-    work: deque[Callable[[], None] | FakeEvent] = field(default_factory=deque)
+    work: deque[Callable[[], None] | FakeEvent | Step] = field(default_factory=deque)
 
 
 class FakeStreams(StreamApi[FakeStream, FakeEvent]):
@@ -207,6 +229,11 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
     def relieve(self) -> None:
         """Do nothing."""
 
+    def join(self, device: Device, store: Store, rank: int, timeout_s: float, pause: Pause) -> Peer:
+        """Return a stand-in for one end; DeviceError when the other one does not come."""
+        meet(store, rank, timeout_s, pause)
+        return FakePeer(store, rank)
+
     def record(self, stream: FakeStream) -> FakeEvent:
         """Return an event that happens when the stream has got this far."""
         event = FakeEvent()
@@ -244,12 +271,19 @@ class FakeStreams(StreamApi[FakeStream, FakeEvent]):
             self._progress()
 
     def _progress(self) -> None:
-        """Do the first piece of work of one stream that can go on; there must be one."""
+        """Do the first piece of work of one stream that can go on.
+
+        There must be one, unless another process is waited for.
+        """
         able = [stream for stream in self._streams if stream.work and _can_go_on(stream)]
-        assert able, "streams wait for each other"
-        work = self._random.choice(able).work.popleft()
-        if not isinstance(work, FakeEvent):
-            work()
+        if able:
+            work = self._random.choice(able).work.popleft()
+            if not isinstance(work, FakeEvent | Step):
+                work()
+            return
+        heads = [stream.work[0] for stream in self._streams if stream.work]
+        assert any(isinstance(head, Step) for head in heads), "streams wait for each other"
+        time.sleep(_LOOK_S)
 
 
 @torch.inference_mode()  # where the memory may come from
@@ -269,4 +303,6 @@ def _fill(tensor: Tensor, values: IntArray) -> None:
 
 def _can_go_on(stream: FakeStream) -> bool:
     head = stream.work[0]
+    if isinstance(head, Step):
+        return head.is_over()
     return not isinstance(head, FakeEvent) or head.happened_ns is not None

@@ -10,6 +10,7 @@ import torch
 
 from dynpartition.hardware.cuda_lane import CudaGroup, CudaLane
 from dynpartition.hardware.lane import CpuLane, Lane, Site
+from dynpartition.hardware.links import GpuLinks
 from dynpartition.hardware.losses import GpusLost, is_out_of_memory, no_memory
 from dynpartition.hardware.messages import Report, Segment
 from dynpartition.program import WAIT
@@ -55,8 +56,14 @@ class Walk:
         if self._cuda:
             with _cuda_errors():
                 self.group.api.synchronize()
-                while self.group.leaving:  # relays to other hosts have sent nothing of it yet
-                    self.group.announce()
+                self.group.settle()  # relays to other hosts have sent nothing of it yet
+
+    def part_from(self, links: GpuLinks) -> None:
+        """Cut the connections whose other end is gone, and forget what has not come over them."""
+        with _cuda_errors():
+            for pair in links.broken():
+                self.group.direct.forget(pair)
+                links.cut(pair)
 
     def drop_gpus(self) -> None:
         """Forget the CUDA devices: nothing can be asked of them any more."""
@@ -102,7 +109,7 @@ class Walk:
     @property
     def is_done(self) -> bool:
         """Whether everything so far has been begun, and announced to the workers that read it."""
-        return all(lane.is_done for lane in self._lanes) and not self.group.leaving
+        return all(lane.is_done for lane in self._lanes) and self.group.has_left
 
     def reports(self) -> list[Report]:
         """Return what was done; only when all devices are idle."""

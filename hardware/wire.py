@@ -25,7 +25,7 @@ _HEAD = struct.Struct("=5q")
 _INLINE_BYTES = FRAME_BYTES - _HEAD.size
 _FOREVER = datetime.timedelta(days=1000)
 
-HELLO, SETUP, WEIGHTS, MESSAGE, GO, STATE, DATA, PING, PONG, ENDED, BYE = range(11)
+HELLO, SETUP, WEIGHTS, MESSAGE, GO, STATE, DATA, READY, CUES, PING, PONG, ENDED, BYE = range(13)
 """Kinds of frames."""
 
 WireFailed = RuntimeError
@@ -45,10 +45,11 @@ class Frame(NamedTuple):
 class Wire:
     """One end. Any thread may send; one thread receives."""
 
-    def __init__(self, store: Store, rank: int) -> None:
-        """Wait until both ends, `rank` 0 and 1, are there."""
+    def __init__(self, store: Store, rank: int, timeout_s: float) -> None:
+        """Wait until both ends, `rank` 0 and 1, are there; WireFailed after `timeout_s`."""
         # Typed as `Any`: point-to-point calls of a group are not in PyTorch's stubs.
-        self._group: Any = c10d.ProcessGroupGloo(store, rank, 2, _FOREVER)
+        limit = min(_FOREVER, datetime.timedelta(seconds=min(timeout_s, 1e9)))
+        self._group: Any = c10d.ProcessGroupGloo(store, rank, 2, limit)
         self._peer = 1 - rank
         self._sending = threading.Lock()
         self._frame = torch.zeros(FRAME_BYTES, dtype=torch.uint8)
@@ -80,7 +81,7 @@ class Wire:
                 self._transmit(more, tag=1)
 
     def _transmit(self, tensor: torch.Tensor, tag: int = 0) -> None:
-        self._open().send([tensor], self._peer, tag).wait()
+        self._open().send([tensor], self._peer, tag).wait(_FOREVER)
 
     def receive(self) -> Frame:
         """Wait for a frame, whose payload lasts until the next; WireFailed as in `send`."""
@@ -95,7 +96,7 @@ class Wire:
         return Frame(kind, a, b, c, payload)
 
     def _fetch(self, tensor: torch.Tensor, tag: int = 0) -> None:
-        self._open().recv([tensor], self._peer, tag).wait()
+        self._open().recv([tensor], self._peer, tag).wait(_FOREVER)
 
     def _open(self) -> Any:
         group = self._group

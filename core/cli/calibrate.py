@@ -28,6 +28,8 @@ class Calibrate(ModelVerb):
     """Real time, or the processor time of each CPU device, which other work disturbs less."""
     workers: Literal["auto", "processes", "threads"] = "auto"
     """What CPU devices but the first are; by itself, what suits the model's cells."""
+    gpu_links: Literal["host", "nccl"] = "host"
+    """How GPUs of rank 0 and of other ranks exchange: by way of host memory, or by NCCL."""
     noise: bool = False
     """Let simulations of this profile scatter as its launches did; else every run is the same."""
     modelled: str | None = None
@@ -59,6 +61,7 @@ class Calibrate(ModelVerb):
                 seed=self.seed,
                 clock=self.clock,
                 workers=self.workers,
+                gpu_links=self.gpu_links,
                 noise=self.noise,
                 progress=progress,
                 provenance=measured_here(self.model, self.seed),

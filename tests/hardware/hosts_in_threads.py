@@ -12,6 +12,11 @@ import time
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
+import torch
+from torch.distributed import HashStore
+
+from dynpartition import drive
+from dynpartition.contract import Scheduler
 from dynpartition.device_spec import host_of, is_gpu
 from dynpartition.errors import DeviceError, DynPartitionError
 from dynpartition.hardware import FakeStreams
@@ -19,7 +24,7 @@ from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.control import CONTROL_BYTES, Control
 from dynpartition.hardware.doorbell import Doorbell
-from dynpartition.hardware.gpu_worker import gpu_device, started
+from dynpartition.hardware.gpu_worker import connect, gpu_device, started
 from dynpartition.hardware.host_memory import HostMemories
 from dynpartition.hardware.host_server import serve_wire
 from dynpartition.hardware.lane import Site
@@ -35,8 +40,12 @@ from dynpartition.hardware.starting import ProcessStarter, needs_shared_weights
 from dynpartition.hardware.transport import WorkerOnSocket
 from dynpartition.hardware.weights import Master, compute_from, hollow_copies
 from dynpartition.hardware.wire import Frame, WireFailed
+from dynpartition.models import run_eagerly
+from dynpartition.validator import find_violations
 
 _GONE = object()
+TOLERANCE_NS = 100_000_000
+"""Threads of one process stamp late when they wait for each other's turn."""
 
 
 class Line:
@@ -77,7 +86,7 @@ class InThread(WorkerOnSocket):
         self.name, self.why = name, "its thread has ended"
         ours, theirs = socket.socketpair()
         self.channel, self.own = Channel(ours.detach(), NAP_S), Channel(theirs.detach())
-        self._is_open, self.server = True, None
+        self._is_open, self.server, self.links = True, None, {}
         self._thread = threading.Thread(target=self._main, args=(work,), daemon=True)
         self._thread.start()
 
@@ -110,6 +119,8 @@ class InThread(WorkerOnSocket):
         server.serve()
 
     def bury(self, deadline_s):
+        for link in list(self.links.values()):
+            link.peer.cut()  # what waits there ends with a process, but not with a thread
         if self.server is not None:
             self.server.is_dismissed = True
         self._thread.join(5)
@@ -134,13 +145,18 @@ class Hosts:
         self.n_gpus, self.seed = n_gpus, seed
         self.make_streams = make_streams or (lambda name: FakeStreams(n_gpus, seed=seed))
         self.memories, self.lines, self.workers = {}, {}, {}
+        self.store = HashStore()
         self.threads = []
         self.started = []
 
     def start_pool(self, model, devices, options):
         """Stand in for `starting.start_pool`."""
         weights = needs_shared_weights(devices, options)
-        memory = SharedMemory(devices, options.arena_bytes, model.cells, weights=weights)
+        memory = SharedMemory(
+            *(devices, options.arena_bytes, model.cells),
+            weights=weights,
+            connected=options.connected,
+        )
         starter = ProcessStarter(model, devices, options, memory)
 
         def start(numbers):
@@ -196,8 +212,16 @@ class Hosts:
         own = SimpleNamespace(cells=copy.deepcopy(dict(model.cells)))
         api = self.make_streams(setup.names[setup.device])
         device = started(worker.own, setup, lambda: gpu_device(setup, own, api))
+        worker.links = device.links
+        connect(worker.own, setup, device)
         patience = Spinner(polite=True)
         worker.serve(Server(setup.worker, worker.own, device.site, patience, device.open_run))
+
+    def go_on(self):
+        """Stand in for `wait_on` in the threads of workers, which end when they are hung up on."""
+        own = threading.current_thread()
+        if any(w._thread is own and not w._is_open for w in self.workers.values()):
+            raise DeviceError("nobody listens any more")
 
     def kill(self, name):
         """End the worker of a device, whatever it is at."""
@@ -267,8 +291,42 @@ def several_hosts(monkeypatch, *, seed=0, size=9, **more):
         patch.setattr("dynpartition.hardware.machine.start_pool", hosts.start_pool)
         there = SimpleNamespace(rank=0, size=size, local_rank=0, local_size=size)
         patch.setattr("dynpartition.hardware.hosts.world", lambda: there)
+        patch.setattr("dynpartition.hardware.hosts.store", lambda: hosts.store)
         patch.setattr("dynpartition.hardware.host_server.world", lambda: there)
         patch.setattr("dynpartition.hardware.devices.world", lambda: there)
         patch.setattr("dynpartition.hardware.relay.preferred", as_ever)
+        patch.setattr("dynpartition.hardware.links.wait_on", hosts.go_on)
         yield hosts
     hosts.await_end()
+
+
+def check(backend, workload, scheduler):
+    """Run an input and compare with eager PyTorch; return what happened and what was lost."""
+    with backend.open(workload) as session:
+        outcome = drive(session, scheduler, backend.profile)
+        answers, lost = session.answers(), dict(session.lost)
+    parts = getattr(workload, "inputs", [workload])
+    for one, answer in zip(parts, answers, strict=True):
+        torch.testing.assert_close(answer, run_eagerly(one), rtol=1e-4, atol=1e-5)
+    if not lost:
+        known = outcome.graph, backend.profile, outcome.plan, outcome.trace
+        assert not find_violations(*known, tolerance_ns=TOLERANCE_NS)
+    return outcome, lost
+
+
+class Interrupted(Scheduler):
+    """Another scheduler's plans, with something that happens while they run.
+
+    What is left out of `first` until later is what the model reveals: there is time for it then.
+    """
+
+    name = "interrupted"
+
+    def __init__(self, inner, when, what):
+        self.inner, self.left, self.what = inner, when, what
+
+    def schedule(self, graph, profile, planned):
+        self.left -= 1
+        if self.left == 0:
+            self.what()
+        return self.inner.schedule(graph, profile, planned)

@@ -14,13 +14,10 @@ from dynpartition.errors import DeviceError, PlanError
 from dynpartition.hardware import FakeStreams, HardwareBackend
 from dynpartition.hardware.devices import uncalibrated_profile
 from dynpartition.models import merge_inputs, run_eagerly
-from dynpartition.validator import find_violations
-from tests.hardware.hosts_in_threads import several_hosts
+from tests.hardware.hosts_in_threads import Interrupted, check, several_hosts
 
 ALL = "cpu:0,cpu:1,cuda:0,host1/cpu:0,host1/cpu:1,host1/cuda:0,host1/cuda:1"
 FAR = [name for name in ALL.split(",") if name.startswith("host1")]
-TOLERANCE_NS = 100_000_000
-"""Threads of one process stamp late when they wait for each other's turn."""
 ARENA_BYTES = 1 << 20
 
 
@@ -28,20 +25,6 @@ def open_backend(model, devices=ALL, seed=5, **more):
     streams = FakeStreams(seed=seed)
     devices = parse_devices(devices)
     return HardwareBackend(model, devices, streams=streams, arena_bytes=ARENA_BYTES, **more)
-
-
-def check(backend, workload, scheduler):
-    """Run an input and compare with eager PyTorch; return what happened and what was lost."""
-    with backend.open(workload) as session:
-        outcome = drive(session, scheduler, backend.profile)
-        answers, lost = session.answers(), dict(session.lost)
-    parts = getattr(workload, "inputs", [workload])
-    for one, answer in zip(parts, answers, strict=True):
-        torch.testing.assert_close(answer, run_eagerly(one), rtol=1e-4, atol=1e-5)
-    if not lost:
-        known = outcome.graph, backend.profile, outcome.plan, outcome.trace
-        assert not find_violations(*known, tolerance_ns=TOLERANCE_NS)
-    return outcome, lost
 
 
 @pytest.mark.parametrize("name", ["treelstm", "moe"])
@@ -76,24 +59,6 @@ def test_what_a_launch_costs_the_host_of_a_gpu_is_measured(models, inputs, monke
         launches = drive(session, Alternating(), backend.profile).trace.launches
         for launch, dispatch_ns in zip(launches, session.dispatch_ns, strict=True):
             assert (dispatch_ns > 0) == (launch.device == "host1/cuda:0")
-
-
-class Interrupted(Scheduler):
-    """Another scheduler's plans, with something that happens while they run.
-
-    What is left out of `first` until later is what the model reveals: there is time for it then.
-    """
-
-    name = "interrupted"
-
-    def __init__(self, inner, when, what):
-        self.inner, self.left, self.what = inner, when, what
-
-    def schedule(self, graph, profile, planned):
-        self.left -= 1
-        if self.left == 0:
-            self.what()
-        return self.inner.schedule(graph, profile, planned)
 
 
 @pytest.mark.parametrize("seed", range(6))

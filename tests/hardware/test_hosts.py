@@ -25,7 +25,7 @@ from dynpartition.hardware.relay import PINGS, RemoteClock, clock_name, versions
 from dynpartition.hardware.tracing import copy_stamps
 from dynpartition.hardware.weights import layout_of
 from dynpartition.models import build_model
-from tests.hardware.two_hosts import GPU_DEVICES, MORE_DEVICES
+from tests.hardware.two_hosts import CONNECTED_DEVICES, GPU_DEVICES, MORE_DEVICES
 
 SCRIPT = Path(__file__).parent / "two_hosts.py"
 WHOLE_RUN_S = 240
@@ -102,6 +102,25 @@ def test_the_run_outlives_a_gpu_of_another_host(found):
     assert "SIGKILL" in killed["lost"]["host1/cuda:0"]
 
 
+@pytest.mark.parametrize("name", ["treelstm", "moe"])
+def test_any_plan_on_connected_gpus_gives_the_eager_answer(found, name):
+    runs = found[f"connected {name}"]
+    for run in runs:
+        assert run["equal"] and not run["lost"] and not run["wrong"], run
+    pairs = {pair for run in runs for pair in run["pairs"]}
+    assert {"cuda:0 host1/cuda:0", "host1/cuda:0 cuda:0"} <= pairs
+
+
+@pytest.mark.parametrize("name", ["treelstm", "moe"])
+def test_the_run_outlives_a_connected_gpu_which_is_connected_again(found, name):
+    killed, *after = found[f"connected {name} killed"]
+    assert killed["equal"] and list(killed["lost"]) == ["host1/cuda:0"]
+    assert "SIGKILL" in killed["lost"]["host1/cuda:0"]
+    for run in after:
+        assert run["equal"] and not run["lost"] and not run["wrong"], run
+    assert any("host1/cuda:0" in run["devices"] for run in after)
+
+
 def test_the_next_session_has_the_device_again(found):
     for run in found["after"]:
         assert run["equal"] and not run["lost"] and not run["wrong"], run
@@ -134,17 +153,20 @@ def test_the_run_outlives_a_rank_for_as_long_as_torchrun_lets_it(found):
 
 
 @pytest.mark.cuda
-def test_any_plan_on_gpus_of_two_ranks_gives_the_eager_answer(tmp_path):
-    """Both ranks see the same GPU: what is shown is that it works, not how fast."""
-    if not torch.cuda.is_available():
-        pytest.skip("PyTorch sees no CUDA device")
+@pytest.mark.parametrize(
+    ("part", "devices", "n_gpus"), [("gpu", GPU_DEVICES, 1), ("nccl", CONNECTED_DEVICES, 2)]
+)
+def test_any_plan_on_gpus_of_two_ranks_gives_the_eager_answer(tmp_path, part, devices, n_gpus):
+    """By way of host memory both ranks see the same GPU: it works, however fast that is."""
+    if torch.cuda.device_count() < n_gpus:
+        pytest.skip(f"PyTorch sees {torch.cuda.device_count()} CUDA devices, {n_gpus} are needed")
     file = tmp_path / "found.json"
-    done = torchrun(SCRIPT, file, "gpu")
+    done = torchrun(SCRIPT, file, part)
     assert done.returncode == 0, done.stderr
     for runs in json.loads(file.read_text()).values():
         for run in runs:
             assert run["equal"] and not run["lost"] and not run["wrong"], run
-        assert set(GPU_DEVICES.split(",")) == {name for run in runs for name in run["devices"]}
+        assert set(devices.split(",")) == {name for run in runs for name in run["devices"]}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

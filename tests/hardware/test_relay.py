@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 
 import pytest
+from torch.distributed import HashStore
 
 from dynpartition import parse_devices
-from dynpartition.hardware import devices
+from dynpartition.hardware import devices, host_server
 from dynpartition.hardware.blocks import SharedMemory
 from dynpartition.hardware.compute import Repeater
 from dynpartition.hardware.doorbell import Doorbell
@@ -17,10 +18,17 @@ from dynpartition.hardware.hosts import World
 from dynpartition.hardware.lane import Site
 from dynpartition.hardware.messages import Channel, CopyOrder, Finish, Report, Segment, Setup
 from dynpartition.hardware.patience import Spinner
-from dynpartition.hardware.relay import Relay, RemoteClock
+from dynpartition.hardware.relay import (
+    Refused,
+    Relay,
+    RemoteClock,
+    clock_name,
+    connect,
+    versions,
+)
 from dynpartition.hardware.server import Server
 from dynpartition.hardware.settings import PREFERRED, PreferredThreads, preferred
-from dynpartition.hardware.wire import DATA, GO, MESSAGE
+from dynpartition.hardware.wire import DATA, GO, MESSAGE, Wire
 
 LONG_S = 20.0
 """More than anything here takes on the busiest machine; nothing waits for so long."""
@@ -219,3 +227,45 @@ def test_blocks_that_overlap_share_a_core_from_the_first_to_the_last():
     assert after == states() == before
     stop.set()
     outer.join()
+
+
+def test_a_caller_that_goes_before_its_first_word_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(host_server, "HELLO_TIMEOUT_S", 0.2)
+    store = HashStore()
+    host_server.serve_device(store, None, None)  # it never says who it is
+    store.set("versions/0", versions())
+    host_server.serve_device(store, None, None)  # or never comes to the wire
+
+
+def test_a_host_that_answers_and_goes_is_named(monkeypatch):
+    store = HashStore()
+    store.set("versions/1", versions())
+    store.set("clock/1", clock_name())
+    monkeypatch.setattr("dynpartition.hardware.relay.dial", lambda host, timeout_s: store)
+    setup = Setup(
+        *(("", ""), [], {}, (0, 0), "", 0, 1, NAMES, 1.0, None, False, 0, []),
+        sample_run_delay=False,
+        answer_timeout_s=0.2,
+    )
+    with pytest.raises(Refused, match="host1 has answered and is gone"):
+        connect(setup)
+
+
+def test_a_wire_may_be_silent_for_longer_than_its_ends_took_to_come():
+    store, wires = HashStore(), {}
+
+    def come(rank):
+        wires[rank] = Wire(store, rank, timeout_s=0.5)
+
+    ends = [threading.Thread(target=come, args=(rank,)) for rank in range(2)]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join()
+    late = threading.Timer(0.8, lambda: wires[1].send(DATA, [b"abc"], a=7))
+    late.start()
+    frame = wires[0].receive()
+    assert (frame.kind, frame.a, bytes(frame.payload)) == (DATA, 7, b"abc")
+    late.join()
+    for wire in wires.values():
+        wire.close()

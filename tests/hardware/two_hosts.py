@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,13 +14,14 @@ from dynpartition import drive, parse_devices
 from dynpartition.calibration.probe import Chain, Probe, ProbeConfig
 from dynpartition.contract import Scheduler
 from dynpartition.errors import DynPartitionError
-from dynpartition.hardware import HardwareBackend, host_server, hosts
+from dynpartition.hardware import FakeStreams, HardwareBackend, host_server, hosts
 from dynpartition.models import ModelInput, build_model, generate_inputs, merge_inputs, run_eagerly
 from dynpartition.plan import Launch
 from dynpartition.validator import find_violations
 
 DEVICES = "cpu:0,host1/cpu:0"
 MORE_DEVICES = "cpu:0,cpu:1,host1/cpu:0,host1/cpu:1,host1/cuda:0"
+CONNECTED_DEVICES = "cpu:0,cuda:0,host1/cuda:0"
 GPU_WORKER = "fake_gpu_worker"
 GPU_DEVICES = "cpu:0,cuda:0,host1/cpu:0,host1/cuda:0"
 SIZES = {"treelstm": {"input_dim": 24, "hidden_dim": 12}, "moe": {"width": 32}}
@@ -110,14 +112,32 @@ def answers(found):
     model = build_model("treelstm", SIZES["treelstm"])
     inputs = generate_inputs(model, 6, seed=1)
 
-    def kill():
-        for gpu in children_of(rank_one(), GPU_WORKER):  # none when asked again after the loss
-            os.kill(gpu, signal.SIGKILL)
-
     with HardwareBackend(model, parse_devices(MORE_DEVICES)) as backend:
         runs = [play(backend, inputs[seed % 6], Anyhow(seed)) for seed in range(6)]
         found["treelstm"] = [*runs, play(backend, merge_inputs(inputs[:3]), Anyhow(9))]
-        found["GPU killed"] = play(backend, inputs[0], Anyhow(0, kill))
+        found["GPU killed"] = play(backend, inputs[0], Anyhow(0, kill_gpu))
+
+
+def kill_gpu():
+    """End the worker of the GPU of the other rank; none is there when asked after a loss."""
+    for gpu in children_of(rank_one(), GPU_WORKER):
+        os.kill(gpu, signal.SIGKILL)
+
+
+def connected(found):
+    """Random plans on stand-ins for GPUs that are connected; then one dies in a run."""
+    for name in SIZES:
+        model = build_model(name, SIZES[name])
+        inputs = generate_inputs(model, 4, seed=6)
+        more = {"gpu_links": "nccl", "streams": FakeStreams(1, seed=8)}
+        with HardwareBackend(model, parse_devices(CONNECTED_DEVICES), **more) as backend:
+            found[f"connected {name}"] = [
+                play(backend, inputs[seed % 4], Anyhow(seed)) for seed in range(6)
+            ]
+            found[f"connected {name} killed"] = [
+                play(backend, inputs[0], Anyhow(0, kill_gpu)),
+                *[play(backend, inputs[seed % 4], Anyhow(seed)) for seed in range(3)],
+            ]
 
 
 def reveals_and_losses(found, file):
@@ -188,13 +208,13 @@ def shaped(file):
     Path(file).write_text(json.dumps(moved))
 
 
-def real_gpu(file):
-    """Random plans on a GPU that both ranks see; there is no stand-in here."""
+def real_gpus(file, devices, **more):
+    """Random plans on GPUs; there is no stand-in here."""
     found = {}
     for name in SIZES:
         model = build_model(name, SIZES[name])
         items = generate_inputs(model, 3, seed=4)
-        with HardwareBackend(model, parse_devices(GPU_DEVICES)) as backend:
+        with HardwareBackend(model, parse_devices(devices), **more) as backend:
             found[name] = [play(backend, items[seed % 3], Anyhow(seed)) for seed in range(6)]
     Path(file).write_text(json.dumps(found))
 
@@ -204,11 +224,19 @@ def main(file):
     bad_starts(found)
     mistakes(found)
     answers(found)
+    connected(found)
     reveals_and_losses(found, file)
 
 
 if __name__ == "__main__":
-    part = {"shaped": shaped, "gpu": real_gpu}.get(sys.argv[-1])
+    parts = {
+        "shaped": shaped,
+        "gpu": partial(real_gpus, devices=GPU_DEVICES),
+        "nccl": partial(real_gpus, devices=CONNECTED_DEVICES, gpu_links="nccl"),
+    }
+    part = parts.get(sys.argv[-1])
+    if sys.argv[-1] == "nccl":  # a GPU for each rank: NCCL does not connect one with itself
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["LOCAL_RANK"]
     if hosts.world().rank:
         hosts.serve() if part else serve_badly_at_first()
     elif part:

@@ -1,0 +1,276 @@
+"""Outputs that go straight from a GPU to one of another host, in one session.
+
+Two connected GPUs must begin the same transfers in the same order, and each occupies its GPU until
+the other end has begun it too. A plan fixes no order, so rank 0 leads: it begins what is ready, and
+says by a cue what it has begun, and as which of its connection.
+
+    from rank 0's GPU:  ready ─► begins to send ─────────────── cue ──► rank K begins to receive
+    from rank K's GPU:  ready ── flag ──► rank 0 begins to receive ── cue ──► rank K begins to send
+
+So rank K begins nothing that rank 0 has not begun before it. Whatever CUDA waits for at rank K (a
+kernel that is loaded late waits for the whole GPU) ends without rank K's help; and rank 0, which
+may have to wait for rank K, is waited for by nobody. No circle can close, however many connections
+there are. Relay and server pass cues and flags on, in the order in which they were given.
+
+An output counts as there once its transfer has ended, not once it has begun as on one host: the
+other end may be lost meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dynpartition.hardware.control import Arrivals, Cues
+from dynpartition.hardware.losses import WorkerLost, is_of_cuda
+from dynpartition.hardware.memory import Arena
+from dynpartition.hardware.messages import CopyOrder, CopyStamp
+from dynpartition.hardware.peer import Peer
+from dynpartition.hardware.streams import StreamApi, begun_by
+
+Pair = tuple[int, int]
+"""The GPU here and the one of the other host, by device index."""
+
+
+@dataclass(frozen=True, eq=False)
+class GpuLink:
+    """A connection."""
+
+    peer: Peer
+    stream: Any
+    """For all of its transfers, one after the other."""
+    worker: int
+    """Which drives the other end; -1: the caller does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """One end of a transfer, once it has begun."""
+
+    order: CopyOrder
+    pair: Pair
+    start: Any
+    """Event; of what leaves the end of its launch."""
+    end: Any
+    """Event."""
+    before_ns: int
+    after_ns: int
+    """When the host began and ended to enqueue it."""
+
+
+class DirectTransfers(ABC):
+    """The transfers of one session over connections of GPUs here."""
+
+    def __init__(
+        self,
+        api: StreamApi[Any, Any],
+        links: Mapping[Pair, GpuLink],
+        arenas: Sequence[Arena | None],
+        arrivals: Arrivals,
+        cues: Cues,
+    ) -> None:
+        """`links` may lose some meanwhile: those whose other end is gone."""
+        self._api, self._links, self._arenas = api, links, arenas
+        self._arrivals, self._cues = arrivals, cues
+        self.arrived: dict[int, Any] = {}
+        """Transfer to a GPU here → event of its arrival, once that has happened."""
+        self._expected: dict[int, CopyOrder] = {}
+        self._offered: dict[Pair, deque[tuple[CopyOrder, Any]]] = {}
+        """What leaves once an event has happened; within a pair they happen in this order."""
+        self._ended: dict[int, Any] = {}
+        """Transfer that leaves → the end of its launch, in this session."""
+        self._n_begun: dict[Pair, int] = {}
+        self._landing: list[Passage] = []
+        self._leaving: list[Passage] = []
+        self._passed: list[Passage] = []
+        self.pushed_ns = 0
+        """How long the host has been busy with enqueueing transfers."""
+
+    def pair_of(self, order: CopyOrder) -> Pair | None:
+        """Return the connection that a transfer goes over; None: it goes another way."""
+        for pair in ((order.src, order.dst), (order.dst, order.src)):
+            if pair in self._links:
+                return pair
+        return None
+
+    def expect(self, order: CopyOrder) -> None:
+        """Receive this transfer when its turn has come."""
+        self._expected[order.copy] = order
+
+    def offer(self, order: CopyOrder, after: Any) -> None:
+        """Send the outputs of a launch that ends with the event `after`; None: it has ended."""
+        pair = order.src, order.dst
+        self._offered.setdefault(pair, deque()).append((order, after))
+
+    def pump(self) -> None:
+        """Begin what can begin, and note what has come."""
+        if self._links:
+            self._begin()
+            self.land()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin what can begin."""
+
+    def _ready(self, queue: deque[tuple[CopyOrder, Any]]) -> CopyOrder | None:
+        """Take the first of what is offered, if its launch has ended."""
+        if not queue or not (queue[0][1] is None or self._api.has_happened(queue[0][1])):
+            return None
+        order, after = queue.popleft()
+        if after is not None:
+            self._ended[order.copy] = after
+        return order
+
+    def _enqueue(self, order: CopyOrder, pair: Pair) -> int:
+        """Begin this end of a transfer; return as which of its connection, from 1."""
+        api, link, (here, _) = self._api, self._links[pair], pair
+        is_coming = order.dst == here
+        before_ns = time.perf_counter_ns()
+        start = api.record(link.stream)
+        blocks = self._blocks(order, here)
+        if blocks:  # outputs without elements have none, at both ends
+            (link.peer.receive if is_coming else link.peer.send)(link.stream, blocks)
+        end = api.record(link.stream)
+        after_ns = time.perf_counter_ns()
+        self.pushed_ns += after_ns - before_ns
+        start = self._ended.get(order.copy, start)
+        under_way = self._landing if is_coming else self._leaving
+        under_way.append(Passage(order, pair, start, end, before_ns, after_ns))
+        self._n_begun[pair] = number = self._n_begun.get(pair, 0) + 1
+        return number
+
+    def _blocks(self, order: CopyOrder, here: int) -> list[Tensor]:
+        """Return where the bytes of a transfer lie here."""
+        arena = self._arenas[here]
+        assert arena is not None
+        ends = 1 if order.dst == here else 0
+        places = [(span[ends], span[2]) for span in order.spans if span[2]]
+        return [arena.raw[begin : begin + size] for begin, size in places]
+
+    def land(self) -> None:
+        """Note what has come, and what has left."""
+        for under_way in (self._landing, self._leaving):
+            ended = [passage for passage in under_way if self._api.has_happened(passage.end)]
+            for passage in ended:
+                under_way.remove(passage)
+                self._note(passage)
+
+    def _note(self, passage: Passage) -> None:
+        self._passed.append(passage)
+        if passage.order.dst == passage.pair[0]:
+            self.arrived[passage.order.copy] = passage.end
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was offered has left."""
+        return not self._leaving and not any(self._offered.values())
+
+    def settle(self) -> None:
+        """Note what has come and left, once all devices are idle; forget what has not begun."""
+        for passage in (*self._landing, *self._leaving):
+            self._note(passage)
+        for pending in (self._landing, self._leaving, self._expected, self._offered):
+            pending.clear()
+
+    def drop(self) -> None:
+        """Forget all transfers: their events can be asked nothing any more."""
+        for passages in (self._landing, self._leaving, self._passed):
+            passages.clear()
+        for pending in (self._expected, self._offered, self.arrived):
+            pending.clear()
+
+    def forget(self, pair: Pair) -> None:
+        """Forget what is under way over a connection that is to be cut."""
+        self.land()
+        for under_way in (self._landing, self._leaving):
+            under_way[:] = [passage for passage in under_way if passage.pair != pair]
+        self._offered.pop(pair, None)
+        self._expected = {
+            copy: order for copy, order in self._expected.items() if self.pair_of(order) != pair
+        }
+
+    def stamps(self) -> list[CopyStamp]:
+        """Return when transfers left or came, once everything has ended."""
+        clock = self._api.host_ns
+        return [
+            CopyStamp(
+                passage.order.copy,
+                *begun_by(clock(passage.start), clock(passage.end), passage.after_ns),
+                passage.after_ns - passage.before_ns,
+            )
+            for passage in self._passed
+        ]
+
+
+class LeadingTransfers(DirectTransfers):
+    """Those of rank 0."""
+
+    def _begin(self) -> None:
+        for copy in [copy for copy in self._expected if self._arrivals.has(copy)]:
+            self._lead(self._expected.pop(copy))
+        for queue in self._offered.values():
+            while (order := self._ready(queue)) is not None:
+                self._lead(order)
+                self._arrivals.set(order.copy)  # what rank K is told it fetches before it reports
+
+    def _lead(self, order: CopyOrder) -> None:
+        pair = self.pair_of(order)
+        assert pair is not None
+        try:
+            number = self._enqueue(order, pair)
+        except RuntimeError as error:
+            if is_of_cuda(error):
+                raise
+            what, worker = str(error).strip().partition("\n")[0], self._links[pair].worker
+            raise WorkerLost(f"the connection with a GPU is gone: {what}", worker) from error
+        self._cues.give(order.copy, number)
+
+
+class FollowingTransfers(DirectTransfers):
+    """Those of another rank."""
+
+    def __init__(
+        self,
+        api: StreamApi[Any, Any],
+        links: Mapping[Pair, GpuLink],
+        arenas: Sequence[Arena | None],
+        arrivals: Arrivals,
+        cues: Cues,
+    ) -> None:
+        super().__init__(api, links, arenas, arrivals, cues)
+        self._announced: dict[int, CopyOrder] = {}
+        """What is to leave, as rank 0 has been told."""
+
+    def _begin(self) -> None:
+        for queue in self._offered.values():
+            while (order := self._ready(queue)) is not None:
+                self._announced[order.copy] = order
+                self._arrivals.set(order.copy)
+        waiting = {**self._expected, **self._announced}
+        cued: dict[Pair, dict[int, CopyOrder]] = {}
+        for copy, order in waiting.items():
+            number, pair = self._cues.number_of(copy), self.pair_of(order)
+            if number and pair is not None:
+                cued.setdefault(pair, {})[number] = order
+        for pair, orders in cued.items():
+            # One before may be of a segment that has not been read yet.
+            while (order := orders.get(self._n_begun.get(pair, 0) + 1)) is not None:
+                self._expected.pop(order.copy, None)
+                self._announced.pop(order.copy, None)
+                self._enqueue(order, pair)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was offered has left."""
+        return super().is_settled and not self._announced
+
+    def settle(self) -> None:
+        """Note what has come, once all devices are idle, and forget what has not begun."""
+        super().settle()
+        self._announced.clear()
