@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from dynpartition.agent.portfolio import BestOf
 from dynpartition.agent.splits import SplitLeftRight, SplitRequests, SplitStateOutput
 from dynpartition.contract import Scheduler
 from dynpartition.errors import CheckpointError, SchedulerError, did_you_mean
+from dynpartition.user_code import find, is_place
 
 if TYPE_CHECKING:
     from dynpartition.agent.searching import Search
@@ -67,7 +69,8 @@ def make_scheduler(
     """Return the scheduler called `name`.
 
     NAME+merge is NAME whose tasks are merged into launches; NAME+cache is NAME that is asked once
-    for all graphs of one content.
+    for all graphs of one content. `module:Name` and `file.py:Name` are schedulers of your own: a
+    class, or a function that returns one, called without arguments.
 
     `policy`: the checkpoint folder that `policy`, `policy-search`, `dqn` or `policy-value` plays;
     the first two play the shipped one without. `budget_us`, `evaluations`: what a scheduler that
@@ -98,10 +101,31 @@ def make_scheduler(
         return _make_policy(policy, seed)
     if name in KINDS:
         return _make_paper_agent(name, policy)
+    if is_place(name):
+        return _own(name)
     if name not in _MAKERS:
         remedy = did_you_mean(name, scheduler_names())
         raise SchedulerError(f"no scheduler is named {name!r}; {remedy}")
     return _MAKERS[name](seed)
+
+
+def _own(place: str) -> Scheduler:
+    made = find(place, SchedulerError)
+    if callable(made):
+        try:
+            inspect.signature(made).bind()
+        except TypeError as error:
+            raise SchedulerError(
+                f"{place} cannot be called without arguments: {error}; name a function that returns"
+                " your scheduler"
+            ) from error
+        made = made()
+    if not isinstance(made, Scheduler):
+        kind = type(made).__qualname__
+        raise SchedulerError(
+            f"{place} gives {kind}, no scheduler; derive yours from dynpartition.Scheduler"
+        )
+    return made
 
 
 def _make_search(

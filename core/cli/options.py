@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynpartition.cli.local import memory_bytes
 from dynpartition.cli.verb import Verb
 from dynpartition.errors import ModelError, UsageError
+from dynpartition.user_code import is_place
 
 if TYPE_CHECKING:
     from dynpartition.models import DynamicModel, ModelInput
@@ -55,7 +56,7 @@ def parse_model(text: str, seed: int) -> DynamicModel[Any]:
     A name may be a user's function: `module:function`, `file.py:function`.
     """
     from dynpartition.models import build_model
-    from dynpartition.models.user_file import is_place, load_model
+    from dynpartition.models.user_file import load_model
 
     name, _, settings = text.partition(":")
     function, _, own_settings = settings.partition(":")

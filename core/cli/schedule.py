@@ -27,7 +27,7 @@ class Schedule(Verb):
     profile: str
     """Profile file, or the name of a shipped profile."""
     scheduler: str
-    """Name of the scheduler, for instance heft, best-single, single:cpu:0 or policy."""
+    """Name of the scheduler, for instance heft, single:cpu:0 or policy; or yours: mine.py:Name."""
     policy: Path | None = None
     """Folder of a trained policy, for the schedulers that use one."""
     budget_us: float | None = None
