@@ -57,6 +57,8 @@ class SharedMemory:
         self.connected = list(connected)
         self.meetings: dict[int, str] = {}
         """Worker of a GPU of another host → where `connected` meet it."""
+        self.unconnected: set[int] = set()
+        """Such workers that could not be connected."""
         self.has_weights = weights
         if weights:
             self.master.write(cells)

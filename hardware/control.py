@@ -9,6 +9,8 @@ import platform
 import threading
 import time
 
+import numpy as np
+
 from dynpartition.hardware.patience import Bell
 from dynpartition.hardware.shared import SharedBlock
 
@@ -23,8 +25,8 @@ NO_LAUNCH = 1 << 62
 """Where a worker is that has done all it knows of."""
 
 _CUE_BITS = FLAGS_MAX.bit_length()
-"""Of a cue: the number; the epoch lies above."""
-_GO, _BELL, _READY, _FAILED, _LAUNCH, _BEAT = range(6)
+"""Of a cue: the transfer; the epoch lies above."""
+_GO, _BELL, _READY, _FAILED, _LAUNCH, _BEAT, _CUE = range(7)
 _lock = threading.Lock()
 
 
@@ -60,7 +62,7 @@ class Control:
         self.flags = words[LINES * LINE_WORDS : times]
         """Per transfer: the epoch in which it arrived last."""
         self.times = words[times:]
-        """Per transfer: when that was, in virtual time or over slowed links; or its cue."""
+        """Per transfer: when that was, in virtual time or over slowed links; or the next cue."""
 
     def go(self, epoch: int) -> None:
         """Let all workers begin session `epoch`."""
@@ -119,7 +121,7 @@ class Control:
 
     def clear(self, worker: int) -> None:
         """Forget a worker that is gone, so that another one can take its place."""
-        for kind in (_BELL, _READY, _FAILED, _BEAT):
+        for kind in (_BELL, _READY, _FAILED, _BEAT, _CUE):
             self._words[_word(worker, kind)] = 0
         self._words[_word(worker, _LAUNCH)] = NO_LAUNCH
 
@@ -160,28 +162,71 @@ class Arrivals:
         return not self._paced or time.perf_counter_ns() >= self._times[copy]
 
 
-class Cues:
-    """Which transfers between connected GPUs begin, and as which of their connection.
+class Awaited:
+    """Transfers whose flags one session waits for, however many."""
 
-    They lie where times do: no session has both.
+    def __init__(self, arrivals: Arrivals) -> None:
+        """`arrivals`: the session's, of links that are not slowed."""
+        self._flags = np.frombuffer(arrivals._flags, dtype=np.int64)
+        self._epoch = arrivals._epoch
+        self._new: list[int] = []
+        self._copies = np.empty(0, dtype=np.int64)
+
+    def add(self, copy: int) -> None:
+        """Wait for one more."""
+        self._new.append(copy)
+
+    def take(self) -> list[int]:
+        """Return those that have arrived, each once; their bytes may be read then."""
+        if self._new:
+            self._copies = np.concatenate([self._copies, np.array(self._new, dtype=np.int64)])
+            self._new.clear()
+        if not len(self._copies):
+            return []
+        is_there = self._flags[self._copies] == self._epoch
+        if not is_there.any():
+            return []
+        there: list[int] = self._copies[is_there].tolist()
+        self._copies = self._copies[~is_there]
+        fence()
+        return there
+
+
+class Cues:
+    """Which transfers between connected GPUs begin, in order: a chain for each worker elsewhere.
+
+    Its first word is the worker's; the next one lies where the time of the transfer before would,
+    which nobody needs. One end of it appends, the other reads on.
     """
 
-    def __init__(self, control: Control, epoch: int) -> None:
-        self._words, self._bell = control.times, control.bell
-        self._epoch = epoch << _CUE_BITS
+    def __init__(self, control: Control, worker: int, epoch: int) -> None:
+        self._words, self._first = control._words, _word(worker, _CUE)
+        self._times, self._bell = control.times, control.bell
+        self._epoch = (epoch + 1) << _CUE_BITS  # no word of a session is 0
+        self._last = -1
 
-    def give(self, copy: int, number: int) -> None:
-        """Publish that transfer `copy` begins as the `number`th, counted from 1."""
-        self._words[copy] = self._epoch | number
+    def append(self, copy: int) -> None:
+        """Publish that transfer `copy` begins next."""
+        word = self._epoch | copy
+        if self._last < 0:
+            self._words[self._first] = word
+        else:
+            self._times[self._last] = word
+        self._last = copy
         self._bell.ring()
 
-    def number_of(self, copy: int) -> int:
-        """Return as which transfer `copy` begins; 0: it does not yet."""
-        word = self._words[copy]
-        return word - self._epoch if word >> _CUE_BITS << _CUE_BITS == self._epoch else 0
+    def peek(self) -> int:
+        """Return the transfer that begins next, until `skip`; -1: none yet."""
+        word = self._words[self._first] if self._last < 0 else self._times[self._last]
+        copy = word - self._epoch
+        return copy if 0 <= copy < FLAGS_MAX else -1
+
+    def skip(self) -> None:
+        """Read on."""
+        self._last = self.peek()
 
 
 def _word(worker: int, kind: int) -> int:
     # Two lines per worker: the caller writes to the first, the worker to the second.
-    line = 2 + 2 * worker + (kind != _BELL)
+    line = 2 + 2 * worker + (kind not in (_BELL, _CUE))
     return line * LINE_WORDS + kind

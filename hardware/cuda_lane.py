@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynpartition.hardware.compute import LaunchCall
-from dynpartition.hardware.control import Arrivals
+from dynpartition.hardware.control import Arrivals, Awaited
 from dynpartition.hardware.direct import DirectTransfers
 from dynpartition.hardware.graphs import GraphCache
 from dynpartition.hardware.lane import Lane, Site
@@ -85,6 +85,7 @@ class CudaGroup:
         """CUDA device → its transfers of `leaving`, which happen in this order."""
         self._mirrors = mirrors
         self._coming: dict[int, CopyOrder] = {}
+        self._awaited = Awaited(arrivals)
         self._spans: list[tuple[CopyOrder, Any, Any, int, int]] = []
         """With when the host began and ended to enqueue it."""
         self._pushed_ns = 0
@@ -108,6 +109,7 @@ class CudaGroup:
             self.direct.expect(order)
         else:
             self._coming[order.copy] = order
+            self._awaited.add(order.copy)
 
     def pump(self) -> None:
         """Begin the copies whose bytes are ready and set the flags of those that have arrived."""
@@ -127,7 +129,7 @@ class CudaGroup:
 
     def fetch(self) -> None:
         """Begin the copies to CUDA devices whose bytes are ready."""
-        for copy in [copy for copy in self._coming if self._arrivals.has(copy)]:
+        for copy in self._awaited.take():
             order = self._coming.pop(copy)
             self.arrived[copy] = self.push(order, self.streams[order.dst].incoming)
         self.direct.pump()

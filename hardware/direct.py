@@ -1,16 +1,16 @@
 """Outputs that go straight from a GPU to one of another host, in one session.
 
 Two connected GPUs must begin the same transfers in the same order, and each occupies its GPU until
-the other end has begun it too. A plan fixes no order, so rank 0 leads: it begins what is ready, and
-says by a cue what it has begun, and as which of its connection.
+the other end has begun it too. A plan fixes no order, so rank 0 leads: it begins what is ready, one
+after the other, and a chain of cues tells each worker elsewhere what to begin.
 
-    from rank 0's GPU:  ready ─► begins to send ─────────────── cue ──► rank K begins to receive
-    from rank K's GPU:  ready ── flag ──► rank 0 begins to receive ── cue ──► rank K begins to send
+    from rank 0's GPU:  ready ─► cue, begins to send ────────────────► rank K begins to receive
+    from rank K's GPU:  ready ── flag ──► rank 0: cue, begins to receive ──► rank K begins to send
 
-So rank K begins nothing that rank 0 has not begun before it. Whatever CUDA waits for at rank K (a
-kernel that is loaded late waits for the whole GPU) ends without rank K's help; and rank 0, which
-may have to wait for rank K, is waited for by nobody. No circle can close, however many connections
-there are. Relay and server pass cues and flags on, in the order in which they were given.
+So there is one order for all GPUs, and each begins its part of it in that order. Whatever a host
+waits for meanwhile (CUDA waits for the whole GPU to load a kernel late, or to give memory back), a
+transfer that all before have passed can go on, and with it its hosts: no circle can close. Relay
+and server pass cues and flags on, in the order in which they were given.
 
 An output counts as there once its transfer has ended, not once it has begun as on one host: the
 other end may be lost meanwhile.
@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dynpartition.hardware.control import Arrivals, Cues
+from dynpartition.hardware.control import Arrivals, Awaited, Control, Cues
 from dynpartition.hardware.losses import WorkerLost, is_of_cuda
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import CopyOrder, CopyStamp
@@ -46,7 +46,7 @@ class GpuLink:
     stream: Any
     """For all of its transfers, one after the other."""
     worker: int
-    """Which drives the other end; -1: the caller does."""
+    """That of the other rank, whose cues the transfers follow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,20 +72,25 @@ class DirectTransfers(ABC):
         api: StreamApi[Any, Any],
         links: Mapping[Pair, GpuLink],
         arenas: Sequence[Arena | None],
-        arrivals: Arrivals,
-        cues: Cues,
+        control: Control,
+        epoch: int,
     ) -> None:
         """`links` may lose some meanwhile: those whose other end is gone."""
         self._api, self._links, self._arenas = api, links, arenas
-        self._arrivals, self._cues = arrivals, cues
+        self._control, self._epoch = control, epoch
+        self._arrivals = Arrivals(control, epoch)
+        self._awaited = Awaited(self._arrivals)
         self.arrived: dict[int, Any] = {}
         """Transfer to a GPU here → event of its arrival, once that has happened."""
         self._expected: dict[int, CopyOrder] = {}
         self._offered: dict[Pair, deque[tuple[CopyOrder, Any]]] = {}
         """What leaves once an event has happened; within a pair they happen in this order."""
+        self._cues: dict[int, Cues] = {}
+        """By worker."""
+        self._announced: dict[int, CopyOrder] = {}
+        """What is to leave another rank than 0, as rank 0 has been told."""
         self._ended: dict[int, Any] = {}
         """Transfer that leaves → the end of its launch, in this session."""
-        self._n_begun: dict[Pair, int] = {}
         self._landing: list[Passage] = []
         self._leaving: list[Passage] = []
         self._passed: list[Passage] = []
@@ -102,6 +107,7 @@ class DirectTransfers(ABC):
     def expect(self, order: CopyOrder) -> None:
         """Receive this transfer when its turn has come."""
         self._expected[order.copy] = order
+        self._awaited.add(order.copy)
 
     def offer(self, order: CopyOrder, after: Any) -> None:
         """Send the outputs of a launch that ends with the event `after`; None: it has ended."""
@@ -118,6 +124,12 @@ class DirectTransfers(ABC):
     def _begin(self) -> None:
         """Begin what can begin."""
 
+    def _cues_of(self, worker: int) -> Cues:
+        """Return where this session is in a worker's cues."""
+        if worker not in self._cues:
+            self._cues[worker] = Cues(self._control, worker, self._epoch)
+        return self._cues[worker]
+
     def _ready(self, queue: deque[tuple[CopyOrder, Any]]) -> CopyOrder | None:
         """Take the first of what is offered, if its launch has ended."""
         if not queue or not (queue[0][1] is None or self._api.has_happened(queue[0][1])):
@@ -127,8 +139,8 @@ class DirectTransfers(ABC):
             self._ended[order.copy] = after
         return order
 
-    def _enqueue(self, order: CopyOrder, pair: Pair) -> int:
-        """Begin this end of a transfer; return as which of its connection, from 1."""
+    def _enqueue(self, order: CopyOrder, pair: Pair) -> None:
+        """Begin this end of a transfer."""
         api, link, (here, _) = self._api, self._links[pair], pair
         is_coming = order.dst == here
         before_ns = time.perf_counter_ns()
@@ -142,8 +154,6 @@ class DirectTransfers(ABC):
         start = self._ended.get(order.copy, start)
         under_way = self._landing if is_coming else self._leaving
         under_way.append(Passage(order, pair, start, end, before_ns, after_ns))
-        self._n_begun[pair] = number = self._n_begun.get(pair, 0) + 1
-        return number
 
     def _blocks(self, order: CopyOrder, here: int) -> list[Tensor]:
         """Return where the bytes of a transfer lie here."""
@@ -169,13 +179,15 @@ class DirectTransfers(ABC):
     @property
     def is_settled(self) -> bool:
         """Whether all that was offered has left."""
-        return not self._leaving and not any(self._offered.values())
+        return not (self._leaving or self._announced or any(self._offered.values()))
 
     def settle(self) -> None:
         """Note what has come and left, once all devices are idle; forget what has not begun."""
         for passage in (*self._landing, *self._leaving):
             self._note(passage)
-        for pending in (self._landing, self._leaving, self._expected, self._offered):
+        self._landing.clear()
+        self._leaving.clear()
+        for pending in (self._expected, self._offered, self._announced):
             pending.clear()
 
     def drop(self) -> None:
@@ -196,24 +208,28 @@ class DirectTransfers(ABC):
         }
 
     def stamps(self) -> list[CopyStamp]:
-        """Return when transfers left or came, once everything has ended."""
-        clock = self._api.host_ns
-        return [
-            CopyStamp(
-                passage.order.copy,
-                *begun_by(clock(passage.start), clock(passage.end), passage.after_ns),
-                passage.after_ns - passage.before_ns,
-            )
-            for passage in self._passed
-        ]
+        """Return when transfers left or came, once everything has ended.
+
+        When one has come only the end that receives it can tell.
+        """
+        return [self._stamp(passage) for passage in self._passed]
+
+    def _stamp(self, passage: Passage) -> CopyStamp:
+        clock, after_ns = self._api.host_ns, passage.after_ns
+        start_ns, end_ns = begun_by(clock(passage.start), clock(passage.end), after_ns)
+        if passage.order.src == passage.pair[0]:
+            start_ns = end_ns = clock(passage.start)
+        return CopyStamp(passage.order.copy, start_ns, end_ns, after_ns - passage.before_ns)
 
 
 class LeadingTransfers(DirectTransfers):
     """Those of rank 0."""
 
     def _begin(self) -> None:
-        for copy in [copy for copy in self._expected if self._arrivals.has(copy)]:
-            self._lead(self._expected.pop(copy))
+        for copy in self._awaited.take():
+            order = self._expected.pop(copy, None)
+            if order is not None:  # or its connection has been cut
+                self._lead(order)
         for queue in self._offered.values():
             while (order := self._ready(queue)) is not None:
                 self._lead(order)
@@ -222,55 +238,34 @@ class LeadingTransfers(DirectTransfers):
     def _lead(self, order: CopyOrder) -> None:
         pair = self.pair_of(order)
         assert pair is not None
+        worker = self._links[pair].worker
+        # First the cue: with CUDA_LAUNCH_BLOCKING the other end is waited for here.
+        self._cues_of(worker).append(order.copy)
         try:
-            number = self._enqueue(order, pair)
+            self._enqueue(order, pair)
         except RuntimeError as error:
             if is_of_cuda(error):
                 raise
-            what, worker = str(error).strip().partition("\n")[0], self._links[pair].worker
+            what = str(error).strip().partition("\n")[0]
             raise WorkerLost(f"the connection with a GPU is gone: {what}", worker) from error
-        self._cues.give(order.copy, number)
 
 
 class FollowingTransfers(DirectTransfers):
-    """Those of another rank."""
-
-    def __init__(
-        self,
-        api: StreamApi[Any, Any],
-        links: Mapping[Pair, GpuLink],
-        arenas: Sequence[Arena | None],
-        arrivals: Arrivals,
-        cues: Cues,
-    ) -> None:
-        super().__init__(api, links, arenas, arrivals, cues)
-        self._announced: dict[int, CopyOrder] = {}
-        """What is to leave, as rank 0 has been told."""
+    """Those of another rank's worker."""
 
     def _begin(self) -> None:
         for queue in self._offered.values():
             while (order := self._ready(queue)) is not None:
                 self._announced[order.copy] = order
                 self._arrivals.set(order.copy)
-        waiting = {**self._expected, **self._announced}
-        cued: dict[Pair, dict[int, CopyOrder]] = {}
-        for copy, order in waiting.items():
-            number, pair = self._cues.number_of(copy), self.pair_of(order)
-            if number and pair is not None:
-                cued.setdefault(pair, {})[number] = order
-        for pair, orders in cued.items():
-            # One before may be of a segment that has not been read yet.
-            while (order := orders.get(self._n_begun.get(pair, 0) + 1)) is not None:
-                self._expected.pop(order.copy, None)
-                self._announced.pop(order.copy, None)
-                self._enqueue(order, pair)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether all that was offered has left."""
-        return super().is_settled and not self._announced
-
-    def settle(self) -> None:
-        """Note what has come, once all devices are idle, and forget what has not begun."""
-        super().settle()
-        self._announced.clear()
+        (worker,) = {link.worker for link in self._links.values()}
+        cues = self._cues_of(worker)
+        while (copy := cues.peek()) >= 0:
+            known = self._expected if copy in self._expected else self._announced
+            order = known.pop(copy, None)
+            if order is None:
+                return  # it is of a segment that has not been read yet
+            cues.skip()
+            pair = self.pair_of(order)
+            assert pair is not None
+            self._enqueue(order, pair)

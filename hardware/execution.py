@@ -12,7 +12,7 @@ import torch
 
 from dynpartition.errors import DeviceLost
 from dynpartition.hardware.blueprint import Value
-from dynpartition.hardware.control import Arrivals, Cues
+from dynpartition.hardware.control import Arrivals
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, DeviceStreams
 from dynpartition.hardware.direct import LeadingTransfers
 from dynpartition.hardware.graphs import GraphCache
@@ -164,8 +164,7 @@ class Execution:
             *(machine.api, machine.streams, machine.graphs, machine.arenas, self._arrivals),
             mirrors=machine.mirrors,
             direct=LeadingTransfers(
-                *(machine.api, machine.links.of, machine.arenas, self._arrivals),
-                Cues(machine.pool.control, self._epoch),
+                *(machine.api, machine.links.of, machine.arenas, machine.pool.control, self._epoch)
             ),
         )
         self._walk = Walk(machine.host, machine.working_gpus, self._epoch, self._group)
@@ -203,7 +202,7 @@ class Execution:
         control = self._pool.control
         for worker in self._pool.alive:
             while not control.is_ready(worker, self._epoch):
-                self._pause()
+                self._pause(owing=worker)
         if not self.origin_ns:
             self._walk.start_clock()
             self.origin_ns = self.clock.start_ns()
@@ -247,9 +246,9 @@ class Execution:
             came_ns = host.ended_ns(value.launch) if own else self._arrivals.time_ns(value.copy)
         return self.clock.seen_ns(came_ns)
 
-    def _pause(self) -> None:
+    def _pause(self, owing: int = -1) -> None:
         self._pool.patience.pause()
-        self._pool.check(self._name_cell)
+        self._pool.check(self._name_cell, owing)
 
     def finish(self) -> list[Report]:
         """Wait for all devices and return what they did."""

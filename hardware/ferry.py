@@ -33,24 +33,23 @@ class Ferry:
         arenas: Sequence[Arena | None],
         leaves: Callable[[CopyOrder], bool],
         *,
+        worker: int = 0,
         connected: Container[int] = (),
         leads: bool = False,
     ) -> None:
         """`leaves`: whether a transfer leaves this machine; of the others, some arrive here.
 
-        `connected`: GPUs of rank 0 whose transfers with the device do not pass here. `leads`:
-        whether this is the end of rank 0.
+        `worker`: the device's. `connected`: GPUs of rank 0 whose transfers with it do not pass
+        here. `leads`: whether this is the end of rank 0.
         """
         self.epoch = 0
         self._wire, self._control, self._arenas = wire, control, arenas
         self._leaves, self._connected, self._leads = leaves, connected, leads
+        self._worker, self._cues = worker, Cues(control, worker, 0)
         self._flags = np.frombuffer(control.flags, dtype=np.int64)
         self._orders: dict[int, CopyOrder] = {}
         self._due = np.empty(0, dtype=np.int64)
         """Transfers that are to leave."""
-        self._uncued: dict[int, CopyOrder] = {}
-        """Transfers between connected GPUs that have no cue yet; known at rank 0 only."""
-        self._cues = Cues(control, 0)
         self._kept: dict[int, Segment] = {}
         self._landed: list[CopyStamp] = []
         self._lock = threading.Lock()
@@ -66,10 +65,8 @@ class Ferry:
             if segment.epoch != self.epoch:
                 self.epoch, self._orders, self._landed = segment.epoch, {}, []
                 self._due = np.empty(0, dtype=np.int64)
-                self._uncued, self._cues = {}, Cues(self._control, self.epoch)
+                self._cues = Cues(self._control, self._worker, self.epoch)
             self._orders.update((order.copy, order) for order in whole.copies)
-            if self._leads:
-                self._uncued.update((o.copy, o) for o in whole.copies if self._is_direct(o))
             leaving = [order.copy for order in whole.copies if self._is_due(order)]
             self._due = np.concatenate([self._due, np.array(leaving, dtype=np.int64)])
 
@@ -107,13 +104,12 @@ class Ferry:
 
     def _send_cues(self) -> bool:
         """Pass on which transfers rank 0 has begun."""
-        with self._lock:
-            epoch, cues = self.epoch, self._cues
-            given = [(c, n) for c in self._uncued if (n := cues.number_of(c))]
-            for copy, _ in given:
-                del self._uncued[copy]
+        given: list[int] = []
+        while self._leads and (copy := self._cues.peek()) >= 0:
+            self._cues.skip()
+            given.append(copy)
         if given:
-            self._wire.send(CUES, [_packed(given)], b=epoch)
+            self._wire.send(CUES, [_packed(given)])
         return bool(given)
 
     def hear(self, frame: Frame) -> bool:
@@ -125,9 +121,8 @@ class Ferry:
             for copy in np.frombuffer(frame.payload, dtype=np.int64).tolist():
                 arrivals.set(copy)
         elif frame.kind == CUES:
-            cues, numbers = Cues(self._control, frame.b), np.frombuffer(frame.payload, np.int64)
-            for copy, number in numbers.reshape(-1, 2).tolist():
-                cues.give(copy, number)
+            for copy in np.frombuffer(frame.payload, dtype=np.int64).tolist():
+                self._cues.append(copy)
         else:
             return False
         return True
@@ -163,7 +158,7 @@ class Ferry:
         return arena.octets
 
 
-def _packed(numbers: Sequence[int] | Sequence[tuple[int, int]]) -> bytes:
+def _packed(numbers: Sequence[int]) -> bytes:
     return np.array(numbers, dtype=np.int64).tobytes()
 
 

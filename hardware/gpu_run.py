@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from dynpartition.hardware.control import Arrivals, Cues
+from dynpartition.hardware.control import Arrivals
 from dynpartition.hardware.cuda_lane import Api, CudaGroup, CudaLane, DeviceStreams
 from dynpartition.hardware.direct import FollowingTransfers, GpuLink, Pair
 from dynpartition.hardware.graphs import GraphCache
@@ -87,14 +87,11 @@ class GpuRun:
         """Whether all that was planned has been done, when it was asked for its report."""
         self._device = device
         site, api = device.site, device.api
-        arrivals = Arrivals(site.control, epoch)
         self._group = CudaGroup(
             *(api, {site.index: device.streams}, {site.index: device.graphs}, site.arenas),
-            arrivals,
+            Arrivals(site.control, epoch),
             mirrors=device.mirrors,
-            direct=FollowingTransfers(
-                *(api, device.links, site.arenas, arrivals, Cues(site.control, epoch))
-            ),
+            direct=FollowingTransfers(*(api, device.links, site.arenas, site.control, epoch)),
         )
         self._lane = CudaLane(site, epoch, self._group)
 

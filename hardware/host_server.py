@@ -169,6 +169,7 @@ class HostServer:
         self._ferry = Ferry(
             *(wire, self._control, arenas),
             leaves=lambda order: order.src == index and order.dst not in memory.devices,
+            worker=setup.worker,
             connected=setup.connected,
         )
         rank, core = world(), None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dynpartition.cluster import Device
@@ -14,8 +14,13 @@ from dynpartition.hardware.devices import elsewhere, gpus_here
 from dynpartition.hardware.direct import GpuLink, Pair
 from dynpartition.hardware.hosts import meeting
 from dynpartition.hardware.messages import Setup, wait_on
+from dynpartition.hardware.peer import Cutting, cut_all
 from dynpartition.hardware.pool import Pool
 from dynpartition.hardware.streams import StreamApi
+
+
+def _nothing(pair: Pair) -> None:
+    """Do nothing."""
 
 
 def connectable(devices: Sequence[Device]) -> list[int]:
@@ -36,6 +41,7 @@ class GpuLinks:
         self._api, self._pool = api, pool
         self._met: dict[int, str] = {}
         """Worker → where it was met."""
+        self._streams: dict[Pair, Any] = {}
 
     def connect(self) -> None:
         """Connect with all workers that are new; DeviceError where one cannot be."""
@@ -43,61 +49,87 @@ class GpuLinks:
             self._join(number)
 
     def reconnect(self) -> None:
-        """Connect with all workers that are new; those that cannot be are lost."""
+        """Connect with all workers that are new.
+
+        Those that cannot be are lost, and are started without connections the next time.
+        """
+        self.cut_broken()
         for number in self._strangers():
             try:
                 self._join(number)
             except DeviceError as error:
-                self._pool.discard(number, str(error))
+                self._give_up(number, str(error))
 
     def _strangers(self) -> list[int]:
-        met, where = self._met, self._pool.memory.meetings
-        return [n for n in self._pool.alive if n in where and where[n] != met.get(n)]
+        where = self._pool.memory.meetings
+        return [n for n in self._pool.alive if n in where and not self._is_known(n)]
+
+    def _is_known(self, number: int) -> bool:
+        """Return whether a worker is still the process that was met."""
+        return self._met.get(number) == self._pool.memory.meetings.get(number)
 
     def _join(self, number: int) -> None:
+        """Connect all GPUs here with a worker, or none."""
         pool, there = self._pool, self._pool.device_of[number]
-        for pair in [pair for pair, link in self.of.items() if link.worker == number]:
-            self.cut(pair)  # with the process that it was before
-        self._met[number] = place = pool.memory.meetings[number]
-        for here in pool.memory.connected:
-            device, far = pool.devices[here], pool.devices[there].name
-            limits = pool.options.answer_timeout_s, lambda: pool.look_at(number)
-            try:
-                peer = self._api.join(device, meeting(place, here), 0, *limits)
-            except DeviceError as error:
-                raise _not_connected(device.name, far, error) from error
-            except DeviceLost as loss:  # its own words
-                raise DeviceError(str(loss)) from loss
-            self.of[here, there] = GpuLink(peer, self._api.stream(device), number)
+        place, links = pool.memory.meetings[number], dict[Pair, GpuLink]()
+        try:
+            for here in pool.memory.connected:
+                device, pair = pool.devices[here], (here, there)
+                limits = pool.options.answer_timeout_s, lambda: pool.look_at(number)
+                with _told(device.name, pool.devices[there].name):
+                    peer = self._api.join(device, meeting(place, here), 0, *limits)
+                if pair not in self._streams:
+                    self._streams[pair] = self._api.stream(device)
+                links[pair] = GpuLink(peer, self._streams[pair], number)
+        except BaseException as error:
+            with suppress(RuntimeError):
+                cut_all(link.peer for link in links.values())
+            if not isinstance(error, DeviceError):  # which callers handle; Ctrl-C, for instance
+                self._give_up(number, "it was not connected to the end")
+            raise
+        self.of.update(links)
+        self._met[number] = place
 
-    def broken(self) -> list[Pair]:
-        """Return the connections whose other end is gone."""
-        return [pair for pair, link in self.of.items() if link.worker not in self._pool.alive]
+    def _give_up(self, number: int, why: str) -> None:
+        self._pool.memory.unconnected.add(number)
+        self._pool.discard(number, why)
 
-    def cut(self, pair: Pair) -> None:
-        """Cut a connection; RuntimeError where the GPU does not come free.
+    def cut_broken(self, forget: Callable[[Pair], None] = _nothing) -> None:
+        """Cut connections whose other end is gone; RuntimeError where a GPU does not come free.
 
-        What has been enqueued over it goes on, with nothing received.
+        What has been enqueued over them goes on, with nothing received. `forget` is told before.
+        More may break meanwhile: a GPU comes free when all that hold it have been cut.
         """
-        self.of.pop(pair).peer.cut()
+        cutting, is_over = Cutting(), False
+        while not is_over:
+            for pair in [pair for pair, link in self.of.items() if self._is_broken(link)]:
+                forget(pair)
+                cutting.add(self.of.pop(pair).peer)
+            is_over = cutting.is_over()
+
+    def _is_broken(self, link: GpuLink) -> bool:
+        pool, number = self._pool, link.worker
+        is_there = number in pool.alive and not pool.workers[number].has_ended
+        return not (is_there and self._is_known(number))
+
+    def close(self) -> None:
+        """Cut all connections, as far as that can be done."""
+        peers = [link.peer for link in self.of.values()]
+        self.of.clear()
+        with suppress(RuntimeError):
+            cut_all(peers)
 
     def lose(self, why: str) -> None:
         """Do without, from now on: the GPUs here are lost, and with them the workers connected.
 
         These wait for what will not come. They are started again without connections.
         """
-        workers = {link.worker for link in self.of.values()}
+        pool = self._pool
         self.close()
-        self._pool.memory.connected.clear()
-        self._pool.memory.meetings.clear()
-        for number in workers:
-            self._pool.discard(number, f"{self._pool.workers[number].name} was connected: {why}")
-
-    def close(self) -> None:
-        """Cut all connections, as far as that can be done."""
-        while self.of:
-            with suppress(RuntimeError):
-                self.of.popitem()[1].peer.cut()
+        pool.memory.connected.clear()
+        for number in set(pool.memory.meetings).intersection(pool.alive):
+            pool.discard(number, f"{pool.workers[number].name} was connected: {why}")
+        pool.memory.meetings.clear()
 
 
 def join_rank_0(setup: Setup, api: StreamApi[Any, Any], own: Device) -> dict[Pair, GpuLink]:
@@ -105,19 +137,23 @@ def join_rank_0(setup: Setup, api: StreamApi[Any, Any], own: Device) -> dict[Pai
 
     Waits as long as it takes rank 0, which may have many to connect before, and gives up first.
     """
-    links = {}
+    links, mine = dict[Pair, GpuLink](), setup.device
     for there in setup.connected:
-        store = meeting(setup.meeting, there)
-        try:
-            peer = api.join(own, store, 1, math.inf, wait_on)
-        except DeviceError as error:
-            names = setup.names[there], setup.names[setup.device]
-            raise _not_connected(*names, error) from error
-        links[setup.device, there] = GpuLink(peer, api.stream(own), -1)
+        with _told(setup.names[there], setup.names[mine]):
+            peer = api.join(own, meeting(setup.meeting, there), 1, math.inf, wait_on)
+        links[mine, there] = GpuLink(peer, api.stream(own), setup.worker)
     return links
 
 
-def _not_connected(here: str, there: str, error: DeviceError) -> DeviceError:
-    return DeviceError(
-        f"{here} and {there} are not connected: {error}; gpu_links='host' does without"
-    )
+@contextmanager
+def _told(here: str, there: str) -> Iterator[None]:
+    """Say which GPUs could not be connected, whoever raises that they could not."""
+    try:
+        yield
+    except DeviceLost as loss:  # in the other end's own words
+        raise DeviceError(str(loss)) from loss
+    except (DeviceError, RuntimeError) as error:  # the latter of the store where they meet
+        what = str(error).strip().partition("\n")[0]
+        raise DeviceError(
+            f"{here} and {there} are not connected: {what}; gpu_links='host' does without"
+        ) from error

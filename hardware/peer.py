@@ -6,9 +6,11 @@ up its stream, and with NCCL a share of its GPU.
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from dynpartition.errors import DeviceError
 from dynpartition.hardware.messages import Pause
 
 _LOOK_S = 0.001
+_CUT_TIMEOUT_S = 10.0
 
 
 class Peer(ABC):
@@ -39,8 +42,8 @@ class Peer(ABC):
     def cut(self) -> None:
         """Leave, whatever is enqueued: streams that wait for the other end go on.
 
-        What was to be received is not there. Cutting twice does nothing. RuntimeError when the
-        device does not come free.
+        What was to be received is not there. Cutting twice does nothing. May wait for the device,
+        and that for other connections that are to be cut: see `Cutting`.
         """
 
 
@@ -132,3 +135,66 @@ def meet(store: Store, rank: int, timeout_s: float, pause: Pause) -> None:
             raise DeviceError(f"the other end does not come within {timeout_s:g} s")
         pause()
         time.sleep(_LOOK_S)
+
+
+class Cutting:
+    """Connections that are cut, each in a thread: one may come free only when others are cut."""
+
+    def __init__(self) -> None:
+        self._threads: list[tuple[Peer, threading.Thread]] = []
+        self._deadline_s = time.monotonic() + _CUT_TIMEOUT_S
+
+    def add(self, peer: Peer) -> None:
+        """Begin to cut one more."""
+        thread = threading.Thread(target=_cut, args=(peer,), daemon=True)
+        self._threads.append((peer, thread))
+        thread.start()
+
+    def is_over(self) -> bool:
+        """Wait a moment; return whether all are cut. RuntimeError when that takes too long."""
+        held = [peer for peer, thread in self._threads if thread.is_alive()]
+        if not held:
+            return True
+        if time.monotonic() > self._deadline_s:
+            raise RuntimeError(f"{held[0]} does not let go within {_CUT_TIMEOUT_S:g} s")
+        time.sleep(_LOOK_S)
+        return False
+
+
+def _cut(peer: Peer) -> None:
+    with suppress(RuntimeError):  # it was broken anyway
+        peer.cut()
+
+
+def cut_all(peers: Iterable[Peer]) -> None:
+    """Cut connections; RuntimeError when a device does not come free."""
+    cutting = Cutting()
+    for peer in peers:
+        cutting.add(peer)
+    while not cutting.is_over():
+        pass
+
+
+def in_time(work: Callable[[], None], timeout_s: float, pause: Pause) -> None:
+    """Do `work` in a thread, and leave it behind with TimeoutError when it takes too long.
+
+    Nothing else ends a call that waits inside of NCCL. Raises what `work` or `pause` raises.
+    """
+    errors: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 – raised again by who waits
+            errors.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    deadline_s = time.monotonic() + timeout_s
+    while thread.is_alive():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"no end within {timeout_s:.2g} s")
+        pause()
+        thread.join(_LOOK_S)
+    if errors:
+        raise errors[0]

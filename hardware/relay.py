@@ -137,6 +137,7 @@ class Relay:
         self._ferry = Ferry(
             *(wire, self._control, arenas),
             leaves=lambda order: order.dst == setup.device and here[order.src],
+            worker=setup.worker,
             connected=setup.connected,
             leads=True,
         )

@@ -109,9 +109,12 @@ class ProcessStarter(_Starter):
         # Workers leave GPUs to their driver; a relay knows of their memory only the mirror.
         mirrors = memory.mirrors if host_of(device.name) else {}
         blocks = [mirrors.get(at, block) for at, block in enumerate(memory.blocks)]
-        connected = memory.connected if self._is_far_gpu(index) else []
+        is_far_gpu = device.kind == "cuda" and host_of(device.name) > 0
+        is_alone = not is_far_gpu or number in memory.unconnected
+        connected, meeting = [] if is_alone else memory.connected, ""
+        memory.meetings.pop(number, None)
         if connected:
-            memory.meetings[number] = f"{memory.name}/{number}/{next(_meetings)}"
+            memory.meetings[number] = meeting = f"{memory.name}/{number}/{next(_meetings)}"
         return Setup(
             model=("", "") if source else _importable(type(self.model)),
             import_path=list(sys.path),
@@ -139,12 +142,8 @@ class ProcessStarter(_Starter):
             bells=self._bells(index),
             answer_timeout_s=options.answer_timeout_s,
             connected=connected,
-            meeting=memory.meetings.get(number, ""),
+            meeting=meeting,
         )
-
-    def _is_far_gpu(self, index: int) -> bool:
-        device = self.devices[index]
-        return device.kind == "cuda" and host_of(device.name) > 0
 
     def _core(self, index: int) -> int | None:
         """Return where a worker runs: a relay beside the caller, if no core is left for it."""

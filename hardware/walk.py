@@ -61,9 +61,7 @@ class Walk:
     def part_from(self, links: GpuLinks) -> None:
         """Cut the connections whose other end is gone, and forget what has not come over them."""
         with _cuda_errors():
-            for pair in links.broken():
-                self.group.direct.forget(pair)
-                links.cut(pair)
+            links.cut_broken(self.group.direct.forget)
 
     def drop_gpus(self) -> None:
         """Forget the CUDA devices: nothing can be asked of them any more."""

@@ -310,7 +310,8 @@ def check(backend, workload, scheduler):
         torch.testing.assert_close(answer, run_eagerly(one), rtol=1e-4, atol=1e-5)
     if not lost:
         known = outcome.graph, backend.profile, outcome.plan, outcome.trace
-        assert not find_violations(*known, tolerance_ns=TOLERANCE_NS)
+        wrong = find_violations(*known, tolerance_ns=TOLERANCE_NS)
+        assert not wrong, wrong[:3]
     return outcome, lost
 
 

@@ -6,6 +6,8 @@ rank 0: cpu:0 (the caller), cuda:0, cuda:1      rank 1: cpu:0, cuda:0, cuda:1
 """
 
 import random
+import time
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +15,8 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from dynpartition import parse_devices
+from dynpartition import drive, parse_devices
+from dynpartition.contract import Scheduler
 from dynpartition.device_spec import is_gpu
 from dynpartition.errors import DeviceError
 from dynpartition.hardware import FakeStreams, HardwareBackend
@@ -22,7 +25,7 @@ from dynpartition.hardware.devices import uncalibrated_profile
 from dynpartition.hardware.direct import FollowingTransfers, GpuLink
 from dynpartition.hardware.memory import Arena
 from dynpartition.hardware.messages import CopyOrder
-from dynpartition.hardware.peer import FakePeer
+from dynpartition.hardware.peer import FakePeer, cut_all
 from dynpartition.hardware.shared import SharedBlock
 from dynpartition.models import merge_inputs
 from tests.hardware.hosts_in_threads import Interrupted, check, several_hosts
@@ -269,12 +272,57 @@ def test_ends_that_disagree_are_found_out():
         streams.synchronize()
 
 
+class Giving(Scheduler):
+    """Raises when it is asked for the n-th time; else another scheduler's plans."""
+
+    name = "giving up"
+
+    def __init__(self, inner, n):
+        self.inner, self.left = inner, n
+
+    def schedule(self, graph, profile, planned):
+        self.left -= 1
+        if self.left == 0:
+            raise ZeroDivisionError
+        return self.inner.schedule(graph, profile, planned)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_series_of_runs_losses_and_exceptions(
+    seed, models, inputs, random_scheduler, monkeypatch
+):
+    """Every second plan was seen before."""
+    dice, name = random.Random(seed), ("moe", "treelstm")[seed % 2]
+    with (
+        several_hosts(monkeypatch, seed=seed) as hosts,
+        open_backend(models[name], streams=FakeStreams(seed=seed)) as backend,
+    ):
+
+        def strike():
+            for victim in dice.sample(FAR, dice.choice([1, 1, 2])):
+                hosts.kill(victim)
+
+        for step in range(10):
+            item, scheduler = inputs[name][step % 2], random_scheduler(step % 2)
+            event = dice.choice(["none", "none", "given up", "lost", "lost while idle"])
+            if event == "given up":
+                scheduler = Giving(scheduler, dice.randint(1, 2))
+                with backend.open(item) as session, suppress(ZeroDivisionError):
+                    drive(session, scheduler, backend.profile)
+                continue
+            if event == "lost":
+                scheduler = Interrupted(scheduler, dice.randint(1, 3), strike)
+            elif event == "lost while idle":
+                strike()
+            check(backend, item, scheduler)
+
+
 class Noted(FakePeer):
     """Notes what is enqueued."""
 
-    def __init__(self):
+    def __init__(self, calls):
         super().__init__(HashStore(), 1)
-        self.calls = []
+        self.calls = calls
 
     def send(self, stream, blocks):
         self.calls.append(("send", [block.tolist() for block in blocks]))
@@ -283,53 +331,190 @@ class Noted(FakePeer):
         self.calls.append(("receive", [block.tolist() for block in blocks]))
 
 
+WORKER, EPOCH = 3, 7
+
+
 @pytest.fixture
 def end():
-    """One end of device 1, connected with device 0, and the flags that it shares with others."""
-    block, streams, peer = SharedBlock.create(CONTROL_BYTES), FakeStreams(), Noted()
+    """Device 2 of another rank, connected with devices 0 and 1, and the flags that it sees."""
+    block, streams, calls = SharedBlock.create(CONTROL_BYTES), FakeStreams(), []
     control, arena = Control(block), Arena(torch.arange(64, dtype=torch.uint8))
-    link = GpuLink(peer, streams.stream(None), -1)
-    shared = Arrivals(control, 7), Cues(control, 7)
-    transfers = FollowingTransfers(streams, {(1, 0): link}, [None, arena], *shared)
-    there = SimpleNamespace(transfers=transfers, peer=peer, control=control)
+    links = {(2, there): GpuLink(Noted(calls), streams.stream(None), WORKER) for there in range(2)}
+    transfers = FollowingTransfers(streams, links, [None, None, arena], control, EPOCH)
+    there = SimpleNamespace(transfers=transfers, calls=calls, control=control)
+    there.cues = Cues(control, WORKER, EPOCH)
     yield there
     vars(there).clear()  # tests hold it for longer
     block.close()
 
 
-def test_a_cue_waits_for_those_before_it(end):
-    """Of another segment, which has not been read yet."""
-    cues = Cues(end.control, 7)
-    for copy, number in ((3, 1), (4, 3), (5, 2)):
-        cues.give(copy, number)
-    end.transfers.expect(CopyOrder(4, 0, 1, [(0, 40, 2)]))
-    end.transfers.expect(CopyOrder(5, 0, 1, [(0, 50, 2)]))
+def test_a_worker_keeps_one_order_for_all_its_connections(end):
+    """A cue of another segment, which has not been read yet, holds up those after it."""
+    for copy in (3, 5, 4):
+        end.cues.append(copy)
+    end.transfers.expect(CopyOrder(4, 0, 2, [(0, 40, 2)]))
+    end.transfers.expect(CopyOrder(5, 1, 2, [(0, 50, 2)]))
     end.transfers.pump()
-    assert not end.peer.calls
-    end.transfers.expect(CopyOrder(3, 0, 1, [(0, 30, 2), (0, 34, 0), (0, 36, 1)]))
+    assert not end.calls
+    end.transfers.expect(CopyOrder(3, 0, 2, [(0, 30, 2), (0, 34, 0), (0, 36, 1)]))
     end.transfers.pump()
     received = [[[30, 31], [36]], [[50, 51]], [[40, 41]]]
-    assert end.peer.calls == [("receive", blocks) for blocks in received]
+    assert end.calls == [("receive", blocks) for blocks in received]
 
 
 def test_outputs_leave_once_rank_0_says_so(end):
-    end.transfers.offer(CopyOrder(9, 1, 0, [(8, 0, 3)]), None)
+    end.transfers.offer(CopyOrder(9, 2, 0, [(8, 0, 3)]), None)
     end.transfers.pump()
-    assert Arrivals(end.control, 7).has(9)
-    assert not end.peer.calls and not end.transfers.is_settled
-    Cues(end.control, 6).give(9, 1)  # of another session
+    assert Arrivals(end.control, EPOCH).has(9)
+    assert not end.calls and not end.transfers.is_settled
+    Cues(end.control, WORKER, EPOCH - 1).append(9)  # of another session
+    Cues(end.control, WORKER + 1, EPOCH).append(9)  # of another worker
     end.transfers.pump()
-    assert not end.peer.calls
-    Cues(end.control, 7).give(9, 1)
+    assert not end.calls
+    end.cues.append(9)
     end.transfers.pump()
-    assert end.peer.calls == [("send", [[8, 9, 10]])]
+    assert end.calls == [("send", [[8, 9, 10]])]
     end.transfers.pump()
     assert end.transfers.is_settled
 
 
 def test_what_has_no_bytes_takes_its_turn_and_nothing_else(end):
-    end.transfers.expect(CopyOrder(2, 0, 1, [(0, 0, 0)]))
-    Cues(end.control, 7).give(2, 1)
+    end.transfers.expect(CopyOrder(2, 0, 2, [(0, 0, 0)]))
+    end.cues.append(2)
     for _ in range(4):
         end.transfers.pump()
-    assert not end.peer.calls and 2 in end.transfers.arrived
+    assert not end.calls and 2 in end.transfers.arrived
+
+
+def test_with_many_transfers_a_step_costs_what_it_does_with_few(end):
+    """Nothing that is waited for is looked at before its turn."""
+
+    class Counted(dict):
+        looks = 0
+
+        def __iter__(self):
+            Counted.looks += len(self)
+            return super().__iter__()
+
+    end.transfers._expected = Counted()
+    for copy in range(2000):
+        end.transfers.expect(CopyOrder(copy, 0, 2, [(0, 0, 1)]))
+    for copy in range(2000):
+        end.cues.append(copy)
+        end.transfers.pump()
+    assert len(end.calls) == 2000 and Counted.looks == 0
+
+
+class Held(FakePeer):
+    """Comes free only when all others that hold the same GPU have been cut, too."""
+
+    def __init__(self, holders):
+        super().__init__(HashStore(), 0)
+        self.holders = holders
+        holders.append(self)
+
+    def cut(self):
+        super().cut()
+        while not all(holder.is_cut for holder in self.holders):
+            time.sleep(0.001)
+
+
+def test_connections_that_wait_for_each_other_are_cut_together():
+    holders = []
+    for _ in range(3):
+        Held(holders)
+    cut_all(holders)
+
+
+def test_a_device_that_does_not_come_free_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr("dynpartition.hardware.peer._CUT_TIMEOUT_S", 0.05)
+    holders = []
+    held, other = Held(holders), Held(holders)
+    with pytest.raises(RuntimeError, match="does not let go within"):
+        cut_all([held])
+    other.cut()
+
+
+def until(is_so):
+    deadline_s = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+class Breaking(Watched):
+    """Once told to, the next connection fails with an error, or its cut does."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.error = None
+
+    def join(self, *args):
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return super().join(*args)
+
+
+def lost_while_idle(hosts, backend, *names):
+    for name in names:
+        hosts.kill(name)
+    pool = backend._machine.pool
+    until(lambda: sum(worker.has_ended for worker in pool.workers) == len(names))
+
+
+@pytest.mark.parametrize("kind", [DeviceError, RuntimeError])
+def test_a_gpu_that_cannot_be_connected_again_comes_back_without(
+    kind, models, inputs, random_scheduler, monkeypatch
+):
+    streams = Breaking(seed=1)
+    with (
+        several_hosts(monkeypatch) as hosts,
+        open_backend(models["moe"], ALL, streams=streams) as backend,
+    ):
+        check(backend, inputs["moe"][0], random_scheduler(1))
+        lost_while_idle(hosts, backend, "host1/cuda:1")
+        streams.error, n_peers = kind("no route to the store"), len(streams.peers)
+        _, lost = check(backend, inputs["moe"][1], random_scheduler(2))
+        assert list(lost) == ["host1/cuda:1"]
+        assert "no route to the store" in lost["host1/cuda:1"]
+        runs = [check(backend, item, random_scheduler(3)) for item in inputs["moe"]]
+        assert not any(lost for _, lost in runs)
+        assert any(
+            launch.device == "host1/cuda:1" for run, _ in runs for launch in run.plan.launches
+        )
+        assert len(streams.peers) == n_peers
+
+
+def test_ctrl_c_while_a_gpu_is_connected_again(models, inputs, random_scheduler, monkeypatch):
+    streams = Breaking(seed=1)
+    with (
+        several_hosts(monkeypatch) as hosts,
+        open_backend(models["moe"], ONE_PAIR, streams=streams) as backend,
+    ):
+        check(backend, inputs["moe"][0], random_scheduler(1))
+        lost_while_idle(hosts, backend, "host1/cuda:0")
+        streams.error = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            backend.open(inputs["moe"][1])
+        for item in inputs["moe"]:
+            check(backend, item, random_scheduler(2))
+
+
+def test_gpus_that_are_lost_between_sessions_leave_nobody_waiting(
+    models, inputs, random_scheduler, monkeypatch
+):
+    """One of the other host was restarted, and waits to be connected."""
+    streams = Breaking(seed=1)
+    monkeypatch.setattr("dynpartition.hardware.peer._CUT_TIMEOUT_S", 0.05)
+    with (
+        several_hosts(monkeypatch) as hosts,
+        open_backend(models["moe"], ALL, streams=streams) as backend,
+    ):
+        check(backend, inputs["moe"][0], random_scheduler(1))
+        streams.peers[0].cut = lambda: time.sleep(1.0)
+        lost_while_idle(hosts, backend, "host1/cuda:0")
+        _, lost = check(backend, inputs["moe"][1], random_scheduler(2))
+        assert set(lost) == {"cuda:0", "cuda:1", "host1/cuda:0", "host1/cuda:1"}
+        _, lost = check(backend, inputs["moe"][2], random_scheduler(3))
+        assert set(lost) == {"cuda:0", "cuda:1"}
