@@ -7,8 +7,10 @@ are stand-ins whose streams advance in an order that a seed decides.
 import copy
 import queue
 import socket
+import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
@@ -146,7 +148,7 @@ class Hosts:
         self.make_streams = make_streams or (lambda name: FakeStreams(n_gpus, seed=seed))
         self.memories, self.lines, self.workers = {}, {}, {}
         self.store = HashStore()
-        self.threads = []
+        self.threads, self.ever = [], []
         self.started = []
 
     def start_pool(self, model, devices, options):
@@ -202,6 +204,7 @@ class Hosts:
         if is_gpu(name):
             work = self._serve_gpu
         self.workers[name] = InThread(name, lambda worker: work(worker, setup, model))
+        self.ever.append(self.workers[name])
         try:
             return self.workers[name].await_ready()
         except BaseException:
@@ -220,7 +223,7 @@ class Hosts:
     def go_on(self):
         """Stand in for `wait_on` in the threads of workers, which end when they are hung up on."""
         own = threading.current_thread()
-        if any(w._thread is own and not w._is_open for w in self.workers.values()):
+        if any(w._thread is own and not w._is_open for w in self.ever):
             raise DeviceError("nobody listens any more")
 
     def kill(self, name):
@@ -240,6 +243,10 @@ class Hosts:
         for thread in self.threads:
             thread.join(max(0, deadline - time.monotonic()))
         assert not any(thread.is_alive() for thread in self.threads)
+        for worker in self.ever:
+            worker._thread.join(max(0, deadline - time.monotonic()))
+            frame = sys._current_frames().get(worker._thread.ident)
+            assert worker.has_ended, traceback.format_stack(frame)[-6:]
         assert not any(memories._found for memories in self.memories.values())
 
 
