@@ -145,3 +145,46 @@ def test_large_numbers_of_requests_in_any_mix():
     random.Random(1).shuffle(samples)
     with dynpartition.Runtime() as runtime:
         assert all(map(agrees, runtime.map(model, samples), map(model.eager, samples)))
+
+
+class Counts(nn.Module):
+    """As many calls as the sample has columns beyond the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = Counting()
+
+    def forward(self, x):
+        for _ in range(x.shape[1] - 1):
+            x = self.cell(x)
+        return x
+
+
+def stream_of(model, odd, n_usual, in_flight):
+    """Play one odd sample among many usual ones; return how many of these ended before it."""
+    samples = [odd, *(torch.ones(1, 2) for _ in range(n_usual))]
+    loop = Loop(model.cells)
+    ended = [n for n, _ in loop.run((model.start(sample) for sample in samples), in_flight)]
+    assert sorted(ended) == list(range(n_usual + 1))
+    return ended.index(0), loop
+
+
+def test_a_request_unlike_all_others_is_not_overtaken_for_good():
+    """Batches of the others are larger and always ready; its own tasks can join none of them."""
+    model = dynpartition.capture(Counts().eval(), cells=["cell"])
+    n_before, _ = stream_of(model, torch.ones(1, 4), 400, in_flight=8)
+    assert n_before < 100
+    # A long one does not stop the others either: they have every other launch.
+    n_before, _ = stream_of(model, torch.ones(1, 21), 400, in_flight=8)
+    assert 60 < n_before < 300
+
+
+def test_what_a_loop_remembers_of_shapes_is_bounded(monkeypatch):
+    monkeypatch.setattr("dynpartition.serving.loop.KINDS_MAX", 20)
+    model = dynpartition.capture(Counts().eval(), cells=["cell"])
+    samples = [torch.full((1, 2 + n % 50), float(n)) for n in range(150)]
+    loop = Loop(model.cells)
+    answers = dict(loop.run((model.start(sample) for sample in samples), 8))
+    assert all(agrees(answers[n], model.eager(sample)) for n, sample in enumerate(samples))
+    assert len(loop._number) <= 20
+    assert len(loop._groups) <= 20
