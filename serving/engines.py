@@ -163,7 +163,8 @@ class DevicesEngine(Engine):
         try:
             answers = self._computed([request.sample for request in window])
         except Exception as error:  # noqa: BLE001 - whoever asked gets it
-            self.close()  # the backend may have ended, too; the next request makes another
+            if self._backend is not None and self._backend.is_closed:  # a cell that raises ends it
+                self.close()  # the next request makes another, which takes seconds
             if len(window) == 1:
                 self.fail(window[0], error)
                 return

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
+from weakref import WeakSet
 
 from dynpartition.closing import Closing
 from dynpartition.cluster import Device
@@ -54,7 +55,8 @@ class Runtime(Closing):
         self._is_alone = len(chosen) == 1 and is_plain
         self._loops: dict[DynamicModel[Any], Loop] = {}
         self._backends: dict[DynamicModel[Any], HardwareBackend] = {}
-        self._services: list[Service] = []
+        self._services: WeakSet[Service] = WeakSet()
+        """Those at work keep themselves; others are gone when nobody wants their figures."""
 
     def __call__(self, model: DynamicModel[Any], sample: Any) -> Any:
         """Return the model's answer for one sample."""
@@ -100,7 +102,7 @@ class Runtime(Closing):
                 *(model, in_flight, metrics, self.devices), self._scheduler, self._profile
             )
         service = Service(engine, queue_max, timeout_s)
-        self._services.append(service)
+        self._services.add(service)
         return service
 
     def _on_thread(
@@ -135,8 +137,9 @@ class Runtime(Closing):
 
     def close(self) -> None:
         """End services, when they have answered what waits, and workers. Idempotent."""
-        while self._services:
-            self._services.pop().close()
+        for service in list(self._services):
+            service.close()
+        self._services.clear()
         while self._backends:
             self._backends.popitem()[1].close()
         self._loops.clear()

@@ -1,11 +1,13 @@
 """A service under many threads: answers, limits, deadlines, figures, faults and its end."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -349,6 +351,21 @@ def test_prometheus_is_optional(gated, monkeypatch):
         service.prometheus()
 
 
+def test_a_runtime_forgets_services_that_have_ended_and_ends_those_at_work(gated):
+    Gate.opened.set()
+    with dynpartition.Runtime() as runtime:
+        ended = weakref.ref(runtime.serve(gated))
+        ended().close()
+        gc.collect()
+        assert ended() is None
+        runtime.serve(gated)  # nobody holds it, but it works
+        gc.collect()
+        (working,) = runtime._services
+        assert working(torch.ones(1, 1)).item() == 2
+    with pytest.raises(ServiceClosed):
+        working.submit(torch.ones(1, 1))
+
+
 def test_nonsense_is_refused(gated):
     with dynpartition.Runtime() as runtime:
         with pytest.raises(InputError, match="queue_max is 0"):
@@ -390,6 +407,8 @@ def test_on_devices_too_what_one_request_raises_is_told_to_nobody_else(gated):
         dynpartition.Runtime(devices, "round-robin", profile=profile) as runtime,
         runtime.serve(gated, in_flight=4) as service,
     ):
+        service(torch.ones(1, 1))
+        backend = service._engine._backend
         for value in (1.0, 2.0):
             good = [service.submit(torch.full((1, 1), value)) for _ in range(2)]
             bad = [service.submit(torch.full((1, 1), 5000.0)), service.submit("no tensor")]
@@ -398,6 +417,7 @@ def test_on_devices_too_what_one_request_raises_is_told_to_nobody_else(gated):
                 bad[0].result()
             with pytest.raises(AttributeError):
                 bad[1].result()
+        assert service._engine._backend is backend  # nothing had to be started again
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
