@@ -42,7 +42,7 @@ class Frame:
 
 def learning_curve(metrics: Sequence[Metric]) -> Markup:
     """Return reward and validation by episode; light: each measurement, bold: their trend."""
-    reward = [(float(m.episodes), m.reward) for m in metrics if math.isfinite(m.reward)]
+    reward = [(float(m.episodes), m.reward) for m in metrics if m.reward is not None]
     valid = [(float(m.episodes), m.validation) for m in metrics if m.validation is not None]
     if not reward:
         return tag("p", "No measurement yet.", class_="missing")
