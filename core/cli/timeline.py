@@ -113,11 +113,12 @@ def _end_ns(trace: Trace) -> int:
 def cell_colours(graph: TaskGraph) -> dict[str, str]:
     """Return a CSS colour per cell, the page's palette first for the most frequent ones."""
     tasks = Counter(graph.cell_name(task) for task in range(len(graph)))
-    return {cell: _colour(rank) for rank, (cell, _) in enumerate(tasks.most_common())}
+    return {cell: colour(rank) for rank, (cell, _) in enumerate(tasks.most_common())}
 
 
-def _colour(rank: int) -> str:
-    # Neighbours on the golden angle differ most, for any number of cells.
+def colour(rank: int) -> str:
+    """Return the CSS colour of the thing with this number: the palette first, then others."""
+    # Neighbours on the golden angle differ most, for any number of things.
     hue = round(rank * 137.5) % 360
     return f"var(--c{rank})" if rank < PALETTE_SIZE else f"hsl({hue} 38% 56%)"
 

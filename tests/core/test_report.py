@@ -27,6 +27,7 @@ from dynpartition import (
     Trace,
     TransferSpan,
 )
+from dynpartition.cli.charts import scheduler_colours
 from dynpartition.cli.markup import duration, percent, seconds, significant, size, tag
 from dynpartition.cli.page import run_page, traces_page
 from dynpartition.cli.perfetto import perfetto_events
@@ -545,10 +546,12 @@ def test_report_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_cell_has_its_own_colour():
+def test_every_cell_and_scheduler_has_its_own_colour():
     cells = [Cell(f"expert_{i}") for i in range(40)]
     tasks = [Task(id=i, cell=cell.name) for i, cell in enumerate(cells)]
     assert len(set(cell_colours(TaskGraph.from_tasks("many", cells, tasks)).values())) == 40
+    names = [cell.name for cell in cells]
+    assert len(set(scheduler_colours([*names, *names]).values())) == 40  # validate has 12 of them
 
 
 def test_numbers_are_written_for_people():
