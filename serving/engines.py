@@ -13,6 +13,7 @@ from dynpartition.closing import Closing
 from dynpartition.cluster import Device
 from dynpartition.contract import Outcome, Scheduler, drive
 from dynpartition.hardware import HardwareBackend
+from dynpartition.hardware.backend import Workers
 from dynpartition.models import DynamicModel, ModelInput, ModelRun, merge_inputs
 from dynpartition.profile import Profile
 from dynpartition.serving.loop import Loop
@@ -142,9 +143,11 @@ class DevicesEngine(Engine):
         devices: Sequence[Device],
         scheduler: Scheduler,
         profile: Profile | None,
+        workers: Workers,
     ) -> None:
         super().__init__(model, in_flight, metrics)
         self._devices, self._scheduler, self._profile = devices, scheduler, profile
+        self._workers = workers
         self._backend: HardwareBackend | None = None
         self._paces: Paces | None = None
 
@@ -197,7 +200,9 @@ class DevicesEngine(Engine):
         if self._profile is None:
             self._profile = rough_profile(self.model, self._devices, samples)
         if self._backend is None:
-            self._backend = HardwareBackend(self.model, self._devices, profile=self._profile)
+            self._backend = HardwareBackend(
+                self.model, self._devices, profile=self._profile, workers=self._workers
+            )
         if self._paces is None:
             self._paces = Paces(self._profile)
         return self._backend, self._paces

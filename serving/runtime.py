@@ -14,6 +14,7 @@ from dynpartition.contract import Scheduler, drive
 from dynpartition.device_spec import parse_devices
 from dynpartition.errors import InputError, ModelError
 from dynpartition.hardware import HardwareBackend
+from dynpartition.hardware.backend import Workers
 from dynpartition.models import DynamicModel, ModelInput, merge_inputs
 from dynpartition.profile import Profile
 from dynpartition.serving.engines import DevicesEngine, Engine, LoopEngine
@@ -34,7 +35,9 @@ class Runtime(Closing):
     `HardwareBackend` runs them, placed by `policy`: a name as for `--scheduler`, or a scheduler.
     `profile`: what the devices and the model's cells cost, from `calibrate`. Without one the cells
     are timed on the first samples of each model, and links are guessed: good enough for CPU devices
-    and cells of some ms; GPUs need a profile.
+    and cells of some ms; GPUs need a profile. `workers`: what CPU devices but the first are, as for
+    `HardwareBackend`; "threads" for a model that was captured in a running program, which processes
+    cannot build.
 
     Close it, or use it in a `with` block. Not for several threads at once: `serve` is.
     """
@@ -45,10 +48,12 @@ class Runtime(Closing):
         policy: str | Scheduler = "heft+merge",
         *,
         profile: Profile | None = None,
+        workers: Workers = "auto",
     ) -> None:
         chosen = parse_devices(devices) if isinstance(devices, str) else tuple(devices)
         self.devices = chosen
         self._profile = profile
+        self._workers = workers
         self._scheduler = _scheduler(policy)
         first = chosen[0]
         is_plain = first.kind == "cpu" and first.memory_bytes is None and first.speed == 1.0
@@ -99,7 +104,8 @@ class Runtime(Closing):
             engine = LoopEngine(model, in_flight, metrics, self.devices[0].name)
         else:
             engine = DevicesEngine(
-                *(model, in_flight, metrics, self.devices), self._scheduler, self._profile
+                *(model, in_flight, metrics, self.devices),
+                *(self._scheduler, self._profile, self._workers),
             )
         service = Service(engine, queue_max, timeout_s)
         self._services.add(service)
@@ -132,7 +138,9 @@ class Runtime(Closing):
             profile = self._profile
             if profile is None:
                 profile = rough_profile(model, self.devices, [one.sample for one in window])
-            self._backends[model] = HardwareBackend(model, self.devices, profile=profile)
+            self._backends[model] = HardwareBackend(
+                model, self.devices, profile=profile, workers=self._workers
+            )
         return self._backends[model]
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import dynpartition
 from dynpartition.agent.registry import make_scheduler
-from dynpartition.errors import InputError, ModelError, ProfileError, SchedulerError
+from dynpartition.errors import DeviceError, InputError, ModelError, ProfileError, SchedulerError
 from dynpartition.models import build_model
 from dynpartition.models.check import agrees
 from dynpartition.serving.loop import Loop
@@ -107,6 +107,21 @@ def test_several_devices(policy):
         answers = runtime.map(model, samples, in_flight=4)
         assert all(map(agrees, answers, map(model.eager, samples)))
         assert agrees(runtime(model, samples[0]), model.eager(samples[0]))
+
+
+def test_a_model_captured_in_this_program_runs_on_several_devices_by_threads():
+    model = dynpartition.capture(Loops().eval(), cells=["cell"])
+    samples = [torch.full((1, 2), 4.0 + 7 * n) for n in range(6)]
+    expected = [model.eager(sample) for sample in samples]
+    with dynpartition.Runtime("cpu:0,cpu:1", "round-robin", workers="threads") as runtime:
+        assert all(map(agrees, runtime.map(model, samples, in_flight=3), expected))
+        with runtime.serve(model, in_flight=3) as service:
+            assert all(map(agrees, map(service, samples), expected))
+    with (
+        dynpartition.Runtime("cpu:0,cpu:1") as runtime,
+        pytest.raises(DeviceError, match=r'use threads .workers="threads".'),
+    ):
+        runtime.map(model, samples)
 
 
 def test_what_cannot_run_is_said():
