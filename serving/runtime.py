@@ -11,7 +11,7 @@ from weakref import WeakSet
 from dynpartition.closing import Closing
 from dynpartition.cluster import Device
 from dynpartition.contract import Scheduler, drive
-from dynpartition.device_spec import parse_devices
+from dynpartition.device_spec import host_of, parse_devices
 from dynpartition.errors import InputError, ModelError
 from dynpartition.hardware import HardwareBackend
 from dynpartition.hardware.backend import Workers
@@ -57,7 +57,7 @@ class Runtime(Closing):
         self._scheduler = _scheduler(policy)
         first = chosen[0]
         is_plain = first.kind == "cpu" and first.memory_bytes is None and first.speed == 1.0
-        self._is_alone = len(chosen) == 1 and is_plain
+        self._is_alone = len(chosen) == 1 and is_plain and not host_of(first.name)
         self._loops: dict[DynamicModel[Any], Loop] = {}
         self._backends: dict[DynamicModel[Any], HardwareBackend] = {}
         self._services: WeakSet[Service] = WeakSet()

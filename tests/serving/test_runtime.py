@@ -129,6 +129,10 @@ def test_what_cannot_run_is_said():
     gpu = dynpartition.Runtime("cpu:0,cuda:0")
     with pytest.raises(ProfileError, match="nothing is known of cuda:0; measure it"):
         gpu(build_model("earlyexit", SMALL["earlyexit"]), torch.ones(1, 16))
+    with pytest.raises(DeviceError, match="host1/cpu:0 is not there"):
+        dynpartition.Runtime("host1/cpu:0")(
+            build_model("sequence", SMALL["sequence"]), torch.tensor([3])
+        )
     with pytest.raises(ModelError, match=r"Loops is not captured; call dynpartition\.capture"):
         runtime(Loops(), torch.ones(1, 2))
     model = dynpartition.capture(Loops().eval(), cells=["cell"])
