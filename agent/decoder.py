@@ -201,7 +201,8 @@ class Decoder:
         if len(kept) > 1 and self._is_scarce and self.n_left == n_tasks <= PRICED_MAX:
             kept = kept[:PRICED_PLANS]
             kept = kept[[self._simulated_ns(rolled.choices[kept]).argmin()]]
-        elif len(kept) > 1 and self._lists.given.host_bytes.any():
+        elif self._lists.given.host_bytes.any():
+            # Of one plan, too: what is compiled for it must not come up in some later decision.
             kept = kept[[np.argmin([self.fed_first_ns(rolled.choices[each]) for each in kept])]]
         return int(kept[0])
 

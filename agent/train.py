@@ -17,7 +17,7 @@ import numpy as np
 
 from dynpartition.agent.checkpoint import Checkpoint
 from dynpartition.agent.config import TrainConfig
-from dynpartition.agent.lessons import Alone, Case, Course, Crew, Inputs, Source
+from dynpartition.agent.lessons import Alone, Case, Course, Crew, Inputs, Source, learn_from
 from dynpartition.agent.network import flat, unflat
 from dynpartition.agent.optimizer import Adam
 from dynpartition.agent.policy import Policy
@@ -116,6 +116,13 @@ def train_on(
     return run.result()
 
 
+def _course_of_two(policy: Policy) -> Course:
+    """Return the shortest course there is: two rollouts of each style."""
+    styles = np.tile(np.arange(policy.n_styles), 2)
+    seeds = np.zeros((1, len(styles)), dtype=np.int64)
+    return Course(flat(policy.weights), policy.n_styles, styles, seeds, entropy=0.0)
+
+
 class _Run:
     """The state of a training run."""
 
@@ -140,6 +147,7 @@ class _Run:
         # as long as the whole budget, and nothing is learned meanwhile.
         for player, workload in validation[:1]:
             player.greedy(self.policy, [workload])
+            learn_from((player, workload), self.policy, _course_of_two(self.policy), 0)
         self.begin_s = time.monotonic()
         self._validate()
 

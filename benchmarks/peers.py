@@ -8,7 +8,8 @@ link is its own, which is what SAGA assumes. `contended`: cells prefer devices a
 share one bus. The simulator judges every plan. A gap is the makespan over that of the best plan
 known (annealing and everything in the table), minus one; decisions are timed one by one, graphs
 new, tables of the machine known. Agents learn on other graphs of the same families, on the machine
-that they are judged on; the shipped policy has never seen it. What is not installed is left out.
+that they are judged on; the shipped policy has never seen it. What is not installed is left out,
+and said at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -46,6 +47,11 @@ OURS = (
     *("local-search", "policy", "policy-search"),
 )
 TRAINING_GRAPHS = 64
+OTHERS = {
+    "saga": "anrg-saga: pip install --no-deps anrg-saga PySMT && pip install pydantic networkx",
+    "sb3_contrib": "sb3-contrib: pip install stable-baselines3 sb3-contrib",
+}
+"""Module → what it is called, and how to get it."""
 LIBRARIES = ("anrg-saga", "stable-baselines3", "sb3-contrib", "torch", "numpy")
 
 Times = npt.NDArray[np.float64]
@@ -217,16 +223,24 @@ def parse() -> argparse.Namespace:
     def words(text: str) -> list[str]:
         return text.split(",")
 
+    def among(known: Iterable[str]) -> Callable[[str], list[str]]:
+        def checked(text: str) -> list[str]:
+            for name in set(words(text)) - {*known}:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+            return words(text)
+
+        return checked
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     families = ["in-tree", "tree-with-outputs", "layered", "moe"]
-    parser.add_argument("--families", type=words, default=families)
+    parser.add_argument("--families", type=among(FAMILIES), default=families)
     parser.add_argument(
         "--sizes", type=lambda text: [int(n) for n in words(text)], default=[16, 64]
     )
     parser.add_argument("--worlds", type=int, default=2, help="per family and size")
-    parser.add_argument("--machines", type=words, default=[*MACHINES])
+    parser.add_argument("--machines", type=among(MACHINES), default=[*MACHINES])
     parser.add_argument("--steps", type=int, default=200_000, help="decisions that agents learn on")
     parser.add_argument("--evaluations", type=int, default=50_000, help="plans per reference")
     parser.add_argument("--references", type=Path, help="file that keeps what the best plans take")
@@ -247,6 +261,9 @@ def main() -> None:
         spent = [f"{r['scheduler']} {r['trained_s']:.0f} s" for r in found if r["trained_s"]]
         if spent:
             print(f"training on {machine}: {', '.join(spent)}")
+    for name in OTHERS:
+        if find_spec(name) is None:
+            print(f"left out, as it is not installed: {OTHERS[name]}")
     if options.markdown:
         options.markdown.write_text("\n".join([*lines, ""]), encoding="utf-8")
     if options.json:

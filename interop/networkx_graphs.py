@@ -76,7 +76,11 @@ def from_networkx(
     number = _numbers(nodes)
     reader = _Reader(graph, number, profile)
     listed = graph.graph.get("cells", {})
-    params: dict[str, int] = dict(listed) if isinstance(listed, Mapping) else {}
+    params = (
+        {str(cell): _amount(f"cell {cell!r}", "param_bytes", size) for cell, size in listed.items()}
+        if isinstance(listed, Mapping)
+        else {}
+    )
     for node in nodes:
         _note_cell(params, node, graph.nodes[node])
     tasks = [reader.task(node) for node in nodes]
@@ -121,6 +125,8 @@ def parse_node_link(data: bytes) -> nx.DiGraph[Any]:
         ends = [row.get("source"), row.get("target")] if isinstance(row, dict) else [None]
         if not nodes.issuperset(map(_key, ends)):
             raise FileFormatError(f"edge {row!r} does not join two of the `nodes`; correct it")
+        if not isinstance(row.get("key"), str | int | float | None):
+            raise FileFormatError(f"edge key {row['key']!r} is no text or number; correct it")
     graph: nx.DiGraph[Any] = nx.node_link_graph(document, edges=edges)
     return graph
 
@@ -156,7 +162,9 @@ def _note_cell(params: dict[str, int], node: Hashable, attributes: Mapping[str, 
     if not isinstance(cell, str) or not cell:
         raise GraphError(f"node {node!r}: cell is {cell!r}; give a name")
     size = attributes.get("param_bytes")
-    known = params.setdefault(cell, 0 if size is None else _amount(node, "param_bytes", size))
+    known = params.setdefault(
+        cell, 0 if size is None else _amount(f"node {node!r}", "param_bytes", size)
+    )
     if size is not None and size != known:
         raise GraphError(
             f"node {node!r}: cell {cell} has param_bytes {size} here and {known} elsewhere; give"
@@ -177,7 +185,7 @@ class _Reader:
         attributes: dict[str, Any] = self._graph.nodes[node]
         _check_names(node, attributes)
         amounts = {
-            field: _amount(node, field, attributes[field])
+            field: _amount(f"node {node!r}", field, attributes[field])
             for field in _AMOUNTS
             if attributes.get(field) is not None
         }
@@ -213,7 +221,7 @@ class _Reader:
 
     def _sent_bytes(self, node: Hashable) -> int:
         sizes = {
-            _amount(node, "bytes of an edge", edge["bytes"])
+            _amount(f"node {node!r}", "bytes of an edge", edge["bytes"])
             for *_, edge in self._graph.out_edges(node, data=True)
             if "bytes" in edge
         }
@@ -253,7 +261,7 @@ class _Reader:
         given, profile = attributes.get("duration_ns"), self._profile
         if isinstance(given, Mapping) and given:
             return {
-                str(device): _amount(node, f"duration_ns[{device!r}]", ns)
+                str(device): _amount(f"node {node!r}", f"duration_ns[{device!r}]", ns)
                 for device, ns in given.items()
             }
         if given is not None and not isinstance(given, Mapping):
@@ -262,7 +270,9 @@ class _Reader:
                     f"node {node!r}: duration_ns is one number; give the profile with the devices"
                     " that it is for, or {device: ns}"
                 )
-            return dict.fromkeys(profile.cluster.names, _amount(node, "duration_ns", given))
+            return dict.fromkeys(
+                profile.cluster.names, _amount(f"node {node!r}", "duration_ns", given)
+            )
         if profile is None or attributes.get("cell", "task") in profile.cells:
             return {}
         return self._modelled(profile, node, attributes)
@@ -276,10 +286,10 @@ class _Reader:
                 f" profile has no cell {attributes.get('cell', 'task')!r}; give one of them"
             )
         work = Work(
-            ops=max(1, _amount(node, "operators", attributes.get("operators", 1))),
-            flops=_amount(node, "flops", attributes.get("flops", 0)),
-            weight_bytes=_amount(node, "param_bytes", attributes.get("param_bytes", 0)),
-            task_bytes=_amount(node, "moved_bytes", attributes.get("moved_bytes", 0)),
+            ops=max(1, _amount(f"node {node!r}", "operators", attributes.get("operators", 1))),
+            flops=_amount(f"node {node!r}", "flops", attributes.get("flops", 0)),
+            weight_bytes=_amount(f"node {node!r}", "param_bytes", attributes.get("param_bytes", 0)),
+            task_bytes=_amount(f"node {node!r}", "moved_bytes", attributes.get("moved_bytes", 0)),
         )
         self._pricers = self._pricers or pricers(profile)
         return {device: price(work) for device, price in self._pricers.items()}
@@ -293,9 +303,12 @@ def _check_names(node: Hashable, attributes: Mapping[str, Any]) -> None:
             raise GraphError(f"node {node!r}: {name!r} is no attribute; did you mean {close[0]!r}?")
 
 
-def _amount(node: Hashable, field: str, value: object) -> int:
+def _amount(owner: str, field: str, value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON from elsewhere writes 3.0
     if not hasattr(value, "__index__") or isinstance(value, bool):
-        raise GraphError(f"node {node!r}: {field} is {value!r}; give a whole number")
-    return operator.index(value)
+        raise GraphError(f"{owner}: {field} is {value!r}; give a whole number")
+    amount = operator.index(value)
+    if amount < 0:
+        raise GraphError(f"{owner}: {field} is {amount}; give a whole number from 0")
+    return amount

@@ -9,6 +9,8 @@ from typing import Protocol
 import onnx
 from onnx import helper
 
+from dynpartition.errors import GraphError
+
 Shape = tuple[int, ...]
 Attributes = Mapping[str, object]
 
@@ -21,6 +23,7 @@ def flops_of(node: onnx.NodeProto, shapes: _Sizes, key: str) -> int:
     """Return the operations of a node; a multiplication with an addition counts as two.
 
     Operators without products (additions, activations, copies) count nothing: bytes decide there.
+    Raises GraphError for shapes that the operator cannot have.
     """
     rule = _RULES.get(node.op_type)
     if rule is None:
@@ -28,7 +31,13 @@ def flops_of(node: onnx.NodeProto, shapes: _Sizes, key: str) -> int:
     plain = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     read = [shapes.shape(value, key) if value else () for value in node.input]
     written = [shapes.shape(value, key) if value else () for value in node.output]
-    return 2 * rule(read, written, plain)
+    try:
+        return 2 * rule(read, written, plain)
+    except (IndexError, ValueError):
+        listed = ", ".join("x".join(map(str, shape)) or "scalar" for shape in read)
+        raise GraphError(
+            f"node {key!r}: {node.op_type} cannot read {listed}; export the model again"
+        ) from None
 
 
 Rule = Callable[[Sequence[Shape], Sequence[Shape], Attributes], int]

@@ -120,7 +120,8 @@ class _Reader:
                 self._same[node.output[0]] = self._original(node.input[0])
             else:
                 key = node.name or f"{node.op_type}_{number}"
-                key = key if key not in keys else f"{key}_{number}"
+                while key in keys:  # names need not differ
+                    key += f"_{number}"
                 keys.add(key)
                 found.append(self._node(node, key))
         answers = {self._original(value.name) for value in graph.output}

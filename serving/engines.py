@@ -13,6 +13,7 @@ from dynpartition.closing import Closing
 from dynpartition.cluster import Device
 from dynpartition.contract import Outcome, Scheduler, drive
 from dynpartition.hardware import HardwareBackend
+from dynpartition.hardware.backend import Workers
 from dynpartition.models import DynamicModel, ModelInput, ModelRun, merge_inputs
 from dynpartition.profile import Profile
 from dynpartition.serving.loop import Loop
@@ -60,10 +61,11 @@ class LoopEngine(Engine):
         super().__init__(model, in_flight, metrics)
         self._device = device
         self._loop = Loop(model.cells)
+        self._since_ns = 0
 
     def serve(self, first: Request, more: Take) -> None:
         """Answer requests until there are none."""
-        begun_ns = time.perf_counter_ns()
+        self._since_ns = time.perf_counter_ns()
         started: dict[int, Request] = {}
         try:
             self._run([first], started, more)
@@ -74,7 +76,12 @@ class LoopEngine(Engine):
                 self._alone(request, error if len(left) == 1 else None)
         finally:
             self.metrics.in_flight = 0
-            self.metrics.computed(self._device, time.perf_counter_ns() - begun_ns)
+            self._note_time()
+
+    def _note_time(self) -> None:
+        """Count the time since it was last counted: under load there is no end to wait for."""
+        before_ns, self._since_ns = self._since_ns, time.perf_counter_ns()
+        self.metrics.computed(self._device, self._since_ns - before_ns)
 
     def _alone(self, request: Request, error: Exception | None) -> None:
         if error is None:
@@ -92,6 +99,7 @@ class LoopEngine(Engine):
         for number, answer in self._loop.run(runs, self.in_flight):
             self.answer(started.pop(number), answer)
             self.metrics.in_flight -= 1
+            self._note_time()
 
 
 class _Runs(Iterator[ModelRun]):
@@ -135,9 +143,11 @@ class DevicesEngine(Engine):
         devices: Sequence[Device],
         scheduler: Scheduler,
         profile: Profile | None,
+        workers: Workers,
     ) -> None:
         super().__init__(model, in_flight, metrics)
         self._devices, self._scheduler, self._profile = devices, scheduler, profile
+        self._workers = workers
         self._backend: HardwareBackend | None = None
         self._paces: Paces | None = None
 
@@ -156,7 +166,8 @@ class DevicesEngine(Engine):
         try:
             answers = self._computed([request.sample for request in window])
         except Exception as error:  # noqa: BLE001 - whoever asked gets it
-            self.close()  # the backend may have ended, too; the next request makes another
+            if self._backend is not None and self._backend.is_closed:  # a cell that raises ends it
+                self.close()  # the next request makes another, which takes seconds
             if len(window) == 1:
                 self.fail(window[0], error)
                 return
@@ -189,7 +200,9 @@ class DevicesEngine(Engine):
         if self._profile is None:
             self._profile = rough_profile(self.model, self._devices, samples)
         if self._backend is None:
-            self._backend = HardwareBackend(self.model, self._devices, profile=self._profile)
+            self._backend = HardwareBackend(
+                self.model, self._devices, profile=self._profile, workers=self._workers
+            )
         if self._paces is None:
             self._paces = Paces(self._profile)
         return self._backend, self._paces

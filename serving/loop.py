@@ -19,6 +19,12 @@ from dynpartition.models.variants import variant_of
 
 LAUNCH_TASKS_MAX = 256
 """Larger batches gain nothing more, and take memory."""
+PATIENCE = 4
+"""A request that this many times as many requests have overtaken as are in flight goes first in
+every other launch. Without that the urgency below lets one that is unlike all others wait for good,
+as long as the others keep coming."""
+KINDS_MAX = 10_000
+"""So many kinds of tasks, and groups of them, are remembered."""
 
 
 class _Group:
@@ -75,11 +81,13 @@ class _Task:
 class _Request:
     """One run, and what is known of its tasks."""
 
-    __slots__ = ("n_left", "n_ready", "number", "run", "tasks")
+    __slots__ = ("n_before", "n_left", "n_ready", "number", "run", "tasks")
 
-    def __init__(self, number: int, run: ModelRun) -> None:
+    def __init__(self, number: int, run: ModelRun, n_before: int) -> None:
         self.number = number
         self.run = run
+        self.n_before = n_before
+        """Requests that had ended when it began."""
         self.tasks: list[_Task] = []
         self.n_left = self.n_ready = 0
         """Tasks that have not run; those of them that could."""
@@ -104,6 +112,12 @@ class Loop:
         """Groups with ready tasks."""
         self._number: dict[object, int] = {}
         """Kind of task, or format of an output → number."""
+        self._numbers = count()
+        self._open: dict[_Request, None] = {}
+        """Requests under way, the oldest first."""
+        self._n_ended = 0
+        self._is_oldest_next = True
+        """Whose turn it is where the oldest request has been overtaken too often."""
 
     def run(self, runs: Iterable[ModelRun], in_flight: int) -> Iterator[tuple[int, Any]]:
         """Yield (position, answer) of every run as it ends, with `in_flight` of them under way.
@@ -112,18 +126,18 @@ class Loop:
         had none.
         """
         waiting, numbers = iter(runs), count()
-        n_open = 0
-        self._groups.clear()
-        self._busy.clear()
+        for kept in (self._groups, self._busy, self._open):
+            kept.clear()
         while True:
-            while n_open < in_flight and (run := next(waiting, None)) is not None:
-                n_open += 1
-                request = _Request(next(numbers), run)
+            while len(self._open) < in_flight and (run := next(waiting, None)) is not None:
+                request = _Request(next(numbers), run, self._n_ended)
+                self._open[request] = None
                 self._add(request, run.opening_block())
-            if not n_open:
+            if not self._open:
                 return
-            for request in self._launch():
-                n_open -= 1
+            for request in self._launch(PATIENCE * in_flight):
+                del self._open[request]
+                self._n_ended += 1
                 yield request.number, request.answer()
 
     def _add(self, request: _Request, block: TaskBlock) -> None:
@@ -150,7 +164,12 @@ class Loop:
         request.n_left += len(block)
 
     def _numbered(self, what: object) -> int:
-        return self._number.setdefault(what, len(self._number))
+        if len(self._number) >= KINDS_MAX:
+            self._number.clear()  # numbers go on, so groups of old ones stay apart
+        found = self._number.get(what)
+        if found is None:
+            found = self._number[what] = next(self._numbers)
+        return found
 
     def _format(self, kind: TaskKind) -> int:
         return self._numbered((kind.output_shape, kind.output_dtype))
@@ -158,6 +177,8 @@ class Loop:
     def _group(self, key: tuple[int, ...], kind: TaskKind) -> _Group:
         group = self._groups.get(key)
         if group is None:
+            if len(self._groups) >= KINDS_MAX:
+                self._groups.clear()  # their tasks keep them
             cell = variant_of(self._cells[kind.cell], kind.variant)
             group = self._groups[key] = _Group(cell)
         return group
@@ -167,9 +188,19 @@ class Loop:
         task.request.n_ready += 1
         self._busy[task.group] = None
 
-    def _launch(self) -> list[_Request]:
-        """Run the most urgent group's ready tasks; return the requests that have ended."""
-        group = max(self._busy, key=_Group.urgency)
+    def _next_group(self, overtaken_max: int) -> _Group:
+        """Return the most urgent group, or one of the oldest request where it has to wait long."""
+        oldest = next(iter(self._open))
+        if self._n_ended - oldest.n_before >= overtaken_max:
+            self._is_oldest_next = not self._is_oldest_next
+            if not self._is_oldest_next:
+                busy = self._busy
+                return next(g for g in busy if any(task.request is oldest for task in g.ready))
+        return max(self._busy, key=_Group.urgency)
+
+    def _launch(self, overtaken_max: int) -> list[_Request]:
+        """Run ready tasks of the next group; return the requests that have ended."""
+        group = self._next_group(overtaken_max)
         tasks, group.ready = group.ready[:LAUNCH_TASKS_MAX], group.ready[LAUNCH_TASKS_MAX:]
         if not group.ready:
             del self._busy[group]

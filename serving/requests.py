@@ -25,7 +25,16 @@ class Request:
     """Whether metrics count it; warming up does not."""
     came_s: float = field(default_factory=time.monotonic)
     begun_s: float = 0.0
+    has_room: bool = False
+    """Whether it has come into the queue."""
+    is_late: bool = False
+    """Whether it was cancelled because of its deadline."""
     future: Future[Any] = field(default_factory=Future)
+
+    def give_up(self) -> None:
+        """Leave it out because of its deadline, unless it has begun."""
+        self.is_late = True
+        self.future.cancel()
 
     def has_begun(self) -> bool:
         """Note that it is computed from now on, unless nobody waits for it any more."""
@@ -34,12 +43,14 @@ class Request:
 
 
 class RequestQueue:
-    """At most `size` requests, first come, first served."""
+    """At most `size` requests, first come, first served. Who finds no room may wait outside."""
 
     def __init__(self, size: int, metrics: Metrics) -> None:
         self._size = size
         self._metrics = metrics
         self._waiting: deque[Request] = deque()
+        self._outside: deque[Request] = deque()
+        """Come in one by one, as there is room."""
         # A signal handler closes the queue, in a thread that may be in here.
         self._changed = threading.Condition(threading.RLock())
         self._is_closed = False
@@ -47,30 +58,58 @@ class RequestQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, request: Request, *, wait: bool) -> None:
-        """Append a request; where there is no room, wait for some until its deadline.
+    @property
+    def n_outside(self) -> int:
+        """How many wait for room."""
+        return len(self._outside)
 
-        Raises ServiceFull instead of waiting unless `wait`, RequestTimeout, or ServiceClosed.
+    def put(self, request: Request) -> None:
+        """Append a request. Raises ServiceFull where there is no room, and ServiceClosed."""
+        with self._changed:
+            if not self._enter(request):
+                self._metrics.count("refused")
+                raise ServiceFull(
+                    f"{self._size} requests wait already; send fewer at a time, wait for room,"
+                    " or give a longer queue"
+                )
+
+    def put_in_turn(self, request: Request) -> None:
+        """Append a request as soon as there is room, and return at once. Raises ServiceClosed."""
+        with self._changed:
+            if not self._enter(request):
+                self._outside.append(request)
+
+    def put_waiting(self, request: Request) -> None:
+        """Append a request, waiting for room until its deadline.
+
+        Raises RequestTimeout, and ServiceClosed.
         """
         with self._changed:
-            while not self._is_closed and len(self._waiting) >= self._size:
+            self.put_in_turn(request)
+            while not request.has_room:
+                self._refuse_if_closed()
                 left_s = request.deadline_s - time.monotonic()
-                if not wait:
-                    self._metrics.count("refused")
-                    raise ServiceFull(
-                        f"{self._size} requests wait already; send fewer at a time, wait for room,"
-                        " or give a longer queue"
-                    )
                 if left_s <= 0:
+                    self._outside.remove(request)
                     self._metrics.count("timed_out")
                     raise RequestTimeout("there was no room in the queue before the deadline")
                 self._changed.wait(None if left_s == math.inf else left_s)
-            if self._is_closed:
-                raise ServiceClosed("the service is closed; make a new one")
-            self._waiting.append(request)
-            self._changed.notify_all()
+
+    def _enter(self, request: Request) -> bool:
+        """Append a request if there is room."""
+        self._refuse_if_closed()
+        if len(self._waiting) >= self._size:
+            return False
+        self._waiting.append(request)
+        request.has_room = True
         if request.counts:
             self._metrics.count("received")
+        self._changed.notify_all()
+        return True
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise ServiceClosed("the service is closed; make a new one")
 
     def take(self, *, wait: bool) -> Request | None:
         """Return the next request, which has begun now; None: there is none.
@@ -85,9 +124,11 @@ class RequestQueue:
                 if not self._waiting:
                     return None
                 request = self._waiting.popleft()
+                if self._outside:
+                    self._enter(self._outside.popleft())
                 self._changed.notify_all()
             if not request.has_begun():
-                self._metrics.count("cancelled")
+                self._metrics.count("timed_out" if request.is_late else "cancelled")
             elif request.begun_s > request.deadline_s:
                 self._metrics.count("timed_out")
                 waited_s = request.begun_s - request.came_s
@@ -101,8 +142,9 @@ class RequestQueue:
         """Take no more requests; unless `drain`, turn away those that wait. Idempotent."""
         with self._changed:
             self._is_closed = True
-            left = [] if drain else list(self._waiting)
-            if left:
+            left = [*self._outside] if drain else [*self._waiting, *self._outside]
+            self._outside.clear()
+            if not drain:
                 self._waiting.clear()
             self._changed.notify_all()
         for request in left:

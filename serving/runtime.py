@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
+from weakref import WeakSet
 
 from dynpartition.closing import Closing
 from dynpartition.cluster import Device
 from dynpartition.contract import Scheduler, drive
-from dynpartition.device_spec import parse_devices
+from dynpartition.device_spec import host_of, parse_devices
 from dynpartition.errors import InputError, ModelError
 from dynpartition.hardware import HardwareBackend
+from dynpartition.hardware.backend import Workers
 from dynpartition.models import DynamicModel, ModelInput, merge_inputs
 from dynpartition.profile import Profile
 from dynpartition.serving.engines import DevicesEngine, Engine, LoopEngine
@@ -33,7 +35,9 @@ class Runtime(Closing):
     `HardwareBackend` runs them, placed by `policy`: a name as for `--scheduler`, or a scheduler.
     `profile`: what the devices and the model's cells cost, from `calibrate`. Without one the cells
     are timed on the first samples of each model, and links are guessed: good enough for CPU devices
-    and cells of some ms; GPUs need a profile.
+    and cells of some ms; GPUs need a profile. `workers`: what CPU devices but the first are, as for
+    `HardwareBackend`; "threads" for a model that was captured in a running program, which processes
+    cannot build.
 
     Close it, or use it in a `with` block. Not for several threads at once: `serve` is.
     """
@@ -44,17 +48,20 @@ class Runtime(Closing):
         policy: str | Scheduler = "heft+merge",
         *,
         profile: Profile | None = None,
+        workers: Workers = "auto",
     ) -> None:
         chosen = parse_devices(devices) if isinstance(devices, str) else tuple(devices)
         self.devices = chosen
         self._profile = profile
+        self._workers = workers
         self._scheduler = _scheduler(policy)
         first = chosen[0]
         is_plain = first.kind == "cpu" and first.memory_bytes is None and first.speed == 1.0
-        self._is_alone = len(chosen) == 1 and is_plain
+        self._is_alone = len(chosen) == 1 and is_plain and not host_of(first.name)
         self._loops: dict[DynamicModel[Any], Loop] = {}
         self._backends: dict[DynamicModel[Any], HardwareBackend] = {}
-        self._services: list[Service] = []
+        self._services: WeakSet[Service] = WeakSet()
+        """Those at work keep themselves; others are gone when nobody wants their figures."""
 
     def __call__(self, model: DynamicModel[Any], sample: Any) -> Any:
         """Return the model's answer for one sample."""
@@ -97,10 +104,11 @@ class Runtime(Closing):
             engine = LoopEngine(model, in_flight, metrics, self.devices[0].name)
         else:
             engine = DevicesEngine(
-                *(model, in_flight, metrics, self.devices), self._scheduler, self._profile
+                *(model, in_flight, metrics, self.devices),
+                *(self._scheduler, self._profile, self._workers),
             )
         service = Service(engine, queue_max, timeout_s)
-        self._services.append(service)
+        self._services.add(service)
         return service
 
     def _on_thread(
@@ -130,13 +138,16 @@ class Runtime(Closing):
             profile = self._profile
             if profile is None:
                 profile = rough_profile(model, self.devices, [one.sample for one in window])
-            self._backends[model] = HardwareBackend(model, self.devices, profile=profile)
+            self._backends[model] = HardwareBackend(
+                model, self.devices, profile=profile, workers=self._workers
+            )
         return self._backends[model]
 
     def close(self) -> None:
         """End services, when they have answered what waits, and workers. Idempotent."""
-        while self._services:
-            self._services.pop().close()
+        for service in list(self._services):
+            service.close()
+        self._services.clear()
         while self._backends:
             self._backends.popitem()[1].close()
         self._loops.clear()

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
-from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
 from dynpartition.closing import Closing
-from dynpartition.errors import InputError, RequestTimeout, ServiceFull, ServingError
+from dynpartition.errors import InputError, RequestTimeout, ServingError
 from dynpartition.serving.engines import Engine
 from dynpartition.serving.metrics import Snapshot, prometheus_text
 from dynpartition.serving.requests import Request, RequestQueue
@@ -50,14 +49,15 @@ class Service(Closing):
         what the model raises.
         """
         deadline_s = self._deadline_s(timeout_s)
-        future = self._submitted(Request(sample, deadline_s), wait=True)
+        request = Request(sample, deadline_s)
+        self._queue.put_waiting(request)
         left_s = deadline_s - time.monotonic()
         try:
-            return future.result(None if left_s == math.inf else max(0.0, left_s))
+            return request.future.result(None if left_s == math.inf else max(0.0, left_s))
         except TimeoutError as error:
-            if future.done() and not future.cancelled():
+            if request.future.done() and not request.future.cancelled():
                 raise  # the request's own
-            future.cancel()
+            request.give_up()
             raise RequestTimeout("the request was not answered before its deadline") from error
 
     def submit(
@@ -68,24 +68,26 @@ class Service(Closing):
         With a full queue raises ServiceFull or, with `wait`, waits for room. A request that has
         not begun by its deadline fails with RequestTimeout; what has begun is answered.
         """
-        return self._submitted(Request(sample, self._deadline_s(timeout_s)), wait=wait)
+        request = Request(sample, self._deadline_s(timeout_s))
+        if wait:
+            self._queue.put_waiting(request)
+        else:
+            self._queue.put(request)
+        return request.future
 
     async def ask(self, sample: Any, *, timeout_s: float | None = None) -> Any:
         """Return the model's answer without blocking the event loop; raises as a call does."""
         deadline_s = self._deadline_s(timeout_s)
         request = Request(sample, deadline_s)
-        try:
-            future = self._submitted(request, wait=False)
-        except ServiceFull:  # other coroutines go on while a thread waits for room
-            waiting = partial(self._submitted, request, wait=True)
-            future = await asyncio.get_running_loop().run_in_executor(None, waiting)
+        self._queue.put_in_turn(request)
         left_s = None if deadline_s == math.inf else max(0.0, deadline_s - time.monotonic())
         try:
-            async with asyncio.timeout(left_s):
-                return await asyncio.wrap_future(future)
+            async with asyncio.timeout(left_s) as limit:
+                return await asyncio.wrap_future(request.future)
         except TimeoutError as error:
-            if isinstance(error, RequestTimeout):
-                raise
+            if not limit.expired():
+                raise  # the request's own
+            request.give_up()
             raise RequestTimeout("the request was not answered before its deadline") from error
 
     def warm_up(self, samples: Iterable[Any]) -> None:
@@ -93,9 +95,11 @@ class Service(Closing):
 
         Raises what the model raises.
         """
-        futures = [self._submitted(Request(sample, counts=False), wait=True) for sample in samples]
-        for future in futures:
-            future.result()
+        requests = [Request(sample, counts=False) for sample in samples]
+        for request in requests:
+            self._queue.put_waiting(request)
+        for request in requests:
+            request.future.result()
 
     def metrics(self) -> Snapshot:
         """Return what has been counted so far."""
@@ -141,10 +145,6 @@ class Service(Closing):
         traceback: TracebackType | None,
     ) -> None:
         self.close(drain=error is None)
-
-    def _submitted(self, request: Request, *, wait: bool) -> Future[Any]:
-        self._queue.put(request, wait=wait)
-        return request.future
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         seconds = self._timeout_s if timeout_s is None else _checked(timeout_s)

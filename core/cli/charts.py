@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from dynpartition.cli.markup import Markup, duration, join, nice_step, percent, tag
 from dynpartition.cli.run_folder import Case, Metric, Row, Validation
+from dynpartition.cli.timeline import colour
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 40
 POINTS_MAX = 300
 """Longer curves are drawn as the means of this many stretches."""
 SMOOTH_FROM, SMOOTH_SHARE = 30, 0.05
-PALETTE_SIZE = 8
 BAR_WIDTH, BAR_HEIGHT = 220, 18
 
 Point = tuple[float, float]
@@ -42,7 +42,7 @@ class Frame:
 
 def learning_curve(metrics: Sequence[Metric]) -> Markup:
     """Return reward and validation by episode; light: each measurement, bold: their trend."""
-    reward = [(float(m.episodes), m.reward) for m in metrics if math.isfinite(m.reward)]
+    reward = [(float(m.episodes), m.reward) for m in metrics if m.reward is not None]
     valid = [(float(m.episodes), m.validation) for m in metrics if m.validation is not None]
     if not reward:
         return tag("p", "No measurement yet.", class_="missing")
@@ -93,9 +93,8 @@ def scatter(validation: Validation, colours: dict[str, str]) -> Markup:
 
 
 def scheduler_colours(schedulers: Sequence[str]) -> dict[str, str]:
-    """Return a palette colour per scheduler, in order of appearance."""
-    names = dict.fromkeys(schedulers)
-    return {name: f"var(--c{rank % PALETTE_SIZE})" for rank, name in enumerate(names)}
+    """Return a colour per scheduler, in order of appearance."""
+    return {name: colour(rank) for rank, name in enumerate(dict.fromkeys(schedulers))}
 
 
 def _case_dot(frame: Frame, case: Case, colour: str) -> Markup:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from dynpartition.cli.markup import Markup, duration, join, size, tag
+from dynpartition.cli.timeline import colour
 from dynpartition.cluster import AffineCost, Cluster, Device, Link, TransferCost
 
 WIDTH, BOX_WIDTH, BOX_HEIGHT = 760, 150, 66
@@ -20,7 +21,6 @@ LABEL_AT = 0.4
 APART = 5
 """Half the distance of the two directions of a pair that differ."""
 LABEL_HALF_WIDTH, LABEL_HALF_HEIGHT = 80, 14
-PALETTE_SIZE = 8
 
 Point = tuple[float, float]
 
@@ -87,7 +87,7 @@ def _colours(cluster: Cluster) -> dict[str, str]:
     """Return a colour for each resource that several links hold."""
     holders = Counter(name for link in cluster.links for name in set(link.held))
     shared = [name for name, links in holders.items() if links > 1]
-    return {name: f"var(--c{rank % PALETTE_SIZE})" for rank, name in enumerate(shared)}
+    return {name: colour(rank) for rank, name in enumerate(shared)}
 
 
 def _groups(links: Sequence[Link]) -> list[tuple[Link, ...]]:

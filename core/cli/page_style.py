@@ -36,7 +36,8 @@ section { background:var(--card); border:1px solid var(--rule); border-radius:10
 .facts dt { color:var(--muted); font-size:13px; } .facts dd { margin:0; font-size:24px;
   font-weight:600; letter-spacing:-.01em; }
 .facts dd small { display:block; font-size:13px; font-weight:400; letter-spacing:0; }
-.pair { display:grid; grid-template-columns:repeat(auto-fit, minmax(360px, 1fr)); gap:8px 32px; }
+.pair { display:grid; gap:8px 32px;
+  grid-template-columns:repeat(auto-fit, minmax(min(360px, 100%), 1fr)); }
 table { border-collapse:collapse; width:100%; margin:8px 0 4px; font-size:14px; }
 th { text-align:left; color:var(--muted); font-weight:500; font-size:13px;
   border-bottom:1px solid var(--rule); padding:4px 14px 6px 0; vertical-align:bottom; }
@@ -74,6 +75,7 @@ figcaption { grid-column:1/3; margin-bottom:6px; font-size:14px; }
 .band { fill:var(--band); } .transfer { fill:var(--transfer); }
 .transfer.host-input { fill:var(--host-input); } .transfer.load { fill:var(--load); }
 .launch { stroke:var(--edge); stroke-width:.8; vector-effect:non-scaling-stroke; }
+.dense .launch { stroke:none; }
 .launch:hover, .transfer:hover { filter:brightness(1.18); }
 .same { stroke:var(--ink); stroke-width:2; vector-effect:non-scaling-stroke; }
 .tip { position:fixed; z-index:9; pointer-events:none; max-width:360px; padding:6px 10px;
@@ -118,11 +120,11 @@ for (const title of document.querySelectorAll("svg title")) {
   title.remove();
 }
 let marked = [];
-document.addEventListener("pointermove", e => {
+const tell = (e, moves) => {
   const shape = e.target.closest && e.target.closest("[data-tip]");
   for (const other of marked) other.classList.remove("same");
   marked = [];
-  tip.hidden = !shape || e.buttons & 1;
+  tip.hidden = !shape || moves;
   if (tip.hidden) return;
   tip.textContent = shape.dataset.tip;
   const right = e.clientX + 14 + tip.offsetWidth > innerWidth;
@@ -133,8 +135,12 @@ document.addEventListener("pointermove", e => {
   if (!box || !shape.dataset.key) return;
   marked = [...box.querySelectorAll("[data-key]")].filter(s => s.dataset.key === shape.dataset.key);
   for (const other of marked) other.classList.add("same");
+};
+document.addEventListener("pointermove", e => tell(e, e.buttons & 1));
+document.addEventListener("pointerdown", e => { if (e.pointerType !== "mouse") tell(e, false); });
+document.documentElement.addEventListener("pointerleave", e => {
+  if (e.pointerType === "mouse") tip.hidden = true;
 });
-document.documentElement.addEventListener("pointerleave", () => { tip.hidden = true; });
 for (const box of document.querySelectorAll(".timelines")) {
   const W = 10000, span = +box.dataset.span, drawings = [...box.querySelectorAll(".plot svg")];
   let x = 0, w = W;
@@ -150,6 +156,7 @@ for (const box of document.querySelectorAll(".timelines")) {
     for (const svg of drawings) {
       const height = svg.viewBox.baseVal.height, grid = svg.querySelector(".grid");
       svg.setAttribute("viewBox", `${x} 0 ${w} ${height}`);
+      svg.classList.toggle("dense", svg.dataset.bar * svg.clientWidth / w < 4);
       grid.replaceChildren(...ticks.map(([place]) => {
         const line = grid.ownerDocument.createElementNS(svg.namespaceURI, "line");
         for (const [k, v] of [["x1", place], ["x2", place], ["y1", 0], ["y2", height]])

@@ -22,6 +22,7 @@ from dynpartition.trace import Trace
 
 T = TypeVar("T")
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Reward = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 StageStatus = Literal["done", "running", "interrupted", "failed", "skipped"]
 
 # Unknown fields are let through: a later release may tell more about a run.
@@ -51,12 +52,15 @@ class RunInfo(
 
 
 class Metric(Record, forbid_unknown_fields=False):
-    """One line of a learning curve. Rewards are −log(makespan / best single device)."""
+    """One line of a learning curve. Rewards are −log(makespan / best single device).
+
+    None where it was no number: what a training that has diverged writes.
+    """
 
     episodes: Amount
     seconds: NotNegative
-    reward: float
-    validation: float | None = None
+    reward: Reward | None
+    validation: Reward | None = None
 
 
 class Case(Record, forbid_unknown_fields=False):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 from typing import Literal
 
 from dynpartition.cli.markup import Markup, count, duration, join, nice_step, percent, size, tag
@@ -18,6 +19,8 @@ PALETTE_SIZE = 8
 DEVICE_LANE_PX, THIN_LANE_PX, GAP_PX = 34, 18, 6
 TASKS_SHOWN_MAX = 12
 LAST_LABEL_FROM = 0.97
+DENSE_BELOW = 45
+"""Launches of fewer user units are too thin for edges, which would hide them: some 4 px."""
 HOST_LANE = "host dispatch"
 UNITS = (("ns", 1), ("µs", 10**3), ("ms", 10**6), ("s", 10**9))
 
@@ -110,11 +113,12 @@ def _end_ns(trace: Trace) -> int:
 def cell_colours(graph: TaskGraph) -> dict[str, str]:
     """Return a CSS colour per cell, the page's palette first for the most frequent ones."""
     tasks = Counter(graph.cell_name(task) for task in range(len(graph)))
-    return {cell: _colour(rank) for rank, (cell, _) in enumerate(tasks.most_common())}
+    return {cell: colour(rank) for rank, (cell, _) in enumerate(tasks.most_common())}
 
 
-def _colour(rank: int) -> str:
-    # Neighbours on the golden angle differ most, for any number of cells.
+def colour(rank: int) -> str:
+    """Return the CSS colour of the thing with this number: the palette first, then others."""
+    # Neighbours on the golden angle differ most, for any number of things.
     hue = round(rank * 137.5) % 360
     return f"var(--c{rank})" if rank < PALETTE_SIZE else f"hsl({hue} 38% 56%)"
 
@@ -169,6 +173,8 @@ def _legend(scale: Scale, runs: Sequence[Run]) -> Markup:
 
 def _figure(scale: Scale, lanes: Sequence[Lane], run: Run, first: Run) -> Markup:
     height = sum(lane.height_px + GAP_PX for lane in lanes)
+    widths = [scale.box(span.start_ns, span.end_ns)["width"] for span in run.trace.launches]
+    bar = median(widths or [WIDTH])
     drawing = tag(
         "svg",
         tag("g", *_grid(scale, height), class_="grid"),
@@ -176,6 +182,8 @@ def _figure(scale: Scale, lanes: Sequence[Lane], run: Run, first: Run) -> Markup
         *(_reveal(scale, reveal, height) for reveal in run.trace.reveals),
         _end_line(scale, run.trace, height),
         viewBox=f"0 0 {WIDTH} {height}",
+        class_="dense" if bar < DENSE_BELOW else None,
+        data_bar=bar,
         preserveAspectRatio="none",
         style=f"height:{height}px",
         role="img",

@@ -21,6 +21,8 @@ GLUE = "glue"
 
 VARIANTS_MAX = 4096
 """Variants that a cell keeps ready; then it begins anew."""
+WAYS_MAX = 4096
+"""Shapes of arguments of which a function remembers how it runs them in batches; the same."""
 
 _TOLERANCES = {torch.float64: (1e-9, 1e-10), torch.float32: (1e-4, 1e-5)}
 _COARSE = (2e-2, 2e-2)
@@ -85,6 +87,8 @@ class Batched:
         way, most = self._ways.get(formats, (None, 0))
         if way is None or count > most:
             way = self._found(columns)
+            if len(self._ways) >= WAYS_MAX:
+                self._ways.clear()
             self._ways[formats] = way, 8 * count
         return way(columns)
 

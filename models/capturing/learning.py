@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynpartition.errors import ModelError
 from dynpartition.models.capturing.cells import ValueWatch
@@ -61,7 +62,7 @@ class Lesson:
         with ValueWatch() as watch:
             made = self._call(*args, **kwargs)
         self._check_arguments(given, copies, tensors_in(made))
-        if not torch.equal(luck, torch.get_rng_state()):
+        if not torch.equal(luck, torch.get_rng_state()) and self._draws(args, kwargs):
             self._refuse("draws random numbers", "switch that off, or draw them outside of it")
         if changed := [
             key for key, value in _state(self._module).items() if before.get(key) != value
@@ -70,6 +71,13 @@ class Lesson:
         self._check_values(made, asked=watch.asked)
         self._is_examined = True
         return made
+
+    def _draws(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether it was the cell that drew numbers: threads share the generator."""
+        watch = _LuckWatch()
+        with watch:
+            self._call(*args, **kwargs)
+        return watch.drawn
 
     def _check_arguments(
         self, given: Sequence[Tensor], copies: Sequence[Tensor], made: Sequence[Tensor]
@@ -106,6 +114,25 @@ class Lesson:
             f"cell {self._name} ({type(self._module).__qualname__}) {what}, so its calls cannot"
             f" become tasks; {remedy}, or choose other cells"
         )
+
+
+class _LuckWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether this thread draws random numbers inside a block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function."""
+        self.drawn |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _filled_in(

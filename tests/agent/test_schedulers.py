@@ -29,6 +29,7 @@ from dynpartition import (
 from dynpartition.agent import merging
 from dynpartition.agent.caching import Caching
 from dynpartition.agent.conformance import check_scheduler, small_worlds
+from dynpartition.agent.decoder import Decoder
 from dynpartition.agent.facts import Facts
 from dynpartition.agent.listing import Heft, optimistic_costs
 from dynpartition.agent.paper.config import KINDS
@@ -42,6 +43,7 @@ from dynpartition.agent.subtrees import left_of_many_roots
 from dynpartition.agent.warming import warm_up
 from dynpartition.contract import Scheduler
 from dynpartition.errors import PlanError, SchedulerError
+from dynpartition.formats import load_shipped, shipped_names
 from dynpartition.models import build_model, generate_inputs, merge_inputs
 from dynpartition.plan import Launch
 from dynpartition.profile import PricedGraph
@@ -77,6 +79,25 @@ def test_warming_up_changes_no_decision(scheduler):
         if not scheduler.name.startswith("single:"):
             warm_up(scheduler, world.profile)
     assert list(scheduler.schedule(graph, profile, Plan())) == alone
+
+
+def test_warming_up_reaches_what_only_inputs_from_the_host_need(monkeypatch):
+    calls, plain = [], Decoder.fed_first_ns
+
+    def counted(self, choices):
+        calls.append(len(choices))
+        return plain(self, choices)
+
+    monkeypatch.setattr(Decoder, "fed_first_ns", counted)
+    for name in shipped_names():
+        calls.clear()
+        warm_up(make_scheduler("policy"), load_shipped(name))
+        assert calls
+    alone = Profile(Cluster((Device("cpu:0", "cpu"), Device("cpu:1", "cpu")), ()), {})
+    calls.clear()
+    warm_up(make_scheduler("single:cpu:1"), alone)  # nothing can come from the host
+    warm_up(make_scheduler("policy"), alone)
+    assert not calls
 
 
 class _Forgets(Scheduler):

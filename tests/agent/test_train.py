@@ -60,6 +60,23 @@ def test_greedy_play_equals_the_scheduler():
         assert reward == pytest.approx(-math.log(makespan_ns / best_ns), abs=1e-6)
 
 
+@pytest.mark.parametrize("part", ["greedy", "sample", "learn"])
+def test_what_is_compiled_at_first_use_does_not_use_the_budget_up(part, monkeypatch):
+    """A fresh installation compiles for a minute, whenever one of these is first called."""
+    now_s, plain, left = [0.0], getattr(Player, part), [60.0]
+
+    def compiling(*arguments):
+        now_s[0] += left.pop() if left else 0
+        return plain(*arguments)
+
+    monkeypatch.setattr(Player, part, compiling)
+    monkeypatch.setattr(train_module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    config = TrainConfig(seconds=None, episodes=1, groups=1, rollouts=4)
+    result = train(SimBackend(two_cpus()), trees(3, 50), Policy.untrained(0), config)
+    assert now_s == [60]
+    assert result.history[0]["seconds"] == 0
+
+
 @pytest.mark.parametrize("world", HIDDEN, ids=lambda world: world.name)
 def test_what_is_hidden_is_learned_from_as_what_is_not(world):
     """Asked again at each reveal; playing it again from the seeds gives the same choices."""

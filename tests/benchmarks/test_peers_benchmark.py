@@ -52,6 +52,9 @@ def test_what_is_installed_is_in_the_table(tmp_path: Path) -> None:
         assert gap["local-search"] < gap["random"]
         assert all(row["decision_us"] > 0 for row in rows)
         assert all((row["trained_s"] > 0) == row["scheduler"].startswith("sb3") for row in rows)
+    for module, name in (("saga", "anrg-saga"), ("sb3_contrib", "sb3-contrib")):
+        said = f"left out, as it is not installed: {name}: pip install" in ran.stdout
+        assert said == (find_spec(module) is None)
     lines = table.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "| scheduler | contended, gap % (worst) | decision |"
     assert len(lines) == 2 + len(rows)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import msgspec
 import pytest
 import tyro
 
@@ -26,6 +27,7 @@ from dynpartition import (
     Trace,
     TransferSpan,
 )
+from dynpartition.cli.charts import scheduler_colours
 from dynpartition.cli.markup import duration, percent, seconds, significant, size, tag
 from dynpartition.cli.page import run_page, traces_page
 from dynpartition.cli.perfetto import perfetto_events
@@ -281,6 +283,7 @@ MALFORMED = [
     ("evaluation.json", "[]", "evaluation.json"),
     ("validation.json", '{"cases":[{"input":1,"scheduler":"a"}]}', "$.cases[0]"),
     ("finetune/metrics.jsonl", '{"episodes":1,"seconds":1,"reward":0}\n{"epi\n', "jsonl:2"),
+    ("finetune/metrics.jsonl", '{"episodes":1,"seconds":1,"reward":1e300}', "$.reward"),
     ("timeline/real.json", "{}", "real.json"),
     ("profile.json", "\xff", "profile.json"),
 ]
@@ -296,6 +299,23 @@ def test_malformed_file_is_one_clear_error(tmp_path, name, content, fragment):
         run_page(read_run_folder(folder))
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_diverged_training_leaves_gaps_in_its_curve(tmp_path):
+    """What is no number is written as null, as JSON has it."""
+    folder = write_run(tmp_path / "run")
+    (folder / "finetune/metrics.jsonl").unlink()
+    rows = [
+        {"episodes": n, "seconds": n, "reward": reward, "validation": reward}
+        for n, reward in enumerate((0.5, float("nan"), 0.25, float("inf")))
+    ]
+    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    (folder / "pretrain/metrics.jsonl").write_bytes(lines)
+    elements, _ = parsed(run_page(read_run_folder(folder)))
+    assert elements.classes.count("validation") == 1 + 2  # the line, and its dots
+    (folder / "pretrain/metrics.jsonl").write_bytes(msgspec.json.encode(rows[1]))
+    _, text = parsed(run_page(read_run_folder(folder)))
+    assert "No measurement yet." in text
 
 
 def test_line_torn_by_an_interruption_does_not_count(tmp_path):
@@ -526,10 +546,12 @@ def test_report_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_cell_has_its_own_colour():
+def test_every_cell_and_scheduler_has_its_own_colour():
     cells = [Cell(f"expert_{i}") for i in range(40)]
     tasks = [Task(id=i, cell=cell.name) for i, cell in enumerate(cells)]
     assert len(set(cell_colours(TaskGraph.from_tasks("many", cells, tasks)).values())) == 40
+    names = [cell.name for cell in cells]
+    assert len(set(scheduler_colours([*names, *names]).values())) == 40  # validate has 12 of them
 
 
 def test_numbers_are_written_for_people():

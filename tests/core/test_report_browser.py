@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from dynpartition import Cell, LaunchSpan, Task, TaskGraph, Trace
 from dynpartition.cli.page import run_page, traces_page
 from dynpartition.cli.page_style import SCRIPT
 from dynpartition.cli.run_folder import read_run_folder
@@ -122,6 +123,47 @@ answer.id = "answer";
 answer.textContent = JSON.stringify(told);
 document.body.append(answer);
 """
+
+
+TOUCH = """
+const svg = document.querySelector(".plot svg"), bar = document.querySelector(".launch");
+const bubble = document.querySelector(".tip"), told = [];
+const edge = () => told.push(svg.classList.contains("dense"), getComputedStyle(bar).stroke);
+edge();
+for (let i = 0; i < 5; i++) document.querySelector("[aria-label='zoom in']").click();
+edge();
+document.querySelector("[aria-label='show everything']").click();
+edge();
+const touch = { bubbles: true, pointerType: "touch", buttons: 1 };
+bar.dispatchEvent(new PointerEvent("pointerdown", touch));
+told.push(bubble.textContent);
+document.documentElement.dispatchEvent(new PointerEvent("pointerleave", touch));
+told.push(bubble.hidden);
+document.body.dispatchEvent(new PointerEvent("pointerdown", touch));
+told.push(bubble.hidden);
+"""
+
+
+def test_thin_bars_have_no_edges_that_hide_them_and_a_touch_tells_too(tmp_path):
+    """Edges keep their width when bars become thinner than a pixel."""
+    tasks = [Task(id=i, cell="leaf", inputs=(), output_bytes=1) for i in range(1000)]
+    many = TaskGraph.from_tasks("many", [Cell("leaf")], tasks)
+    launches = tuple(LaunchSpan("cpu:0", (i,), 10 * i, 10 * i + 9) for i in range(1000))
+    run = Run("sim", Trace(9999, launches, (), ()))
+    page = tmp_path / "page.html"
+    answer = 'document.body.append(Object.assign(document.createElement("pre"), { id: "answer",'
+    answer = f"{TOUCH}{answer} textContent: JSON.stringify(told) }}));"
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", traces_page(many, [run]))
+    page.write_text(text.replace("</body>", f"<script>{answer}</script></body>"))
+    seen = browse(page)
+    assert seen.said == []
+    found = re.search(r'<pre id="answer">(.*?)</pre>', seen.dom)
+    assert found is not None
+    before, stroke, zoomed, edge, back, _, tip, kept, gone = json.loads(found[1])
+    assert (before, zoomed, back) == (True, False, True)
+    assert stroke == "none" != edge
+    assert tip == "leaf, task 0\ncpu:0, 0 ns to 9.00 ns, 9.00 ns"
+    assert (kept, gone) == (False, True)
 
 
 def test_hovering_tells_and_marks_and_zooming_moves_all_runs_together(tmp_path):

@@ -157,6 +157,7 @@ def test_what_is_no_graph_of_tasks_is_refused(graph, kind, message):
         ({"duration_ns": {"cpu:0": True}}, r"duration_ns\['cpu:0'\] is True"),
         ({"duration_ns": 3}, "give the profile with the devices"),
         ({"param_bytes": 3}, "param_bytes 3 here and 0 elsewhere"),
+        ({"param_bytes": -3, "cell": "x"}, "param_bytes is -3; give a whole number from 0"),
     ],
 )
 def test_a_wrong_attribute_is_named_with_its_node(attributes, message):
@@ -178,6 +179,13 @@ def test_a_node_without_any_cost_says_what_could_be_given():
         from_networkx(graph, load_shipped("paper-a100"))
 
 
+def test_less_than_no_work_is_refused():
+    graph = nx.DiGraph()
+    graph.add_node("second", flops=-5)
+    with pytest.raises(GraphError, match="'second': flops is -5; give a whole number from 0"):
+        from_networkx(graph, load_shipped("datasheet-h100-a100"))
+
+
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
@@ -197,6 +205,17 @@ def test_a_node_without_any_cost_says_what_could_be_given():
             "None names no node",
         ),
         (b'{"directed":true,"nodes":[{"id":[{}]}],"edges":[]}', FileFormatError, "names no node"),
+        (
+            b'{"directed":true,"multigraph":true,"nodes":[{"id":1},{"id":2}],"edges":'
+            b'[{"source":1,"target":2,"key":[1]}]}',
+            FileFormatError,
+            "edge key .1. is no text or number",
+        ),
+        (
+            b'{"directed":true,"graph":{"cells":{"a":"x"}},"nodes":[{"id":1}],"edges":[]}',
+            GraphError,
+            "cell 'a': param_bytes is 'x'; give a whole number",
+        ),
     ],
 )
 def test_malformed_node_link_json_is_one_clear_error(data, kind, message, tmp_path):

@@ -266,6 +266,26 @@ def test_nodes_out_of_order_are_refused():
             from_onnx(made)
 
 
+def test_nodes_may_have_the_same_name_and_names_that_look_like_ours():
+    names = ["n", "n_2", "n", "n_2", "", "Relu_4", "Relu_6", ""]
+    nodes = [
+        helper.make_node("Relu", [f"v{k}"], [f"v{k + 1}"], name=name)
+        for k, name in enumerate(names)
+    ]
+    imported = from_onnx(model(nodes, [value("v0", 2)], [value("v8", 2)]))
+    assert imported.nodes[:2] == ("n", "n_2")
+    assert len(set(imported.nodes)) == len(nodes)
+    assert imported.graph.input_lists == ((), *((k,) for k in range(7)))
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul", "LSTM"])
+def test_shapes_that_an_operator_cannot_have_are_one_clear_error(kind):
+    node = helper.make_node(kind, ["x", "w", "w"], ["y"], name="odd")
+    lame = model([node], [value("x")], [value("y")], [weight("w")])
+    with pytest.raises(DynPartitionError, match=r"odd|no valid ONNX model"):
+        from_onnx(lame)
+
+
 def test_durations_of_nodes_that_there_are_not_are_refused():
     with pytest.raises(GraphError, match="'third', which is no node"):
         from_onnx(mlp(), durations={"third": {"cpu:0": 1}})

@@ -10,7 +10,7 @@ from torch import nn
 
 import dynpartition
 from dynpartition.agent.registry import make_scheduler
-from dynpartition.errors import InputError, ModelError, ProfileError, SchedulerError
+from dynpartition.errors import DeviceError, InputError, ModelError, ProfileError, SchedulerError
 from dynpartition.models import build_model
 from dynpartition.models.check import agrees
 from dynpartition.serving.loop import Loop
@@ -109,11 +109,30 @@ def test_several_devices(policy):
         assert agrees(runtime(model, samples[0]), model.eager(samples[0]))
 
 
+def test_a_model_captured_in_this_program_runs_on_several_devices_by_threads():
+    model = dynpartition.capture(Loops().eval(), cells=["cell"])
+    samples = [torch.full((1, 2), 4.0 + 7 * n) for n in range(6)]
+    expected = [model.eager(sample) for sample in samples]
+    with dynpartition.Runtime("cpu:0,cpu:1", "round-robin", workers="threads") as runtime:
+        assert all(map(agrees, runtime.map(model, samples, in_flight=3), expected))
+        with runtime.serve(model, in_flight=3) as service:
+            assert all(map(agrees, map(service, samples), expected))
+    with (
+        dynpartition.Runtime("cpu:0,cpu:1") as runtime,
+        pytest.raises(DeviceError, match=r'use threads .workers="threads".'),
+    ):
+        runtime.map(model, samples)
+
+
 def test_what_cannot_run_is_said():
     runtime = dynpartition.Runtime()
     gpu = dynpartition.Runtime("cpu:0,cuda:0")
     with pytest.raises(ProfileError, match="nothing is known of cuda:0; measure it"):
         gpu(build_model("earlyexit", SMALL["earlyexit"]), torch.ones(1, 16))
+    with pytest.raises(DeviceError, match="host1/cpu:0 is not there"):
+        dynpartition.Runtime("host1/cpu:0")(
+            build_model("sequence", SMALL["sequence"]), torch.tensor([3])
+        )
     with pytest.raises(ModelError, match=r"Loops is not captured; call dynpartition\.capture"):
         runtime(Loops(), torch.ones(1, 2))
     model = dynpartition.capture(Loops().eval(), cells=["cell"])
@@ -145,3 +164,46 @@ def test_large_numbers_of_requests_in_any_mix():
     random.Random(1).shuffle(samples)
     with dynpartition.Runtime() as runtime:
         assert all(map(agrees, runtime.map(model, samples), map(model.eager, samples)))
+
+
+class Counts(nn.Module):
+    """As many calls as the sample has columns beyond the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = Counting()
+
+    def forward(self, x):
+        for _ in range(x.shape[1] - 1):
+            x = self.cell(x)
+        return x
+
+
+def stream_of(model, odd, n_usual, in_flight):
+    """Play one odd sample among many usual ones; return how many of these ended before it."""
+    samples = [odd, *(torch.ones(1, 2) for _ in range(n_usual))]
+    loop = Loop(model.cells)
+    ended = [n for n, _ in loop.run((model.start(sample) for sample in samples), in_flight)]
+    assert sorted(ended) == list(range(n_usual + 1))
+    return ended.index(0), loop
+
+
+def test_a_request_unlike_all_others_is_not_overtaken_for_good():
+    """Batches of the others are larger and always ready; its own tasks can join none of them."""
+    model = dynpartition.capture(Counts().eval(), cells=["cell"])
+    n_before, _ = stream_of(model, torch.ones(1, 4), 400, in_flight=8)
+    assert n_before < 100
+    # A long one does not stop the others either: they have every other launch.
+    n_before, _ = stream_of(model, torch.ones(1, 21), 400, in_flight=8)
+    assert 60 < n_before < 300
+
+
+def test_what_a_loop_remembers_of_shapes_is_bounded(monkeypatch):
+    monkeypatch.setattr("dynpartition.serving.loop.KINDS_MAX", 20)
+    model = dynpartition.capture(Counts().eval(), cells=["cell"])
+    samples = [torch.full((1, 2 + n % 50), float(n)) for n in range(150)]
+    loop = Loop(model.cells)
+    answers = dict(loop.run((model.start(sample) for sample in samples), 8))
+    assert all(agrees(answers[n], model.eager(sample)) for n, sample in enumerate(samples))
+    assert len(loop._number) <= 20
+    assert len(loop._groups) <= 20

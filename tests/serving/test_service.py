@@ -1,11 +1,13 @@
 """A service under many threads: answers, limits, deadlines, figures, faults and its end."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -37,9 +39,11 @@ class Gate(nn.Module):
     """Computes when it may."""
 
     opened = threading.Event()
+    seen: list[float] = []  # noqa: RUF012
 
     def forward(self, x):
         Gate.opened.wait()
+        Gate.seen.append(x.max().item())
         return x * 2
 
 
@@ -61,6 +65,7 @@ def gated():
     model = dynpartition.capture(Gated().eval(), cells=["gate"])
     model.start(torch.ones(1, 1)).opening_block()  # shapes are learnt with the gate open
     Gate.opened.clear()
+    Gate.seen.clear()
     yield model
     Gate.opened.set()
 
@@ -71,6 +76,11 @@ def full_of(service, n):
     while service.metrics()["queue_length"]:
         time.sleep(0.001)
     return [*futures, *(service.submit(torch.full((1, 1), float(k))) for k in range(n))]
+
+
+def until(condition):
+    while not condition():
+        time.sleep(0.001)
 
 
 def test_many_threads_get_their_own_answers():
@@ -104,7 +114,89 @@ def test_coroutines_wait_without_blocking_the_loop():
 
     with dynpartition.Runtime() as runtime, runtime.serve(model, queue_max=4) as service:
         answers = asyncio.run(all_of_them(service))
+        told = service.metrics()["requests"]
     assert all(map(agrees, answers, map(model.eager, samples)))
+    assert told == {**dict.fromkeys(told, 0), "received": 40, "answered": 40}
+
+
+def test_coroutines_that_wait_for_room_take_no_threads(gated):
+    """Nor the loop's own pool of them, which other code needs for its blocking calls."""
+
+    async def crowd(service):
+        asking = [asyncio.ensure_future(service.ask(torch.ones(1, 1))) for _ in range(100)]
+        await asyncio.sleep(0)
+        before = threading.active_count()
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), 60) == 7
+        assert threading.active_count() <= before + 1
+        Gate.opened.set()
+        return await asyncio.gather(*asking)
+
+    with dynpartition.Runtime() as runtime, runtime.serve(gated, queue_max=2) as service:
+        assert len(asyncio.run(crowd(service))) == 100
+
+
+def test_a_coroutine_cancelled_while_it_waits_for_room_is_left_out(gated):
+    async def some(service):
+        asking = [asyncio.ensure_future(service.ask(torch.full((1, 1), k))) for k in (1.0, 2, 3, 4)]
+        await asyncio.sleep(0.05)
+        asking[2].cancel()
+        await asyncio.sleep(0)
+        Gate.opened.set()
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    with (
+        dynpartition.Runtime() as runtime,
+        runtime.serve(gated, in_flight=1, queue_max=1) as service,
+    ):
+        answers = asyncio.run(some(service))
+        told = service.metrics()["requests"]
+    assert isinstance(answers.pop(2), asyncio.CancelledError)
+    assert [answer.item() for answer in answers] == [2, 4, 8]
+    assert (told["answered"], told["cancelled"]) == (3, 1)
+
+
+def test_who_waits_for_room_is_served_in_turn(gated):
+    """Threads and coroutines alike, first come, first served."""
+
+    async def ask(service, value, timeout_s=None):
+        return await service.ask(torch.full((1, 1), value), timeout_s=timeout_s)
+
+    with dynpartition.Runtime() as runtime, ThreadPoolExecutor(8) as threads:
+        service = runtime.serve(gated, in_flight=1, queue_max=1)
+        first = full_of(service, 1)
+        waiting = []
+        for k in range(1, 7):
+            if k % 2:
+                waiting.append(threads.submit(service, torch.full((1, 1), float(k))))
+            else:
+                waiting.append(threads.submit(asyncio.run, ask(service, float(k))))
+            until(lambda k=k: service._queue.n_outside == k)
+        with pytest.raises(RequestTimeout, match="before its deadline"):
+            asyncio.run(ask(service, 7.0, timeout_s=0.01))
+        Gate.opened.set()
+        assert [future.result().item() for future in waiting] == [2, 4, 6, 8, 10, 12]
+        service.close()
+        assert Gate.seen == [1, 0, 1, 2, 3, 4, 5, 6]
+        told = service.metrics()["requests"]
+    assert (told["answered"], told["refused"], told["timed_out"]) == (8, 0, 1)
+    assert first[1].result().item() == 0
+
+
+def test_closing_turns_away_who_waits_for_room(gated):
+    async def ask(service):
+        return await service.ask(torch.ones(1, 1))
+
+    with dynpartition.Runtime() as runtime, ThreadPoolExecutor(8) as threads:
+        service = runtime.serve(gated, in_flight=1, queue_max=1)
+        first = full_of(service, 1)
+        waiting = [threads.submit(service, torch.ones(1, 1)) for _ in range(2)]
+        waiting += [threads.submit(asyncio.run, ask(service)) for _ in range(2)]
+        until(lambda: service._queue.n_outside == 4)
+        closing = threads.submit(service.close)
+        assert all(isinstance(future.exception(), ServiceClosed) for future in waiting)
+        Gate.opened.set()
+        closing.result()
+        assert [future.result().item() for future in first] == [2, 0]
 
 
 def test_a_full_queue_refuses_or_lets_wait(gated):
@@ -143,8 +235,7 @@ def test_deadlines_and_cancelled_requests_cost_nothing(gated):
         assert first.result().item() == 2
         service.close()
         told = service.metrics()["requests"]
-    assert told["answered"] == 1
-    assert told["timed_out"] + told["cancelled"] == 4
+    assert (told["answered"], told["timed_out"], told["cancelled"]) == (1, 3, 1)
 
 
 def test_what_one_request_raises_is_told_to_nobody_else(gated):
@@ -197,6 +288,30 @@ def test_a_block_that_ends_by_an_exception_does_not_wait_for_the_queue(gated):
     assert isinstance(futures[2].exception(), ServiceClosed)
 
 
+def test_use_is_told_while_requests_keep_coming():
+    """Under load the thread never comes to an end of what it does."""
+    model = dynpartition.capture(Loops().eval(), cells=["cell"])
+    over = threading.Event()
+
+    def ask_on(service):
+        while not over.is_set():
+            service(torch.full((1, 2), 1000.0))
+
+    with (
+        dynpartition.Runtime() as runtime,
+        runtime.serve(model, in_flight=4) as service,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        service.warm_up([torch.full((1, 2), 1000.0)])
+        for _ in range(8):
+            threads.submit(ask_on, service)
+        try:
+            until(lambda: service.metrics()["requests"]["answered"] > 100)
+            assert 0.5 < service.metrics()["device_use"]["cpu:0"] <= 1
+        finally:
+            over.set()
+
+
 def test_warming_up_is_not_counted():
     model = build_model("sequence", {"width": 8, "vocabulary": 30}, seed=1)
     with dynpartition.Runtime() as runtime, runtime.serve(model) as service:
@@ -234,6 +349,21 @@ def test_prometheus_is_optional(gated, monkeypatch):
         pytest.raises(ServingError, match=r"dynpartition\[prometheus\]"),
     ):
         service.prometheus()
+
+
+def test_a_runtime_forgets_services_that_have_ended_and_ends_those_at_work(gated):
+    Gate.opened.set()
+    with dynpartition.Runtime() as runtime:
+        ended = weakref.ref(runtime.serve(gated))
+        ended().close()
+        gc.collect()
+        assert ended() is None
+        runtime.serve(gated)  # nobody holds it, but it works
+        gc.collect()
+        (working,) = runtime._services
+        assert working(torch.ones(1, 1)).item() == 2
+    with pytest.raises(ServiceClosed):
+        working.submit(torch.ones(1, 1))
 
 
 def test_nonsense_is_refused(gated):
@@ -277,6 +407,8 @@ def test_on_devices_too_what_one_request_raises_is_told_to_nobody_else(gated):
         dynpartition.Runtime(devices, "round-robin", profile=profile) as runtime,
         runtime.serve(gated, in_flight=4) as service,
     ):
+        service(torch.ones(1, 1))
+        backend = service._engine._backend
         for value in (1.0, 2.0):
             good = [service.submit(torch.full((1, 1), value)) for _ in range(2)]
             bad = [service.submit(torch.full((1, 1), 5000.0)), service.submit("no tensor")]
@@ -285,6 +417,7 @@ def test_on_devices_too_what_one_request_raises_is_told_to_nobody_else(gated):
                 bad[0].result()
             with pytest.raises(AttributeError):
                 bad[1].result()
+        assert service._engine._backend is backend  # nothing had to be started again
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import dynpartition
 from dynpartition import Arguments
 from dynpartition.errors import InputError, ModelError
 from dynpartition.models import ModelInput, run_eagerly
+from dynpartition.models.capturing.cells import Batched
 from dynpartition.models.check import agrees
 
 
@@ -306,6 +308,21 @@ def test_cells_that_cannot_be_tasks_are_refused(kind, message):
         model.start(ROW.clone()).opening()
 
 
+class Disturbed(nn.Module):
+    """Draws nothing, while another thread does."""
+
+    def forward(self, x):
+        other = threading.Thread(target=torch.rand, args=(3,))
+        other.start()
+        other.join()
+        return x + 1
+
+
+def test_what_other_threads_draw_is_not_the_cells_doing():
+    model = dynpartition.capture(nn.Sequential(Disturbed()).eval(), cells=["0"])
+    assert len(model.start(ROW.clone()).opening()) == 1
+
+
 def test_training_mode_hooks_and_unknown_cells_are_refused():
     net = Net(lambda net, x: net.cell(x))
     with pytest.raises(ModelError, match="training mode"):
@@ -483,3 +500,12 @@ def test_what_is_remembered_is_bounded_and_learnt_again(monkeypatch):
         checked(model, torch.randn(size, 3))
     assert len(model.patterns) <= 4 and len(model.callings) <= 4
     assert all(len(cell._variants) <= 3 for cell in model.cells.values())
+
+
+def test_ways_to_run_batches_are_remembered_of_so_many_shapes(monkeypatch):
+    monkeypatch.setattr("dynpartition.models.capturing.cells.WAYS_MAX", 3)
+    double = Batched(lambda row: [row[0] * 2])
+    for width in range(1, 9):
+        columns = [torch.ones(2, width)]
+        assert torch.equal(double(columns)[0], columns[0] * 2)
+        assert 1 <= len(double._ways) <= 3
