@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -61,12 +62,24 @@ def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+CODES_MAX = 100_000
+"""So many are remembered."""
 _CODES: dict[Format, int] = {}
+_NUMBERS = count()
+"""Each is given once, whatever other threads do, so unlike formats never have the same."""
 
 
 def code_of(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Return a number for a shape and a type: quicker to compare, the same for equal ones."""
-    return _CODES.setdefault((shape, dtype), len(_CODES))
+    """Return a number for a shape and a type: quicker to compare, the same for equal ones.
+
+    Until there have been too many: then equal ones get another, and what was learnt of them anew.
+    """
+    code = _CODES.get((shape, dtype))
+    if code is None:
+        if len(_CODES) >= CODES_MAX:
+            _CODES.clear()
+        code = _CODES.setdefault((shape, dtype), next(_NUMBERS))
+    return code
 
 
 class Shape:

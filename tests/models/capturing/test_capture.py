@@ -13,6 +13,7 @@ import dynpartition
 from dynpartition import Arguments
 from dynpartition.errors import InputError, ModelError
 from dynpartition.models import ModelInput, run_eagerly
+from dynpartition.models.capturing import values
 from dynpartition.models.capturing.cells import Batched
 from dynpartition.models.check import agrees
 
@@ -509,3 +510,25 @@ def test_ways_to_run_batches_are_remembered_of_so_many_shapes(monkeypatch):
         columns = [torch.ones(2, width)]
         assert torch.equal(double(columns)[0], columns[0] * 2)
         assert 1 <= len(double._ways) <= 3
+
+
+def test_shapes_that_threads_meet_at_once_have_numbers_of_their_own(monkeypatch):
+    monkeypatch.setattr(values, "_CODES", {})
+    monkeypatch.setattr(values, "CODES_MAX", 500)
+    barrier, found = threading.Barrier(4), [{} for _ in range(4)]
+
+    def meet(known, first):
+        barrier.wait()
+        for size in range(first, first + 400):
+            known[size] = values.code_of((size,), torch.float32)
+
+    threads = [
+        threading.Thread(target=meet, args=(known, 200 * at)) for at, known in enumerate(found)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sizes = {code: size for known in found for size, code in known.items()}
+    assert all(sizes[code] == size for known in found for size, code in known.items())
+    assert len(values._CODES) <= 503  # each thread may add one more
