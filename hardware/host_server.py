@@ -46,6 +46,8 @@ from dynpartition.hardware.wire import (
     ENDED,
     GO,
     HELLO,
+    HERE,
+    HERE_EVERY_NS,
     MESSAGE,
     PING,
     PONG,
@@ -197,7 +199,7 @@ class HostServer:
             raise
         self._bell.also(self._worker.channel.fileno())
         self._shown: tuple[int, int] = (0, 0)
-        self._show_due_ns = 0
+        self._show_due_ns = self._here_due_ns = 0
         self._ready_epoch = 0
         self._is_over = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -237,6 +239,9 @@ class HostServer:
             return
         signs = self._control.signs_of(self._number)
         self._show_due_ns = now_ns + STATE_EVERY_NS
+        if now_ns > self._here_due_ns:
+            self._here_due_ns = now_ns + HERE_EVERY_NS
+            self._wire.send(HERE)  # which is no sign of life of the worker
         if is_ready or signs != self._shown:
             self._shown = signs
             if is_ready:

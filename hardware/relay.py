@@ -44,6 +44,8 @@ from dynpartition.hardware.wire import (
     ENDED,
     GO,
     HELLO,
+    HERE,
+    HERE_EVERY_NS,
     MESSAGE,
     PING,
     PONG,
@@ -144,6 +146,7 @@ class Relay:
         self._clock = clock
         self._gone_epoch = 0
         self._why: str | None = None
+        self._here_due_ns = 0
         (ends,) = setup.bells
         self._bell = Doorbell(ends)
         self._bell.also(channel.fileno())
@@ -166,6 +169,14 @@ class Relay:
                 raise DeviceError(self._why)
             if not self.step():
                 self._bell.sleep(LOOK_S)
+                self._say_here()
+
+    def _say_here(self) -> None:
+        """Find out now and then whether there is still somebody at the other end."""
+        now_ns = time.perf_counter_ns()
+        if now_ns > self._here_due_ns:
+            self._here_due_ns = now_ns + HERE_EVERY_NS
+            self._wire.send(HERE)
 
     def step(self) -> bool:
         """Pass on what there is to say to the host; return whether there was anything."""

@@ -25,8 +25,13 @@ _HEAD = struct.Struct("=5q")
 _INLINE_BYTES = FRAME_BYTES - _HEAD.size
 _FOREVER = datetime.timedelta(days=1000)
 
-HELLO, SETUP, WEIGHTS, MESSAGE, GO, STATE, DATA, READY, CUES, PING, PONG, ENDED, BYE = range(13)
+HELLO, SETUP, WEIGHTS, MESSAGE, GO, STATE, DATA = range(7)
+READY, CUES, PING, PONG, HERE, ENDED, BYE = range(7, 14)
 """Kinds of frames."""
+HERE_EVERY_NS = 1_000_000_000
+"""How often an end with nothing to say says so. The other end may be gone without a word: what a
+process leaves unread when it ends makes its system send a reset, which nobody sends again when it
+is lost on the way. Only who sends finds out."""
 
 WireFailed = RuntimeError
 """What torch.distributed raises when the other end is gone."""

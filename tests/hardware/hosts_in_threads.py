@@ -146,7 +146,7 @@ class Hosts:
     def __init__(self, seed, n_gpus=2, make_streams=None):
         self.n_gpus, self.seed = n_gpus, seed
         self.make_streams = make_streams or (lambda name: FakeStreams(n_gpus, seed=seed))
-        self.memories, self.lines, self.workers = {}, {}, {}
+        self.memories, self.lines, self.far_ends, self.workers = {}, {}, {}, {}
         self.store = HashStore()
         self.threads, self.ever = [], []
         self.started = []
@@ -194,7 +194,7 @@ class Hosts:
             finally:
                 far.close()
 
-        self.lines[name] = near
+        self.lines[name], self.far_ends[name] = near, far
         self.threads.append(threading.Thread(target=serve, daemon=True))
         self.threads[-1].start()
         return InThread(name, lambda worker: _relay(worker.own, setup, near))

@@ -4,6 +4,7 @@ rank 0: cpu:0 (the caller), cpu:1, cuda:0      rank 1: cpu:0, cpu:1, cuda:0, cud
 """
 
 import random
+import time
 
 import pytest
 import torch
@@ -94,6 +95,24 @@ def test_a_run_outlives_a_whole_rank(models, inputs, random_scheduler, monkeypat
         _, lost = check(backend, inputs["moe"][0], end)
         assert set(lost) <= set(FAR)
         assert lost and all("the connection to its host is gone" in why for why in lost.values())
+
+
+def test_a_host_finds_out_that_rank_0_is_gone_without_a_word(
+    models, inputs, random_scheduler, monkeypatch
+):
+    """As when the reset is lost that its system sends: whoever is asked nothing, asks."""
+    monkeypatch.setattr("dynpartition.hardware.host_server.HERE_EVERY_NS", 10_000_000)
+    with (
+        several_hosts(monkeypatch) as hosts,
+        open_backend(models["moe"], "cpu:0,host1/cpu:0") as backend,
+    ):
+        check(backend, inputs["moe"][0], random_scheduler(1))
+        hosts.far_ends["host1/cpu:0"].is_cut = True
+        deadline_s = time.monotonic() + 10
+        while not hosts.workers["host1/cpu:0"].has_ended:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        check(backend, inputs["moe"][1], random_scheduler(2))
 
 
 class Unseen(FakeStreams):

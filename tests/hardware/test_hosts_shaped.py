@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ ADDRESS = ("10.77.203.1", "10.77.203.2")
 
 
 def ip(*words):
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
@@ -68,17 +70,30 @@ def start(name, number, file):
     )
 
 
+def strike(namespaces, number, part=""):
+    """Send a signal to the processes of namespaces whose command line has a part."""
+    for pid in [pid for name in namespaces for pid in ip("netns", "pids", name).split()]:
+        with suppress(ProcessLookupError, FileNotFoundError):
+            if part in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(int(pid), number)
+
+
 def test_transfers_between_hosts_take_the_time_of_their_link(namespaces, tmp_path):
     """Nothing is faster than the link allows, however busy the machine."""
     file = tmp_path / "moved.json"
     nodes = [start(name, number, file) for number, name in enumerate(namespaces)]
     try:
         said = [node.communicate(timeout=WHOLE_RUN_S)[0] for node in nodes]
+    except subprocess.TimeoutExpired:
+        strike(namespaces, signal.SIGUSR1, f"-u\0{SCRIPT}")  # ranks write where they are
+        time.sleep(1)
+        strike(namespaces, signal.SIGKILL)
+        pytest.fail("\n".join(node.communicate()[0] for node in nodes))
     finally:
+        strike(namespaces, signal.SIGKILL)
         for node in nodes:
-            with suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
-            node.communicate()
+            node.wait()
+            node.stdout.close()
     assert [node.returncode for node in nodes] == [0, 0], said
     large = [(size, ns) for size, ns in json.loads(file.read_text()) if size > 4 * BURST_BYTES]
     assert len(large) >= 3

@@ -28,7 +28,7 @@ from dynpartition.hardware.relay import (
 )
 from dynpartition.hardware.server import Server
 from dynpartition.hardware.settings import PREFERRED, PreferredThreads, preferred
-from dynpartition.hardware.wire import DATA, GO, MESSAGE, Wire
+from dynpartition.hardware.wire import DATA, GO, HERE, MESSAGE, Wire
 
 LONG_S = 20.0
 """More than anything here takes on the busiest machine; nothing waits for so long."""
@@ -100,6 +100,18 @@ def test_outputs_leave_with_their_flags(relay, memory):
     memory.control.flags[7] = 1
     assert passing.step() and not passing.step()
     assert wire.sent[-1] == (DATA, (7).to_bytes(8, "little") + b"abcd")
+
+
+def test_a_line_with_nothing_to_say_is_tried_now_and_then(relay, monkeypatch):
+    """Only who sends finds out that the other end is gone."""
+    passing, wire, _ = relay
+    monkeypatch.setattr("dynpartition.hardware.relay.HERE_EVERY_NS", 10**15)
+    for _ in range(3):
+        passing._say_here()
+    assert wire.sent == [(HERE, b"")]
+    passing._here_due_ns = 0
+    passing._say_here()
+    assert wire.sent == 2 * [(HERE, b"")]
 
 
 def test_a_worker_that_is_to_finish_wakes_when_its_session_begins(memory, ends):

@@ -1,5 +1,6 @@
 """What torchrun starts on two ranks for `test_hosts.py`; rank 0 writes what it saw as JSON."""
 
+import faulthandler
 import json
 import os
 import random
@@ -229,6 +230,7 @@ def main(file):
 
 
 if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1)
     parts = {
         "shaped": shaped,
         "gpu": partial(real_gpus, devices=GPU_DEVICES),
