@@ -7,6 +7,7 @@ value, and goes on from there when the value has come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,16 @@ class CapturedRun(ModelRun):
     def __init__(self, model: CapturedModel, sample: Any) -> None:
         self._story = _Story(Recorder(model, sample, _wait), sample)
         self._greenlet = greenlet(_tell)
+
+    def __del__(self) -> None:
+        """End code that stands still; it leaves modes of its own, but none of the thread's."""
+        left = getattr(self, "_greenlet", None)  # none where making it has failed
+        if left and not left.dead:
+            with suppress(GreenletError, ValueError):  # of another thread, which ends it itself
+                left.parent = getcurrent()
+                # The mode that is on, once more: at the end all modes are as they are now.
+                with torch.inference_mode(torch.is_inference_mode_enabled()):
+                    left.throw()
 
     def opening(self) -> list[NewTask]:
         """Return the tasks up to the first value that Python needs."""

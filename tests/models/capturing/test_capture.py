@@ -1,6 +1,7 @@
 """Capture of small modules: what becomes a task, what is learnt, what is refused."""
 
 import copy
+import gc
 import pickle
 import threading
 
@@ -407,6 +408,28 @@ def test_errors_of_the_model_reach_the_caller():
     broken = captured(lambda net, x: net.other(torch.zeros(1, 7)))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         broken.start(ROW).opening()
+
+
+@pytest.mark.parametrize("is_cycle", [False, True])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_a_run_that_nobody_wants_changes_no_mode_of_the_thread(mode, is_cycle):
+    """Its code stands still inside of modes of its own, whenever it is collected."""
+
+    def code(net, x):
+        with torch.inference_mode(), torch.enable_grad():
+            return x if bool(net.cell(x).sum() > -1e9) else -x
+
+    model = captured(code)
+    run = model.start(ROW)
+    run.opening()
+    if is_cycle:
+        run.itself = run
+    with mode():
+        before = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        del run
+        gc.collect()
+        assert (torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == before
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
 
 
 def test_modes_of_the_thread_are_kept_on_both_sides():
