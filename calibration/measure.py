@@ -109,7 +109,7 @@ def calibrate(
     works = count_work(model, inputs)
     story = {
         **(provenance or {}),
-        **_manner(clock, kind, why, gpu_links),
+        **manner(clock, kind, why, gpu_links),
         "devices": identities(devices),
         "cells": {cell: asdict(work) for cell, work in works.items()},
         "operators": _operators(cluster, fitted, works, probed),
@@ -139,7 +139,7 @@ def _suiting_workers(
     return choice.workers, str(choice)
 
 
-def _manner(clock: ClockKind, workers: Workers, why: str, gpu_links: GpuLinkKind) -> dict[str, str]:
+def manner(clock: ClockKind, workers: Workers, why: str, gpu_links: GpuLinkKind) -> dict[str, str]:
     """Return how a profile was measured, as backends that are given it look for it."""
     manner: dict[str, str] = {"clock": clock, "workers": workers}
     if why:

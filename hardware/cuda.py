@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import Store
 
 from dynpartition.cluster import Device
 from dynpartition.device_spec import gpu_of
@@ -20,6 +19,9 @@ from dynpartition.hardware.messages import Pause
 from dynpartition.hardware.peer import Peer
 from dynpartition.hardware.streams import StreamApi
 from dynpartition.types import IntArray
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 _cuda: Any = torch.cuda  # most of it has no types
 

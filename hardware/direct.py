@@ -215,11 +215,12 @@ class DirectTransfers(ABC):
         return [self._stamp(passage) for passage in self._passed]
 
     def _stamp(self, passage: Passage) -> CopyStamp:
-        clock, after_ns = self._api.host_ns, passage.after_ns
-        start_ns, end_ns = begun_by(clock(passage.start), clock(passage.end), after_ns)
+        clock, copy = self._api.host_ns, passage.order.copy
+        dispatch_ns, start_ns = passage.after_ns - passage.before_ns, clock(passage.start)
         if passage.order.src == passage.pair[0]:
-            start_ns = end_ns = clock(passage.start)
-        return CopyStamp(passage.order.copy, start_ns, end_ns, after_ns - passage.before_ns)
+            return CopyStamp(copy, start_ns, start_ns, dispatch_ns)
+        came = begun_by(start_ns, clock(passage.end), passage.after_ns)
+        return CopyStamp(copy, *came, dispatch_ns)
 
 
 class LeadingTransfers(DirectTransfers):

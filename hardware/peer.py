@@ -11,14 +11,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
 
 from dynpartition.errors import DeviceError
 from dynpartition.hardware.messages import Pause
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 _LOOK_S = 0.001
 _CUT_TIMEOUT_S = 10.0

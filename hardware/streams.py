@@ -8,17 +8,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import Store
 
 from dynpartition.cluster import Device
 from dynpartition.hardware.green import SmLimits, parts_of, plan_splits
 from dynpartition.hardware.messages import Pause
 from dynpartition.hardware.peer import FakePeer, Peer, Step, meet
 from dynpartition.types import IntArray
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 _LOOK_S = 50e-6
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dynpartition import parse_devices
+from dynpartition.calibration import measure
 from dynpartition.calibration.heldout import Used, input_id
 from dynpartition.calibration.identity import is_as_measured
 from dynpartition.calibration.measure import calibrate
 from dynpartition.calibration.refitting import numbers_in
 from dynpartition.cluster import AffineCost
-from dynpartition.errors import CalibrationError
+from dynpartition.errors import CalibrationError, DeviceError
 from dynpartition.formats import read_profile, write_profile
 from dynpartition.hardware.session import HardwareSession
 from dynpartition.models import build_model, generate_inputs
@@ -82,3 +83,12 @@ def test_a_device_that_is_lost_meanwhile_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(HardwareSession, "lost", lost)
     with pytest.raises(CalibrationError, match="cpu:1 was lost while it was measured"):
         calibrate(model, parse_devices("cpu:0"), generate_inputs(model, 1, 0), seconds=1)
+
+
+def test_how_gpus_are_connected_is_handed_on_and_told() -> None:
+    model = build_model("moe", {"width": 16, "heads": 2, "experts": 2})
+    devices, inputs = parse_devices("cpu:0,cpu:1"), generate_inputs(model, 4, 0)
+    with pytest.raises(DeviceError, match="gpu_links is 'nccl', but among cpu:0, cpu:1"):
+        calibrate(model, devices, inputs, seconds=0.1, gpu_links="nccl")
+    assert measure.manner("wall", "processes", "", "nccl")["gpu_links"] == "nccl"
+    assert "gpu_links" not in measure.manner("wall", "processes", "", "host")

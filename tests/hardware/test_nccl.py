@@ -4,6 +4,8 @@ It has the calls of all process groups of PyTorch, with the types of their argum
 """
 
 import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -221,3 +223,13 @@ def test_a_pause_may_end_a_wait():
 def test_what_work_raises_is_raised():
     with pytest.raises(ZeroDivisionError):
         in_time(lambda: 1 / 0, 60.0, nothing)
+
+
+def test_the_package_needs_no_distributed_pytorch():
+    """Some builds have none; a device of this host asks for none."""
+    names = ("backend", "machine", "cuda", "links", "peer", "streams", "gpu_worker", "worker")
+    imports = "; ".join(f"import dynpartition.hardware.{name}" for name in names)
+    absent = "sys.modules['torch.distributed.distributed_c10d'] = None"
+    code = f"import sys, torch; {absent}; {imports}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
